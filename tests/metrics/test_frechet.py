@@ -1,0 +1,103 @@
+"""The Fréchet distance against closed forms and scipy's matrix root."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from vdu_jax.metrics.frechet import FeatureStats, feature_stats, frechet_distance
+
+
+def spd(seed, size, rank=None):
+    root = np.random.default_rng(seed).normal(size=(size, rank or 2 * size))
+    return root @ root.T / root.shape[1]
+
+
+def stats(mean, covariance):
+    return FeatureStats(np.asarray(mean, float), np.asarray(covariance, float), 100)
+
+
+def test_diagonal_gaussians_have_a_closed_form():
+    a, b = np.array([1.0, 4.0, 9.0]), np.array([4.0, 1.0, 16.0])
+    mean_a, mean_b = np.array([0.0, 1.0, 2.0]), np.array([1.0, 1.0, 0.0])
+    expected = 5 + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
+    distance = frechet_distance(stats(mean_a, np.diag(a)), stats(mean_b, np.diag(b)))
+    assert distance == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_agrees_with_the_matrix_root(seed):
+    rng = np.random.default_rng(seed)
+    a, b = stats(rng.normal(size=6), spd(seed, 6)), stats(rng.normal(size=6), spd(seed + 50, 6))
+    root = scipy.linalg.sqrtm(a.covariance @ b.covariance).real
+    gap = a.mean - b.mean
+    expected = gap @ gap + np.trace(a.covariance + b.covariance - 2 * root)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-8)
+
+
+def test_is_symmetric_and_zero_for_equal_statistics():
+    a, b = stats(np.arange(5), spd(0, 5)), stats(np.ones(5), spd(1, 5))
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-10)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-10)
+    assert frechet_distance(a, b) > 1
+
+
+def test_rank_deficient_covariances_give_finite_distances():
+    """Few images, many features; the distance of commuting low-rank covariances is known."""
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(20, 20)))[0]
+    a = basis[:, :3] @ np.diag([1.0, 4.0, 9.0]) @ basis[:, :3].T
+    b = basis[:, 1:5] @ np.diag([1.0, 1.0, 4.0, 16.0]) @ basis[:, 1:5].T
+    expected = 1 + (2 - 1) ** 2 + (3 - 1) ** 2 + 4 + 16
+    zero = np.zeros(20)
+    assert frechet_distance(stats(zero, a), stats(zero, b)) == pytest.approx(expected, rel=1e-5)
+    assert frechet_distance(stats(zero, a), stats(zero, a)) == pytest.approx(0, abs=1e-5)
+    assert frechet_distance(stats(zero, a), stats(zero, 0 * a)) == pytest.approx(14, rel=1e-8)
+
+
+def test_is_invariant_to_rotation_and_quadratic_in_scale():
+    turn = np.linalg.qr(np.random.default_rng(3).normal(size=(5, 5)))[0]
+    a, b = stats(np.arange(5), spd(0, 5)), stats(np.ones(5), spd(1, 5))
+
+    def moved(s, matrix):
+        return stats(matrix @ s.mean, matrix @ s.covariance @ matrix.T)
+
+    distance = frechet_distance(a, b)
+    assert frechet_distance(moved(a, turn), moved(b, turn)) == pytest.approx(distance, rel=1e-9)
+    triple = 3 * np.eye(5)
+    assert frechet_distance(moved(a, triple), moved(b, triple)) == pytest.approx(9 * distance)
+
+
+def test_estimates_the_distance_of_the_distributions_sampled():
+    rng = np.random.default_rng(0)
+    a = feature_stats(rng.normal(0, 1, (40_000, 3)))
+    b = feature_stats(rng.normal([1, 0, 0], [2, 1, 1], (40_000, 3)))
+    assert frechet_distance(a, b) == pytest.approx(2, abs=0.1)
+
+
+def test_feature_stats_are_numpys_in_float64():
+    features = (100 + np.random.default_rng(0).normal(size=(50, 4))).astype(np.float32)
+    result = feature_stats(features)
+    exact = features.astype(np.float64)
+    assert result.count == 50 and result.covariance.dtype == result.mean.dtype == np.float64
+    np.testing.assert_allclose(result.mean, exact.mean(0), rtol=1e-12)
+    centred = exact - exact.mean(0)
+    np.testing.assert_allclose(result.covariance, centred.T @ centred / 49, rtol=1e-9)
+
+
+def test_one_feature_is_a_one_by_one_covariance():
+    result = feature_stats(np.array([[1.0], [2.0], [4.0]]))
+    assert result.covariance.shape == (1, 1)
+    assert result.covariance[0, 0] == pytest.approx(7 / 3)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (0, 3), (5,), (2, 2, 2)])
+def test_too_few_rows_or_another_shape_raise(shape):
+    with pytest.raises(ValueError, match="at least 2 feature rows"):
+        feature_stats(np.zeros(shape))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite_raise(bad):
+    features = np.zeros((4, 2))
+    features[1, 1] = bad
+    with pytest.raises(ValueError, match="not finite"):
+        feature_stats(features)

@@ -1,0 +1,158 @@
+"""The U-Net: its size, its switches and the functions closed over it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdu_jax.models import unet
+
+TINY = dict(
+    out_channels=3,
+    block_out_channels=(8, 8),
+    layers_per_block=1,
+    attention_levels=(1,),
+    num_groups=4,
+)
+
+
+def count(net, shape):
+    params = jax.eval_shape(lambda key: unet.init_params(net, key, shape), jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def randomised(net, shape, seed=0):
+    """Random parameters: at initialisation the output is 0, which would hide everything."""
+    shapes = jax.eval_shape(lambda key: unet.init_params(net, key, shape), jax.random.key(0))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: (0.2 * rng.normal(size=p.shape)).astype(np.float32), shapes)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A small network with dropout, its compiled score function, parameters and inputs."""
+    net = unet.UNet(**TINY, dropout=0.5)
+    xt = np.random.default_rng(1).normal(size=(3, 8, 12, 3)).astype(np.float32)
+    t = np.array([0, 30, 900], np.int32)
+    return net, jax.jit(unet.make_score_fn(net)), randomised(net, (8, 12, 3)), xt, t
+
+
+def test_ho_et_al_cifar10_network_has_its_published_size():
+    net = unet.UNet(3, (128, 256, 256, 256), 2, attention_levels=(1,), mid_attention=True)
+    assert count(net, (32, 32, 3)) == 35_746_307  # google/ddpm-cifar10-32
+
+
+def test_ho_et_al_256_pixel_network_has_its_published_size():
+    net = unet.UNet(3, (128, 128, 256, 256, 512, 512), 2, attention_levels=(4,))
+    assert count(net, (256, 256, 3)) == 113_673_219  # google/ddpm-celebahq-256
+
+
+def test_output_has_the_shape_of_the_input(tiny):
+    _, score_fn, params, xt, t = tiny
+    out = score_fn(params, xt, t)
+    assert out.shape == xt.shape and out.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "shape"),
+    [
+        ({}, (4, 10, 3)),
+        ({"out_channels": 2}, (8, 8, 1)),
+        ({"time_scale_shift": "scale_shift", "attention_head_dim": 4}, (8, 8, 3)),
+        ({"downsample_padding": 0, "mid_attention": False}, (6, 8, 3)),
+        ({"block_out_channels": (4, 8, 8), "attention_levels": (0, 2)}, (12, 4, 3)),
+    ],
+)
+def test_shapes_of_the_variants(change, shape):
+    net = unet.UNet(**TINY | change)
+    spec = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    times = jax.ShapeDtypeStruct((2,), jnp.int32)
+    out, _ = jax.eval_shape(net.init_with_output, jax.random.key(0), spec, times)
+    assert out.shape == (2, *shape[:2], net.out_channels)
+
+
+def test_output_is_zero_at_initialisation():
+    net = unet.UNet(3, (4,), 1, attention_levels=(0,), mid_attention=False, num_groups=2)
+    key = jax.random.key(0, impl="rbg")  # compiles several times faster than threefry
+    params = jax.jit(lambda key: unet.init_params(net, key, (8, 8, 3)))(key)
+    assert not np.any(params["conv_out"]["kernel"]) and np.any(params["conv_in"]["kernel"])
+    xt = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    out = jax.jit(unet.make_score_fn(net))(params, xt, np.array([3, 70]))
+    np.testing.assert_array_equal(out, np.zeros_like(xt))
+
+
+def test_without_a_dropout_key_the_network_is_deterministic(tiny):
+    _, score_fn, params, xt, t = tiny
+    plain = score_fn(params, xt, t)
+    np.testing.assert_array_equal(plain, score_fn(params, xt, t))
+    one, same, two = (
+        score_fn(params, xt, t, dropout_key=jax.random.key(seed, impl="rbg")) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - plain).max() > 0.01 and np.abs(one - two).max() > 0.01
+
+
+def test_images_and_times_of_a_batch_do_not_mix(tiny):
+    _, score_fn, params, xt, t = tiny
+    order = np.array([2, 0, 1])
+    out = score_fn(params, xt, t)
+    np.testing.assert_allclose(
+        score_fn(params, xt[order], t[order]), out[order], rtol=1e-4, atol=1e-5
+    )
+    moved = score_fn(params, xt, np.array([0, 31, 900], np.int32))
+    np.testing.assert_allclose(moved[::2], out[::2], rtol=1e-4, atol=1e-5)
+    assert np.abs(moved[1] - out[1]).max() > 1e-3
+
+
+def test_every_parameter_matters(tiny):
+    net, _, params, xt, t = tiny
+    weight = np.random.default_rng(3).normal(size=xt.shape).astype(np.float32)
+    score_fn = unet.make_score_fn(net)
+    grad_fn = jax.grad(lambda p: (score_fn(p, xt, t) * weight).sum())
+    grads = jax.jit(grad_fn, compiler_options={"xla_backend_optimization_level": 0})(params)
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+        name = jax.tree_util.keystr(path)
+        if "to_k" in name and "bias" in name:
+            continue  # it adds one number to all logits of a query, which softmax ignores
+        assert np.abs(grad).max() > 1e-4, name
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_output(tiny):
+    _, score_fn, params, xt, t = tiny
+    net = unet.UNet(**TINY, dtype=jnp.bfloat16)
+
+    @jax.jit
+    def run(params):
+        return net.apply({"params": params}, xt, t, mutable=["intermediates"])
+
+    out, state = run(params)
+    assert state["intermediates"]["mid"][0].dtype == jnp.bfloat16
+    assert out.dtype == jnp.float32
+    exact = score_fn(params, xt, t)
+    assert 1e-5 < np.sqrt(np.mean((out - exact) ** 2) / np.mean(np.square(exact))) < 0.05
+    fresh = jax.eval_shape(lambda: unet.init_params(net, jax.random.key(0), (8, 12, 3)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {np.dtype("float32")}
+
+
+def test_center_input_sample_maps_0_1_to_minus_1_1(tiny):
+    _, score_fn, params, xt, t = tiny
+    net = unet.UNet(**TINY, center_input_sample=True)
+    centred = jax.jit(unet.make_score_fn(net))(params, (xt + 1) / 2, t)
+    np.testing.assert_allclose(centred, score_fn(params, xt, t), rtol=1e-3, atol=1e-4)
+
+
+def test_features_are_spatial_means_of_mid_and_up_activations(tiny):
+    net, _, params, xt, t = tiny
+    feature_fn = jax.jit(unet.make_feature_fn(net))
+    features = feature_fn(params, xt, t)
+    assert features.shape == (3, 8 + 8 + 8) and features.dtype == jnp.float32
+    assert np.all(np.std(features, axis=0) > 0)
+
+    @jax.jit
+    def mid_and_up(params):
+        return net.apply({"params": params}, xt, t, mutable=["intermediates"])[1]["intermediates"]
+
+    kept = mid_and_up(params)
+    maps = [kept["mid"][0], *kept["up"]]
+    expected = np.concatenate([np.asarray(m).mean((1, 2)) for m in maps], -1)
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)

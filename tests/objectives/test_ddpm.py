@@ -1,0 +1,70 @@
+"""The pretraining loss."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdu_jax.objectives import ddpm
+
+
+@pytest.mark.parametrize("weighting", ["simple", "exact"])
+def test_loss_and_gradient_by_hand(toy, weighting):
+    x0, key = toy.images(0, 6), jax.random.key(4)
+    objective = ddpm(toy.score_fn, toy.schedule, weighting=weighting)
+    loss, metrics, grad = toy.run(objective, {"retain": {"image": x0}}, key)
+    draw = toy.draw(jax.random.split(key)[0], x0, weighting)
+    error, by_a, by_b = toy.error(toy.params, draw.xt, draw.eps)
+    assert loss == pytest.approx((draw.weights * error).mean(), rel=1e-4)
+    assert float(metrics["error"]) == pytest.approx(error.mean(), rel=1e-5)
+    assert float(grad["a"]) == pytest.approx((draw.weights * by_a).mean(), rel=1e-4)
+    np.testing.assert_allclose(grad["b"], (draw.weights[:, None] * by_b).mean(0), rtol=1e-4)
+
+
+def test_it_sees_retain_alone_and_needs_no_state(toy):
+    objective = ddpm(toy.score_fn, toy.schedule)
+    assert objective.sees == {"retain"}
+    assert objective.init(toy.params, {}, jax.random.key(0)) == ()
+    with pytest.raises(KeyError, match="retain"):
+        objective.loss(toy.params, (), {"forget": {"image": toy.images(0, 2)}}, jax.random.key(0))
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_dropout_key_is_given_only_if_asked_for(toy, dropout):
+    seen = []
+
+    def score_fn(params, xt, t, cond=None, *, dropout_key=None):
+        seen.append(dropout_key)
+        return params["a"] * xt
+
+    objective = ddpm(score_fn, toy.schedule, dropout=dropout)
+    objective.loss(toy.params, (), {"retain": {"image": toy.images(0, 2)}}, jax.random.key(0))
+    assert [key is not None for key in seen] == [dropout]
+
+
+def test_unknown_weighting_raises(toy):
+    with pytest.raises(ValueError, match="unknown weighting"):
+        ddpm(toy.score_fn, toy.schedule, weighting="p2")
+
+
+def test_gradient_descent_reaches_the_optimal_linear_predictor(toy):
+    """For white data the best a x_t + b is known: a = E[σ_t] / E[S_t²], b = 0."""
+    x0 = np.random.default_rng(0).normal(size=(256, 4, 3, 2)).astype(np.float32) * 0.6
+    objective = ddpm(toy.score_fn, toy.schedule)
+    grad_fn = jax.grad(lambda p, k: objective.loss(p, (), {"retain": {"image": x0}}, k)[0])
+
+    @jax.jit
+    def fit(params, keys):
+        def step(p, key):
+            p = jax.tree.map(lambda p, g: p - 0.1 * g, p, grad_fn(p, key))
+            return p, p
+
+        path = jax.lax.scan(step, params, keys)[1]
+        return jax.tree.map(lambda p: p[100:].mean(0), path)
+
+    fitted = fit(toy.start, jax.random.split(jax.random.key(0), 300))
+    levels = toy.levels
+    best = np.sqrt(1 - levels).mean() / (levels * 0.36 + 1 - levels).mean()
+    assert float(fitted["a"]) == pytest.approx(best, rel=0.02)
+    np.testing.assert_allclose(fitted["b"], 0, atol=0.03)
+    assert jnp.shape(fitted["b"]) == (2,)

@@ -1,0 +1,215 @@
+"""The extensions: a capped plasticity and a stability in function space."""
+
+import jax
+import numpy as np
+import pytest
+
+from vdu_jax.objectives import vdu, vdu_extended
+
+NUM_FORGET = 40
+
+
+def make(toy, **kwargs):
+    return vdu_extended(toy.score_fn, toy.schedule, toy.posterior, NUM_FORGET, **kwargs)
+
+
+def batch(toy, forget_scale=1.0):
+    return {
+        "forget": {"image": forget_scale * toy.images(0, 6)},
+        "replay": {"image": toy.images(1, 9)},
+    }
+
+
+def moved(start, direction, step):
+    return jax.tree.map(lambda p, d: p + step * d, start, direction)
+
+
+@pytest.mark.parametrize("weighting", ["simple", "exact"])
+@pytest.mark.parametrize("stability", ["posterior", "function", "both"])
+@pytest.mark.parametrize("plasticity", ["linear", "capped"])
+def test_loss_and_gradient_by_hand(toy, plasticity, stability, weighting):
+    gamma, weight, cap, key, data = 0.2, 5.0, 0.62, jax.random.key(11), batch(toy)
+    objective = make(
+        toy,
+        gamma=gamma,
+        weighting=weighting,
+        plasticity=plasticity,
+        cap=cap,
+        stability=stability,
+        function_weight=weight,
+    )
+    loss, metrics, grad = toy.run(objective, data, key)
+
+    forget_key, replay_key = jax.random.split(key)
+    draw = toy.draw(forget_key, data["forget"]["image"], weighting)
+    error, by_a, by_b = toy.error(toy.params, draw.xt, draw.eps)
+    inside = error < (cap if plasticity == "capped" else np.inf)
+    if plasticity == "capped":
+        assert 0 < inside.sum() < len(inside)  # the cap binds for some images only
+    scale = -(1 - gamma)
+    expected = scale * (draw.weights * np.where(inside, error, cap)).mean()
+    expected_a = scale * (draw.weights * inside * by_a).mean()
+    expected_b = scale * ((draw.weights * inside)[:, None] * by_b).mean(0)
+    if stability in ("posterior", "both"):
+        energy, pull = toy.energy(toy.params, toy.start)
+        expected += gamma * energy / 3
+        expected_a += gamma * pull["a"] / 3
+        expected_b += gamma * pull["b"] / 3
+    if stability in ("function", "both"):
+        xt = toy.draw(replay_key, data["replay"]["image"]).xt
+        teacher = np.asarray(toy.start["a"]) * xt + np.asarray(toy.start["b"])
+        drift, drift_a, drift_b = toy.error(toy.params, xt, teacher)
+        assert float(metrics["drift"]) == pytest.approx(drift.mean(), rel=1e-4)
+        expected += weight * drift.mean()
+        expected_a += weight * drift_a.mean()
+        expected_b += weight * drift_b.mean(0)
+    assert loss == pytest.approx(expected, rel=5e-4)
+    assert float(grad["a"]) == pytest.approx(expected_a, rel=1e-3, abs=1e-4)
+    np.testing.assert_allclose(grad["b"], expected_b, rtol=1e-3, atol=1e-4)
+
+
+def test_linear_with_posterior_alone_is_plain_vdu(toy):
+    """Up to the key: the extension splits its key between forget and replay."""
+    key, data = jax.random.key(2), batch(toy)
+    settings = dict(gamma=0.3, anchor="mean", weighting="exact")
+    sums = dict(plasticity_reduction="sum", stability_reduction="sum")
+    plain = vdu(toy.score_fn, toy.schedule, toy.posterior, NUM_FORGET, **settings)
+    extended = make(toy, plasticity="linear", stability="posterior", **settings, **sums)
+    loss, _, grad = toy.run(plain, data, jax.random.split(key)[0])
+    other, _, other_grad = toy.run(extended, data, key)
+    assert loss == pytest.approx(other, rel=1e-6)
+    np.testing.assert_allclose(grad["b"], other_grad["b"], rtol=1e-5)
+
+
+def test_beyond_the_cap_nothing_is_left_to_forget(toy):
+    """All errors above the cap: the loss is flat, its value the cap's."""
+    settings = dict(gamma=0.0, stability="posterior", cap=1e-6)
+    loss, metrics, grad = toy.run(make(toy, **settings), batch(toy), jax.random.key(0))
+    assert loss == pytest.approx(-1e-6) and float(metrics["forget_error"]) > 0.1
+    assert float(grad["a"]) == 0 and not np.any(grad["b"])
+    linear = make(toy, **settings, plasticity="linear")
+    assert abs(float(toy.run(linear, batch(toy), jax.random.key(0))[2]["a"])) > 1e-3
+
+
+def test_the_cap_bounds_the_loss_where_plain_vdu_diverges(toy):
+    far = moved(toy.start, toy.start, 1e3)
+    settings = dict(gamma=0.0, stability="posterior")
+    data, key = batch(toy), jax.random.key(0)
+    assert toy.run(make(toy, **settings), data, key, params=far)[0] == pytest.approx(-1)
+    linear = make(toy, **settings, plasticity="linear")
+    assert toy.run(linear, data, key, params=far)[0] < -1e3
+
+
+def test_drift_is_zero_at_the_start_and_quadratic_after(toy):
+    objective = make(toy, gamma=0.0, cap=1e-6, stability="function")
+    data, key = batch(toy), jax.random.key(5)
+    drift = [
+        float(toy.run(objective, data, key, params=moved(toy.start, toy.params, step))[1]["drift"])
+        for step in (0.0, 0.1, 0.2, -0.1)
+    ]
+    assert drift[0] == 0 and drift[1] > 1e-4
+    assert drift[2] == pytest.approx(4 * drift[1], rel=1e-3)
+    assert drift[3] == pytest.approx(drift[1], rel=1e-3)
+    _, _, grad = toy.run(objective, data, key, params=toy.start)
+    assert float(grad["a"]) == 0 and not np.any(grad["b"])
+
+
+def test_the_function_term_pulls_only_the_student(toy):
+    objective = make(toy, stability="function")
+    data, key = batch(toy), jax.random.key(5)
+    state = objective.init(toy.start, {}, key)
+
+    def by_teacher(teacher):
+        return objective.loss(toy.params, state._replace(teacher=teacher), data, key)[0]
+
+    grad = jax.jit(jax.grad(by_teacher))(toy.start)
+    assert float(grad["a"]) == 0 and not np.any(grad["b"])
+    assert by_teacher(toy.start) != by_teacher(toy.params)
+
+
+def test_function_weight_scales_the_drift_alone(toy):
+    data, key = batch(toy), jax.random.key(5)
+    runs = [toy.run(make(toy, function_weight=w), data, key) for w in (0.0, 1.0, 3.0)]
+    losses, drift = [r[0] for r in runs], float(runs[0][1]["drift"])
+    assert losses[1] - losses[0] == pytest.approx(drift, rel=1e-3)
+    assert losses[2] - losses[0] == pytest.approx(3 * drift, rel=1e-3)
+
+
+def test_forget_and_replay_are_noised_independently(toy):
+    same = {kind: {"image": toy.images(0, 6)} for kind in ("forget", "replay")}
+    seen = []
+
+    def score_fn(params, xt, t, cond=None, *, dropout_key=None):
+        seen.append(np.asarray(xt))
+        return params["a"] * xt
+
+    objective = vdu_extended(score_fn, toy.schedule, toy.posterior, NUM_FORGET)
+    state = objective.init(toy.start, {}, jax.random.key(0))
+    objective.loss(toy.params, state, same, jax.random.key(0))
+    forget, teacher, student = seen
+    np.testing.assert_array_equal(teacher, student)
+    assert np.abs(forget - teacher).min(0).max() > 0.1
+
+
+def test_the_teacher_is_kept_when_the_parameters_move(toy):
+    """The state owns its copy: the fit loop gives the parameters' memory away."""
+    start = jax.tree.map(lambda p: p + 0, toy.start)
+    state = make(toy).init(start, {}, jax.random.key(0))
+    jax.tree.map(lambda p: p.delete(), start)
+    assert float(state.teacher["a"]) == float(toy.start["a"])
+
+
+@pytest.mark.parametrize(
+    ("stability", "kinds"),
+    [
+        ("posterior", {"forget"}),
+        ("function", {"forget", "replay"}),
+        ("both", {"forget", "replay"}),
+    ],
+)
+def test_it_sees_what_its_terms_need(toy, stability, kinds):
+    objective = make(toy, stability=stability)
+    assert objective.sees == kinds
+    data, key = batch(toy), jax.random.key(0)
+    state = objective.init(toy.start, {}, key)
+    needed = {kind: data[kind] for kind in kinds}
+    assert np.isfinite(objective.loss(toy.params, state, needed, key)[0])
+    for kind in kinds:
+        without = {k: v for k, v in data.items() if k != kind}
+        with pytest.raises(KeyError, match=kind):
+            objective.loss(toy.params, state, without, key)
+
+
+def test_jit_changes_nothing(toy):
+    objective, key, data = make(toy), jax.random.key(3), batch(toy)
+    state = objective.init(toy.start, {}, key)
+    loss, metrics = objective.loss(toy.params, state, data, key)
+    jitted, jitted_metrics = jax.jit(objective.loss)(toy.params, state, data, key)
+    assert float(loss) == pytest.approx(float(jitted), rel=1e-5)
+    assert set(metrics) == {"forget_error", "energy", "drift"}
+    for name, value in metrics.items():
+        assert float(value) == pytest.approx(float(jitted_metrics[name]), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (dict(gamma=-0.1), "gamma"),
+        (dict(gamma=2), "gamma"),
+        (dict(plasticity="soft"), "unknown plasticity 'soft'; one of linear, capped"),
+        (dict(stability="none"), "unknown stability 'none'; one of posterior"),
+        (dict(cap=0.0), "cap"),
+        (dict(function_weight=-1.0), "function_weight"),
+        (dict(weighting="snr"), "unknown weighting"),
+        (dict(plasticity_reduction="max"), "unknown reduction"),
+        (dict(stability_reduction="max"), "unknown reduction"),
+    ],
+)
+def test_a_setting_out_of_range_raises(toy, setting, message):
+    with pytest.raises(ValueError, match=message):
+        make(toy, **setting)
+
+
+def test_an_unknown_anchor_raises(toy):
+    with pytest.raises(ValueError, match="unknown anchor"):
+        make(toy, anchor="median").init(toy.start, {}, jax.random.key(0))

@@ -1,0 +1,150 @@
+"""The detector of forget-like images on ten Gaussian classes, and the rule that picks a step."""
+
+import numpy as np
+import pytest
+
+from vdu_jax import detector
+
+CENTRES = 2 * np.random.default_rng(99).normal(size=(10, 24))
+
+
+def features(seed, labels):
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(len(labels), 24))
+    return (5 + CENTRES[labels] + noise).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def case():
+    """D_f of class 3; replay of all ten classes; what was learned from them."""
+    labels = np.random.default_rng(0).integers(0, 10, 600)
+    forget, replay = features(1, np.full(150, 3)), features(2, labels)
+    return labels, forget, replay, detector.fit_detector(forget, replay)
+
+
+def test_forget_like_replay_is_found_and_little_else(case):
+    labels, _, _, cleaning = case
+    assert 40 < (labels == 3).sum() < 80
+    assert cleaning.forget_like.shape == (600,) and cleaning.forget_like.dtype == bool
+    assert cleaning.forget_like[labels == 3].mean() >= 0.9
+    assert cleaning.forget_like[labels != 3].mean() <= 0.02
+
+
+def test_new_images_are_judged_as_well(case):
+    _, _, _, cleaning = case
+    labels = np.random.default_rng(5).integers(0, 10, 2000)
+    found = cleaning.detector.forget_like(features(6, labels))
+    assert found[labels == 3].mean() >= 0.9 and found[labels != 3].mean() <= 0.02
+
+
+def test_recall_is_what_was_asked_for(case):
+    _, forget, replay, cleaning = case
+    assert cleaning.recall >= 0.97
+    lower = detector.fit_detector(forget, replay, recall=0.7)
+    assert lower.recall == pytest.approx(0.7, abs=0.02)
+    assert lower.forget_like.sum() < cleaning.forget_like.sum()
+
+
+def test_scores_are_linear_in_the_features(case):
+    _, forget, replay, cleaning = case
+    rule = cleaning.detector
+    x, y = forget[:5], replay[:5]
+    mixed = rule.scores(0.25 * x + 0.75 * y)
+    np.testing.assert_allclose(mixed, 0.25 * rule.scores(x) + 0.75 * rule.scores(y), atol=1e-4)
+    at_centre = rule.scores(rule.centre[None])
+    np.testing.assert_allclose(at_centre, rule.bias)
+    np.testing.assert_allclose(
+        rule.scores((rule.centre + rule.scale * np.eye(24)[4])[None]), rule.bias + rule.weight[4]
+    )
+
+
+def test_the_standardisation_is_that_of_the_replay(case):
+    _, _, replay, cleaning = case
+    np.testing.assert_allclose(cleaning.detector.centre, replay.mean(0, dtype=float), rtol=1e-6)
+    np.testing.assert_allclose(cleaning.detector.scale, replay.std(0, dtype=float), rtol=1e-4)
+
+
+def test_the_threshold_separates(case):
+    _, forget, replay, cleaning = case
+    rule = cleaning.detector
+    np.testing.assert_array_equal(rule.forget_like(replay), rule.scores(replay) >= rule.threshold)
+    everything = rule._replace(threshold=-np.inf).forget_like(replay)
+    nothing = rule._replace(threshold=np.inf).forget_like(forget)
+    assert everything.all() and not nothing.any()
+
+
+def test_scale_and_shift_of_the_features_do_not_matter(case):
+    _, forget, replay, cleaning = case
+    factor, shift = np.geomspace(0.01, 100, 24), np.linspace(-50, 50, 24)
+    other = detector.fit_detector(forget * factor + shift, replay * factor + shift)
+    assert (other.forget_like != cleaning.forget_like).mean() < 0.01
+
+
+def test_clean_replay_loses_little():
+    labels = np.random.default_rng(0).choice([0, 1, 2, 4, 5, 6, 7, 8, 9], 600)
+    cleaning = detector.fit_detector(features(1, np.full(150, 3)), features(2, labels))
+    assert cleaning.forget_like.mean() <= 0.02
+
+
+def test_a_constant_feature_does_no_harm(case):
+    _, forget, replay, cleaning = case
+    padded = [np.pad(x, ((0, 0), (0, 1)), constant_values=7) for x in (forget, replay)]
+    other = detector.fit_detector(*padded)
+    assert np.isfinite(other.detector.scores(padded[1])).all()
+    assert (other.forget_like != cleaning.forget_like).mean() < 0.01
+
+
+def test_it_is_deterministic_in_its_seed(case):
+    _, forget, replay, cleaning = case
+    again = detector.fit_detector(forget, replay)
+    np.testing.assert_array_equal(again.forget_like, cleaning.forget_like)
+    for a, b in zip(again.detector, cleaning.detector, strict=True):
+        np.testing.assert_array_equal(a, b)
+    other = detector.fit_detector(forget, replay, seed=1)
+    assert other.detector.threshold != cleaning.detector.threshold
+
+
+@pytest.mark.parametrize("sizes", [(9, 50), (50, 9)])
+def test_too_few_images_raise(sizes):
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="at least 10 images of each kind"):
+        detector.fit_detector(*(rng.normal(size=(n, 3)) for n in sizes))
+
+
+def test_replay_that_is_nothing_but_forget_data_raises():
+    """A replay that the forget data outranks everywhere leaves no negatives."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(40, 2))
+    with pytest.raises(ValueError, match="every replay image looks like the forget data"):
+        detector.fit_detector(np.tile(rows[:1], (20, 1)), np.tile(rows[:1], (20, 1)))
+
+
+@pytest.mark.parametrize(
+    ("original", "rate", "expected"),
+    [(0.1, 0.0, 100.0), (0.1, 0.05, 50.0), (0.1, 0.1, 0.0), (0.1, 0.3, -200.0), (0.0, 0.2, 0.0)],
+)
+def test_estimated_pul(original, rate, expected):
+    assert detector.estimated_pul(original, rate) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("rows", "step"),
+    [
+        ([(10, 96, 3.0), (20, 99, 2.0), (30, 94, 0.1)], 20),  # least drift of those that reach it
+        ([(10, 95, 3.0), (20, 94.9, 1.0)], 10),  # the target itself is enough
+        ([(20, 97, 2.0), (10, 96, 2.0)], 10),  # equal drift: the earlier step
+        ([(10, 50, 1.0), (20, 80, 9.0), (30, 70, 2.0)], 20),  # none reaches it: the highest
+        ([(20, 80, 1.0), (10, 80, 2.0)], 10),  # none, equal: the earlier step
+        ([(0, -5, 0.0)], 0),
+    ],
+)
+def test_choose_step(rows, step):
+    chosen, reason = detector.choose_step([detector.Snapshot(*row) for row in rows], 95)
+    assert chosen == step
+    reached = sum(pul >= 95 for _, pul, _ in rows)
+    assert (f"the {reached} steps" if reached else "no step reaches 95 %") in reason
+
+
+def test_choose_step_needs_a_snapshot():
+    with pytest.raises(ValueError, match="no snapshot"):
+        detector.choose_step([], 95)

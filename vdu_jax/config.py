@@ -1,0 +1,409 @@
+"""The one tree of settings: defaults, validation, and the pieces built from it.
+
+Every file in configs/ starts from `default()` and changes what it needs. `validate` turns what
+cannot work into one clear line before anything is computed.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vdu_jax.errors import UserError
+
+
+def method(objective: str, **changes: Any) -> ConfigDict:
+    """One entry of `config.methods`: an objective, its optimiser, and the rule for the step to keep.
+
+    Args:
+      objective: a name in `objectives.FACTORIES`.
+      changes: settings of the optimisation below, or of the objective itself; the latter are
+        documented at its factory and are kept under `params`.
+    """
+    entry = ConfigDict(
+        {
+            "objective": objective,
+            "steps": 200,  # optimiser steps
+            "learning_rate": 1e-4,  # of Adam
+            "forget_batch": 32,  # images of D_f in a step
+            "replay_batch": 96,  # replay images in a step, if the objective sees them
+            "snapshot_every": 20,  # steps between points of the trade-off curve
+            "log_every": 10,
+            # Keep the first snapshot whose estimated PUL reaches this (percent); see `detector`.
+            "target_pul": 95.0,
+            # The guard: metric -> largest value. Beyond it the run ends.
+            "guard": {"forget_error": 10.0, "energy": 1e6},
+            "params": _objective_defaults(objective),
+        }
+    )
+    for key, value in changes.items():
+        section = entry if key in entry else entry.params
+        if key not in section:
+            raise UserError(f"method {objective!r} has no setting {key!r}")
+        section[key] = value
+    return entry
+
+
+def _objective_defaults(name: str) -> dict[str, Any]:
+    """The keyword-only arguments of an objective's factory and their defaults."""
+    from vdu_jax import objectives
+
+    if name not in objectives.FACTORIES:
+        raise UserError(
+            f"unknown objective {name!r}; one of {', '.join(sorted(objectives.FACTORIES))}"
+        )
+    parameters = inspect.signature(objectives.FACTORIES[name]).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def default() -> ConfigDict:
+    """All settings with their defaults. Paths are relative to where the program is started."""
+    return ConfigDict(
+        {
+            "data": {
+                "name": "digits",
+                "dir": "~/.cache/vdu_jax/data",  # where prepared data sets are kept
+                "manual_dir": "",  # the original files, if they should not be downloaded
+                "image_size": 0,  # of image_folder only
+                "channels": 0,  # of image_folder only
+                "cache_mb": 512,  # decoded images kept in memory
+            },
+            "forget": {
+                "classes": (0,),  # what must not be generated any more
+                "fraction": 1.0,  # part of their training images that is at hand, in (0, 1]
+                "limit": 0,  # at most this many of them; 0 for all
+                "seed": 0,  # which part
+            },
+            "model": {
+                "block_out_channels": (128, 256, 256, 256),
+                "layers_per_block": 2,
+                "attention_levels": (1,),
+                "mid_attention": True,
+                "attention_head_dim": 0,  # 0: one head
+                "num_groups": 32,
+                "norm_eps": 1e-6,
+                "dropout": 0.0,
+                "time_scale_shift": "default",
+                "flip_sin_to_cos": False,
+                "freq_shift": 1.0,
+                "downsample_padding": 1,
+                "mid_block_scale_factor": 1.0,
+                "center_input_sample": False,
+                "dtype": "float32",
+                "param_dtype": "float32",
+            },
+            "diffusion": {
+                "schedule": "linear",
+                "num_steps": 1000,
+                "beta_start": 1e-4,
+                "beta_end": 0.02,
+            },
+            "train": {
+                "init_seed": 0,  # of the initial parameters: the same for runs to be pooled
+                "seed": 0,  # of data order, times and noise
+                "steps": 100_000,
+                "batch_size": 128,
+                "weighting": "simple",
+                "learning_rate": 2e-4,
+                "warmup_steps": 500,
+                "decay": "constant",  # after warm-up: constant, cosine or linear to 0
+                "clip_norm": 1.0,
+                "ema_decay": 0.9999,  # 0: none
+                "snapshot_every": 5000,  # checkpoints for the posterior
+                "snapshots": 5,  # the last so many of them
+                "save_state_every": 5000,  # for resuming
+                "log_every": 100,
+            },
+            "posterior": {
+                "source": "trajectory",  # the last checkpoints of this run, or "runs"
+                "runs": (),  # workdirs of further runs that share train.init_seed
+                "count": 0,  # checkpoints K; 0 for all that there are
+                "weights": "params",  # or "ema"
+                "variance_floor": 0.0,  # smallest variance, absolute
+                "floor_quantile": 0.1,  # and as a quantile of all variances
+                "shrinkage": 0.0,  # towards the mean variance of the tensor, in [0, 1]
+            },
+            "sampler": {
+                "name": "ddim",
+                "steps": 50,
+                "eta": 0.0,
+                "spacing": "trailing",
+                "clip_x0": True,
+                "batch_size": 250,
+            },
+            "replay": {
+                "images": 2000,  # drawn from the original model
+                "seed": 1,
+                # Noise levels (as shares of T) at which the model's own features are read.
+                "feature_times": (0.02, 0.1, 0.2),
+                "recall": 0.98,  # share of D_f that the detector must recognise
+            },
+            # name -> method(...): what to unlearn with.
+            "methods": {},
+            "curve": {
+                "images": 500,  # per snapshot: for the rule that keeps one, and the plotted curve
+                "seed": 2,
+            },
+            "evaluate": {
+                "images": 10_000,  # per model
+                "seed": 3,
+                "bootstrap": 1000,  # resamples behind the interval of PUL
+                "bits_per_dim_images": 0,  # held-out images for the evidence bound; 0 skips it
+            },
+            "classifier": {
+                "widths": (32, 64, 128),
+                "blocks": 1,
+                "dropout": 0.1,
+                "epochs": 20,
+                "batch_size": 128,
+                "learning_rate": 2e-3,
+                "weight_decay": 1e-2,
+                "seed": 0,
+                "min_accuracy": 0.9,  # below it on held-out images, evaluation refuses to count
+            },
+        }
+    )
+
+
+class _Check:
+    """Collects the checks of one config; every failure is a UserError that names the key."""
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+
+    def get(self, key: str) -> Any:
+        value = self.config
+        for part in key.split("."):
+            value = value[part]
+        return value
+
+    def that(self, key: str, ok: Callable[[Any], bool], must: str) -> None:
+        value = self.get(key)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config key {key} = {value}: must be a finite number")
+        if not ok(value):
+            shown = value.to_dict() if isinstance(value, ConfigDict) else value
+            raise UserError(f"config key {key} = {shown!r}: {must}")
+
+    def one_of(self, key: str, names) -> None:
+        self.that(key, lambda v: v in names, f"must be one of {', '.join(map(str, sorted(names)))}")
+
+    def positive(self, *keys: str) -> None:
+        for key in keys:
+            self.that(key, lambda v: v > 0, "must be > 0")
+
+    def not_negative(self, *keys: str) -> None:
+        for key in keys:
+            self.that(key, lambda v: v >= 0, "must be ≥ 0")
+
+    def share(self, *keys: str, above_zero: bool = False) -> None:
+        for key in keys:
+            low = "(0" if above_zero else "[0"
+            self.that(
+                key, lambda v: (0 < v if above_zero else 0 <= v) and v <= 1, f"must lie in {low}, 1]"
+            )
+
+    def increasing_ints(self, key: str, low: int, high: int | None = None) -> None:
+        def ok(values):
+            return all(isinstance(v, int) and low <= v and (high is None or v <= high) for v in values)
+
+        bound = f"≥ {low}" if high is None else f"in {low}..{high}"
+        self.that(key, ok, f"must be a tuple of whole numbers {bound}")
+
+
+def validate(config: ConfigDict) -> None:
+    """Refuse settings that cannot work.
+
+    Raises:
+      UserError: with the key, its value, and what it must be.
+    """
+    from vdu_jax import data, objectives
+    from vdu_jax.diffusion import process, samplers, schedule
+
+    c = _Check(config)
+    c.one_of("data.name", data.dataset_names())
+    c.not_negative("data.image_size", "data.channels", "data.cache_mb")
+    _validate_forget(c, data.static_info(config.data.name))
+    _validate_model(c, data.static_info(config.data.name))
+
+    c.one_of("diffusion.schedule", schedule.NAMES)
+    c.that("diffusion.num_steps", lambda v: v >= 2, "must be ≥ 2")
+    for key in ("diffusion.beta_start", "diffusion.beta_end"):
+        c.that(key, lambda v: 0 < v < 1, "must lie in (0, 1)")
+
+    c.positive(
+        "train.steps",
+        "train.batch_size",
+        "train.learning_rate",
+        "train.clip_norm",
+        "train.snapshot_every",
+        "train.snapshots",
+        "train.save_state_every",
+        "train.log_every",
+    )
+    c.not_negative("train.warmup_steps", "train.init_seed", "train.seed")
+    c.one_of("train.weighting", process.WEIGHTINGS)
+    c.one_of("train.decay", ("constant", "cosine", "linear"))
+    c.that("train.ema_decay", lambda v: 0 <= v < 1, "must lie in [0, 1)")
+
+    c.one_of("posterior.source", ("trajectory", "runs"))
+    c.one_of("posterior.weights", ("params", "ema"))
+    c.not_negative("posterior.variance_floor")
+    c.share("posterior.floor_quantile", "posterior.shrinkage")
+    c.that("posterior.count", lambda v: v == 0 or v >= 2, "must be 0 (all) or K ≥ 2 checkpoints")
+    if config.posterior.source == "trajectory":
+        saved = min(config.train.snapshots, config.train.steps // config.train.snapshot_every)
+        key = "posterior.count" if config.posterior.count else "train.snapshots"
+        c.that(
+            key,
+            lambda v: saved >= max(2, config.posterior.count),
+            f"the posterior needs K ≥ {max(2, config.posterior.count)} checkpoints and training "
+            f"keeps {saved} (train.steps, train.snapshot_every, train.snapshots)",
+        )
+    else:
+        runs = len(config.posterior.runs) + 1
+        c.that(
+            "posterior.runs",
+            lambda v: runs >= max(2, config.posterior.count),
+            f"with this run they give {runs} checkpoints, and K ≥ "
+            f"{max(2, config.posterior.count)} are needed",
+        )
+    if config.posterior.weights == "ema":
+        c.that("train.ema_decay", lambda v: v > 0, "posterior.weights = 'ema' needs an average")
+
+    c.one_of("sampler.name", samplers.NAMES)
+    c.one_of("sampler.spacing", samplers.SPACINGS)
+    c.share("sampler.eta")
+    total = config.diffusion.num_steps
+    c.that("sampler.steps", lambda v: 1 <= v <= total, f"must lie in 1..{total} (diffusion.num_steps)")
+    c.positive("sampler.batch_size", "evaluate.bootstrap", "classifier.epochs")
+
+    c.that("replay.images", lambda v: v >= 100, "must be ≥ 100")
+    c.that(
+        "replay.feature_times",
+        lambda v: len(v) > 0 and all(0 <= x < 1 for x in v),
+        "must be a tuple of shares of T in [0, 1)",
+    )
+    c.that("replay.recall", lambda v: 0 < v < 1, "must lie in (0, 1)")
+    for key in ("curve.images", "evaluate.images"):
+        c.that(key, lambda v: v >= 50, "must be ≥ 50: fewer images measure nothing")
+    seeds = [config.replay.seed, config.curve.seed, config.evaluate.seed]
+    c.that(
+        "evaluate.seed",
+        lambda v: len(set(seeds)) == 3,
+        "replay.seed, curve.seed and evaluate.seed must differ, or images are used twice",
+    )
+    c.not_negative(
+        "forget.seed", "replay.seed", "curve.seed", "evaluate.seed", "classifier.seed",
+        "evaluate.bits_per_dim_images", "classifier.weight_decay",
+    )  # fmt: skip
+    c.increasing_ints("classifier.widths", 8)
+    c.that(
+        "classifier.widths",
+        lambda v: len(v) > 0 and all(w % 8 == 0 for w in v),
+        "must be multiples of 8 (the groups of its group norms)",
+    )
+    c.positive("classifier.blocks", "classifier.batch_size", "classifier.learning_rate")
+    c.share("classifier.min_accuracy")
+    c.that("classifier.dropout", lambda v: 0 <= v < 1, "must lie in [0, 1)")
+
+    for name in config.methods:
+        _validate_method(c, name, objectives.FACTORIES)
+
+
+def _validate_forget(c: _Check, info) -> None:
+    high = None if info is None else info[1] - 1
+    c.increasing_ints("forget.classes", 0, high)
+    count = len(set(c.get("forget.classes")))
+    c.that("forget.classes", lambda v: count == len(v) > 0, "must name at least one class, each once")
+    if info is not None:
+        c.that("forget.classes", lambda v: count < info[1], "must leave at least one class")
+    c.share("forget.fraction", above_zero=True)
+    c.not_negative("forget.limit")
+
+
+def _validate_model(c: _Check, info) -> None:
+    model = c.config.model
+    levels = len(model.block_out_channels)
+    c.increasing_ints("model.block_out_channels", 1)
+    c.that("model.block_out_channels", lambda v: levels > 0, "must name at least one resolution")
+    c.positive("model.layers_per_block", "model.num_groups", "model.norm_eps")
+    c.positive("model.mid_block_scale_factor")
+    c.that(
+        "model.num_groups",
+        lambda v: all(ch % v == 0 for ch in model.block_out_channels),
+        "must divide every number in model.block_out_channels",
+    )
+    c.increasing_ints("model.attention_levels", 0, levels - 1)
+    c.not_negative("model.attention_head_dim")
+    head = model.attention_head_dim
+    c.that(
+        "model.attention_head_dim",
+        lambda v: v == 0 or all(ch % head == 0 for ch in model.block_out_channels),
+        "must divide every number in model.block_out_channels",
+    )
+    c.that("model.dropout", lambda v: 0 <= v < 1, "must lie in [0, 1)")
+    c.one_of("model.time_scale_shift", ("default", "scale_shift"))
+    c.one_of("model.downsample_padding", (0, 1))
+    for key in ("model.dtype", "model.param_dtype"):
+        c.one_of(key, ("float32", "bfloat16"))
+    size = c.config.data.image_size if info is None else info[0][0]
+    c.that(
+        "model.block_out_channels",
+        lambda v: size % 2 ** (levels - 1) == 0,
+        f"{levels} resolutions need an image size divisible by {2 ** (levels - 1)}, not {size}",
+    )
+
+
+def _validate_method(c: _Check, name: str, factories) -> None:
+    if not name.replace("_", "").replace("-", "").isalnum() or name == "original":
+        raise UserError(f"config key methods.{name}: use letters, digits, - and _; not 'original'")
+    entry = c.config.methods[name]
+    prefix = f"methods.{name}"
+    try:
+        if not isinstance(entry, ConfigDict):
+            raise KeyError("objective")
+        c.one_of(f"{prefix}.objective", factories)
+        wanted = method(entry.objective)
+        missing = [k for k in wanted if k not in entry]
+        missing += [f"params.{k}" for k in wanted.params if k not in entry.params]
+        if missing:
+            raise KeyError(missing[0])
+    except KeyError as error:
+        raise UserError(
+            f"config key {prefix} lacks {error.args[0]!r}: make it with vdu_jax.config.method(…)"
+        ) from None
+    c.positive(
+        *(f"{prefix}.{k}" for k in ("steps", "learning_rate", "forget_batch", "replay_batch")),
+        *(f"{prefix}.{k}" for k in ("snapshot_every", "log_every")),
+    )
+    c.that(
+        f"{prefix}.snapshot_every",
+        lambda v: v <= entry.steps,
+        f"must be at most {prefix}.steps, or no step can be kept",
+    )
+    c.that(f"{prefix}.target_pul", lambda v: 0 < v <= 100, "must lie in (0, 100] percent")
+    for metric in entry.guard:
+        c.positive(f"{prefix}.guard.{metric}")
+    _validate_objective(c, prefix, entry)
+
+
+def _validate_objective(c: _Check, prefix: str, entry: ConfigDict) -> None:
+    """The objective's own settings: its factory checks them, on a one-number network."""
+    import jax.numpy as jnp
+
+    from vdu_jax import objectives, posterior
+    from vdu_jax.diffusion import schedule
+
+    for key in entry.params:
+        c.that(f"{prefix}.params.{key}", lambda v: True, "")
+    one = {"w": jnp.ones(1)}
+    tiny = posterior.GaussianPosterior(one, one, jnp.int32(2))
+    try:
+        objectives.FACTORIES[entry.objective](
+            lambda *a, **k: None, schedule.make_schedule(num_steps=2), tiny, 1, **entry.params
+        ).init(one, {}, None)
+    except ValueError as error:
+        raise UserError(f"config key {prefix}.params: {error}") from None

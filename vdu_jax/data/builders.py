@@ -1,0 +1,294 @@
+"""TFDS builders that need no TensorFlow: PNG bytes in ArrayRecord files.
+
+The catalogue's own builders need TensorFlow to prepare. These take the same files (same
+addresses, same SHA-256) or the user's copies of them. Names start with `vdu_`, so a prepared
+set never mixes with the catalogue's in a shared data_dir, and the order of the original files
+is kept: image i here is image i there.
+
+Importing this module imports TFDS (half a second); `vdu_jax.data.registry` does not.
+"""
+
+import hashlib
+import socket
+import types
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download.checksums import UrlInfo
+
+from vdu_jax.data import formats, originals
+from vdu_jax.data.images import encode_png, read_image
+from vdu_jax.data.splits import stratified_test_mask
+from vdu_jax.errors import UserError
+
+_DIGITS = tuple("0123456789")
+_FASHION = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+_CIFAR10 = (
+    "airplane", "automobile", "bird", "cat", "deer",
+    "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+
+
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """What all builders share.
+
+    manual_dir: the user's copies of the original files. When given, only they are used and
+      nothing is downloaded.
+    FILES: the originals, a table of `vdu_jax.data.originals`.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    FILES: originals.Files = types.MappingProxyType({})
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...] | None
+
+    def __init__(self, *, data_dir, manual_dir=None, config=None):
+        self.manual_dir = None if manual_dir is None else Path(manual_dir).expanduser()
+        super().__init__(data_dir=data_dir, config=config)
+
+    @property
+    def url_infos(self):
+        """The checksums that TFDS verifies a download against."""
+        return {
+            url: UrlInfo(size=tfds.core.utils.Size(size), checksum=sha256, filename=name)
+            for name, (url, size, sha256) in self.FILES.items()
+        }
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=self.image_shape, encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=self.class_names),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+        )
+
+    def _generate_examples(self, pairs: Iterable[tuple[np.ndarray, int]]) -> Iterator:
+        for i, (image, label) in enumerate(pairs):
+            yield i, {"image": encode_png(image), "label": int(label)}
+
+    def _originals(self, dl_manager, extracted: tuple[str, ...] = ()) -> dict[str, Path]:
+        """{file name: path} of every entry of FILES, from manual_dir or by download.
+
+        `extracted` names members that stand for an archive the user has already unpacked;
+        manual_dir itself is then returned for it.
+        """
+        if self.manual_dir is None:
+            return self._download(dl_manager)
+        paths = {}
+        for name in self.FILES:
+            # An IDX file may also lie there uncompressed.
+            candidates = [self.manual_dir / name, self.manual_dir / name.removesuffix(".gz")]
+            if any((self.manual_dir / member).exists() for member in extracted):
+                candidates.append(self.manual_dir)
+            found = [path for path in candidates if path.exists()]
+            if not found:
+                state = "lacks" if self.manual_dir.is_dir() else "is not a directory with"
+                raise UserError(
+                    f"data.manual_dir={self.manual_dir} {state} {name}; put the original files "
+                    f"there ({', '.join(self.FILES)}) or leave data.manual_dir empty to download"
+                )
+            paths[name] = found[0]
+        return paths
+
+    def _download(self, dl_manager) -> dict[str, Path]:
+        urls = {name: entry[0] for name, entry in self.FILES.items()}
+        try:
+            for url in urls.values():
+                _check_host(url)
+            return {name: Path(path) for name, path in dl_manager.download(urls).items()}
+        except (
+            OSError,  # includes every error of `requests`
+            tfds.download.DownloadError,
+            tfds.download.download_manager.NonMatchingChecksumError,
+        ) as error:
+            raise UserError(
+                f"cannot download {', '.join(urls.values())} ({error}); fetch these files by "
+                "hand into a folder and set data.manual_dir to it"
+            ) from error
+
+
+def _check_host(url: str) -> None:
+    """Fails at once without a network, where TFDS would retry for three minutes."""
+    if not urllib.request.getproxies():
+        parts = urllib.parse.urlsplit(url)
+        socket.getaddrinfo(parts.hostname, parts.port or parts.scheme)
+
+
+class Digits(Builder, skip_registration=True):
+    """scikit-learn's embedded digits (UCI optdigits): 1 797 images of 8x8, no download.
+
+    Levels 0..16 become round(v * 255 / 16). Every fifth image of each class is test.
+    """
+
+    name = "vdu_digits"
+    image_shape, class_names = (8, 8, 1), _DIGITS
+
+    def _split_generators(self, dl_manager):
+        from sklearn.datasets import load_digits
+
+        images, labels = load_digits(return_X_y=True)
+        images = np.rint(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+        test = stratified_test_mask(labels, every=5)
+        return {
+            "train": self._generate_examples(zip(images[~test], labels[~test], strict=True)),
+            "test": self._generate_examples(zip(images[test], labels[test], strict=True)),
+        }
+
+
+class _IdxBuilder(Builder, skip_registration=True):
+    image_shape = (28, 28, 1)
+
+    def _split_generators(self, dl_manager):
+        paths = self._originals(dl_manager)
+        return {
+            split: self._generate_examples(self._pairs(paths, prefix))
+            for split, prefix in (("train", "train"), ("test", "t10k"))
+        }
+
+    def _pairs(self, paths, prefix):
+        image_path = paths[f"{prefix}-images-idx3-ubyte.gz"]
+        label_path = paths[f"{prefix}-labels-idx1-ubyte.gz"]
+        images = formats.read_idx(image_path, ndim=3)
+        labels = formats.read_idx(label_path, ndim=1)
+        if images.shape[1:] != (28, 28) or len(images) != len(labels) or not len(labels):
+            raise UserError(
+                f"{image_path} {images.shape} and {label_path} {labels.shape} do not fit each "
+                "other as (N, 28, 28) and (N,); use the pair as distributed"
+            )
+        if labels.max() >= len(self.class_names):
+            raise UserError(f"{label_path} has label {labels.max()}, above 9; use the original")
+        return zip(images[..., None], labels, strict=True)
+
+
+class Mnist(_IdxBuilder, skip_registration=True):
+    """MNIST (LeCun et al. 1998): 60 000 and 10 000 images of 28x28."""
+
+    name = "vdu_mnist"
+    class_names = _DIGITS
+    FILES = originals.MNIST
+
+
+class FashionMnist(_IdxBuilder, skip_registration=True):
+    """Fashion-MNIST (arXiv 1708.07747): MNIST's format and size."""
+
+    name = "vdu_fashion_mnist"
+    class_names = _FASHION
+    FILES = originals.FASHION_MNIST
+
+
+class Cifar10(Builder, skip_registration=True):
+    """CIFAR-10 (Krizhevsky 2009), binary version: 50 000 and 10 000 images of 32x32."""
+
+    name = "vdu_cifar10"
+    image_shape, class_names = (32, 32, 3), _CIFAR10
+    FILES = originals.CIFAR10
+
+    def _split_generators(self, dl_manager):
+        extracted = ("cifar-10-batches-bin", "data_batch_1.bin")
+        (path,) = self._originals(dl_manager, extracted).values()
+        return {
+            split: self._generate_examples(zip(*arrays, strict=True))
+            for split, arrays in formats.read_cifar10_binary(path).items()
+        }
+
+
+class TinyImagenet(Builder, skip_registration=True):
+    """Tiny ImageNet (Stanford CS231n): 200 classes of 500 images of 64x64.
+
+    The archive's labelled validation images are our test split; its test images have no labels.
+    The JPEGs are decoded once and kept as PNG.
+    """
+
+    name = "vdu_tiny_imagenet"
+    image_shape, class_names = (64, 64, 3), None
+    FILES = originals.TINY_IMAGENET
+
+    def _split_generators(self, dl_manager):
+        extracted = ("tiny-imagenet-200", "wnids.txt")
+        (path,) = self._originals(dl_manager, extracted).values()
+        names = formats.tiny_imagenet_classes(path)[1]
+        if len(names) != 200:
+            raise UserError(f"{path} has {len(names)} classes, not 200; use the official archive")
+        self.info.features["label"].names = names
+        return {
+            "train": self._generate_examples(formats.iter_tiny_imagenet(path, "train")),
+            "test": self._generate_examples(formats.iter_tiny_imagenet(path, "val")),
+        }
+
+
+class ImageFolder(Builder, skip_registration=True):
+    """The user's own images: manual_dir/train/<class>/*.png|jpg, optionally manual_dir/test.
+
+    Without a test folder every tenth image of each class, by file name, is test. The prepared
+    copy's name carries a digest of the listing (names, sizes, times), the size and the
+    channels, so that a changed folder is prepared anew and never taken for the old one.
+    """
+
+    name = "vdu_image_folder"
+
+    def __init__(self, *, data_dir, manual_dir=None, image_size=None, channels=None):
+        if manual_dir is None:
+            raise UserError(
+                "data.manual_dir is empty; for image_folder set it to the folder that holds "
+                "train/<class>/*.png|jpg"
+            )
+        if not isinstance(image_size, int) or not 4 <= image_size <= 4096:
+            raise UserError(f"data.image_size={image_size} must be an integer from 4 to 4096")
+        if channels not in (1, 3):
+            raise UserError(f"data.channels={channels} must be 1 (grayscale) or 3 (RGB)")
+        root = Path(manual_dir).expanduser()
+        if not (root / "train").is_dir():
+            raise UserError(
+                f"data.manual_dir={root} has no folder 'train'; it must hold "
+                "train/<class>/*.png|jpg, and may hold test/<class>/*.png|jpg"
+            )
+        train = formats.list_image_folder(root / "train")
+        test = formats.list_image_folder(root / "test") if (root / "test").is_dir() else None
+        self.image_shape = (image_size, image_size, channels)
+        self.class_names = tuple(sorted({class_name for _, class_name in train}))
+        unknown = sorted({class_name for _, class_name in test or ()} - set(self.class_names))
+        if unknown:
+            raise UserError(
+                f"{root / 'test'} has class {unknown[0]!r}, which {root / 'train'} lacks"
+            )
+        digest = hashlib.sha256()
+        for file, _ in train + (test or []):
+            stat = file.stat()
+            digest.update(
+                f"{file.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode()
+            )
+        if test is None:
+            labels = np.array([self.class_names.index(c) for _, c in train])
+            mask = stratified_test_mask(labels, every=10)
+            test = [pair for pair, is_test in zip(train, mask, strict=True) if is_test]
+            train = [pair for pair, is_test in zip(train, mask, strict=True) if not is_test]
+            if not test:
+                raise UserError(f"{root / 'train'} needs at least two images of some class")
+        self._lists = {"train": train, "test": test}
+        config = tfds.core.BuilderConfig(
+            name=f"{image_size}x{image_size}x{channels}-{digest.hexdigest()[:16]}",
+            version=self.VERSION,
+        )
+        super().__init__(data_dir=data_dir, manual_dir=manual_dir, config=config)
+
+    def _split_generators(self, dl_manager):
+        return {
+            split: self._generate_examples(self._pairs(files))
+            for split, files in self._lists.items()
+        }
+
+    def _pairs(self, files):
+        size, _, channels = self.image_shape
+        for file, class_name in files:
+            yield read_image(file, size, channels), self.class_names.index(class_name)

@@ -1,0 +1,61 @@
+"""The data sets known by name, in a form that costs nothing to import.
+
+Adding a data set is one entry here and one builder class in `builders.py`. The command line
+validates configs against this table before anything is read from disk, so it must not import
+TFDS.
+"""
+
+from typing import NamedTuple
+
+from vdu_jax.errors import UserError
+
+
+class Spec(NamedTuple):
+    """What is known of a data set before it is prepared.
+
+    builder: name of the class in `vdu_jax.data.builders`.
+    image_shape: (H, W, C), or None where it depends on the user's own folder.
+    num_classes: number of classes, or None likewise.
+    """
+
+    builder: str
+    image_shape: tuple[int, int, int] | None
+    num_classes: int | None
+
+
+NAMES: dict[str, Spec] = {
+    "digits": Spec("Digits", (8, 8, 1), 10),
+    "mnist": Spec("Mnist", (28, 28, 1), 10),
+    "fashion_mnist": Spec("FashionMnist", (28, 28, 1), 10),
+    "cifar10": Spec("Cifar10", (32, 32, 3), 10),
+    "tiny_imagenet": Spec("TinyImagenet", (64, 64, 3), 200),
+    "image_folder": Spec("ImageFolder", None, None),
+}
+
+
+def dataset_names() -> tuple[str, ...]:
+    """The names that `load` accepts, in alphabetical order."""
+    return tuple(sorted(NAMES))
+
+
+def get_spec(name: str) -> Spec:
+    """The `Spec` of a name. Raises UserError for a name that is not registered."""
+    if name not in NAMES:
+        raise UserError(
+            f"data.name={name!r} is not a known data set; use one of {', '.join(dataset_names())}"
+        )
+    return NAMES[name]
+
+
+def static_info(name: str) -> tuple[tuple[int, int, int], int] | None:
+    """((H, W, C), number of classes) of a data set without touching the disk.
+
+    None where both depend on the user's own folder ("image_folder").
+
+    Raises:
+      UserError: the name is not registered.
+    """
+    spec = get_spec(name)
+    if spec.image_shape is None:
+        return None
+    return spec.image_shape, spec.num_classes

@@ -1,0 +1,313 @@
+"""Prepared data sets and random access to their images, decoded on first touch."""
+
+import contextlib
+import fcntl
+import io
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from vdu_jax.data.registry import get_spec
+from vdu_jax.errors import UserError
+
+DEFAULT_CACHE_BYTES = 512 * 2**20
+_CHUNK = 1024
+
+
+class Dataset(NamedTuple):
+    """A prepared data set: plain data, no open file.
+
+    name: as registered. image_shape: (H, W, C). class_names: one per label, in order.
+    directory: where TFDS keeps it.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    directory: str
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+def load(
+    name: str,
+    data_dir: str | os.PathLike,
+    manual_dir: str | os.PathLike | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+) -> Dataset:
+    """Returns a data set, preparing it under `data_dir` first if it is not there yet.
+
+    Preparation writes to a temporary directory that is renamed when complete, so an
+    interrupted one leaves nothing that is taken for data. Processes that share `data_dir` wait
+    for each other.
+
+    Args:
+      name: one of `dataset_names()`.
+      data_dir: where prepared data sets are kept.
+      manual_dir: the user's copies of the original files (nothing is downloaded then), or for
+        "image_folder" the folder of images. Empty or None downloads. Once prepared, a data set
+        other than "image_folder" is used as it is, whatever manual_dir says.
+      image_size, channels: required for "image_folder"; elsewhere None or the true values.
+
+    Raises:
+      UserError: unknown name, missing or damaged files, no network, unwritable data_dir.
+    """
+    spec = get_spec(name)
+    arguments = {"data_dir": Path(data_dir).expanduser(), "manual_dir": manual_dir or None}
+    if spec.image_shape is None:
+        arguments |= {"image_size": image_size, "channels": channels}
+    else:
+        height, _, depth = spec.image_shape
+        for key, given, true in (("image_size", image_size, height), ("channels", channels, depth)):
+            if given not in (None, true):
+                raise UserError(
+                    f"data.{key}={given} does not fit {name}; leave it out or use {true}"
+                )
+
+    from vdu_jax.data import builders  # imports TFDS, which is slow
+
+    builder = getattr(builders, spec.builder)(**arguments)
+    if not _is_prepared(builder):
+        try:
+            _prepare(name, builder, arguments["data_dir"])
+        except UserError as error:
+            raise UserError(str(error)) from error  # TFDS may have added lines to the message
+        except OSError as error:
+            raise UserError(
+                f"cannot prepare {name} in data_dir={data_dir} ({error}); check that the "
+                "directory is writable and has free space"
+            ) from error
+    return Dataset(
+        name=name,
+        image_shape=tuple(builder.info.features["image"].shape),
+        class_names=tuple(builder.info.features["label"].names),
+        directory=os.fspath(builder.data_dir),
+    )
+
+
+def _is_prepared(builder) -> bool:
+    directory = Path(builder.data_dir)
+    if not directory.exists():
+        return False
+    # The directory appears by a rename when complete; without its index it was tampered with.
+    if not (directory / "dataset_info.json").exists():
+        raise UserError(
+            f"{directory} is not a complete data set; delete it to have it prepared again"
+        )
+    return True
+
+
+def _prepare(name: str, builder, data_dir: Path) -> None:
+    import tensorflow_datasets as tfds
+
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with open(data_dir / f".{builder.name}.lock", "w") as lock:
+        # Where the file system knows no locks the final rename still lets only one win.
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if _is_prepared(builder):  # another process did it while this one waited
+            builder.info.read_from_directory(builder.data_dir)
+            return
+        print(f"preparing {name} in {builder.data_dir}", file=sys.stderr)
+        # TFDS announces itself on stdout, which is for results.
+        with contextlib.redirect_stdout(io.StringIO()):
+            tfds.display_progress_bar(sys.stderr.isatty())
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(
+                    force_checksums_validation=True, try_download_gcs=False
+                ),
+                file_format="array_record",
+            )
+
+
+class ImageSource:
+    """Random access to one split or to a part of it (a Grain RandomAccessDataSource).
+
+    `source[i]` is {"image": (H, W, C) uint8 in [0, 255], "label": int}. Images are decoded on
+    first touch and kept in memory up to `cache_bytes`; only what was asked for is ever decoded.
+
+    A method that may see only the forget data gets `source.subset(forget)`: that view has no
+    index for any other image, and its cache is its own.
+
+    labels: (N,) int64, read without decoding an image. Not writable.
+    image_shape: (H, W, C). num_classes: of the data set, also in a subset.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[Sequence[int]], Sequence[bytes]],
+        labels: np.ndarray,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ):
+        """`fetch` maps positions in [0, N) to the encoded (PNG) bytes of their images."""
+        self._fetch = fetch
+        self.labels = np.array(labels, np.int64)
+        self.labels.flags.writeable = False
+        self.image_shape = tuple(image_shape)
+        self.num_classes = num_classes
+        self._cache_bytes = cache_bytes
+        capacity = min(len(self.labels), cache_bytes // int(np.prod(self.image_shape)))
+        # The operating system backs these pages only when they are first written.
+        self._cache = np.empty((capacity, *self.image_shape), np.uint8)
+        self._slots = np.full(len(self.labels), -1, np.int64)
+        self._used = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"ImageSource({len(self)} images of shape {self.image_shape})"
+
+    def __getitem__(self, index: int) -> dict:
+        images, labels = self.read([index])
+        return {"image": images[0], "label": int(labels[0])}
+
+    def read(self, indices: Sequence[int] | np.ndarray | None = None):
+        """(images (n, H, W, C) uint8, labels (n,) int64) at `indices`, or all of them.
+
+        Raises:
+          IndexError: an index outside [0, N); negative ones do not wrap.
+        """
+        indices = np.arange(len(self)) if indices is None else self._check(indices)
+        slots = self._slots[indices]
+        missing = np.flatnonzero(slots < 0)
+        if not missing.size:
+            return self._cache[slots], self.labels[indices]
+        images = np.empty((len(indices), *self.image_shape), np.uint8)
+        cached = slots >= 0
+        images[cached] = self._cache[slots[cached]]
+        for start in range(0, missing.size, _CHUNK):
+            rows = missing[start : start + _CHUNK]
+            for row, png in zip(rows, self._fetch(indices[rows].tolist()), strict=True):
+                images[row] = _decode(png, self.image_shape)
+            self._remember(indices[rows], images[rows])
+        return images, self.labels[indices]
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageSource":
+        """A view of the images at `indices`, in that order, that can reach no other image.
+
+        Raises:
+          IndexError: an index outside [0, N). ValueError: no index at all.
+        """
+        positions = self._check(indices).copy()
+        if not positions.size:
+            raise ValueError("a subset needs at least one image")
+        fetch = self._fetch
+        return ImageSource(
+            lambda local: fetch(positions[local].tolist()),
+            self.labels[positions],
+            self.image_shape,
+            self.num_classes,
+            self._cache_bytes,
+        )
+
+    def _check(self, indices) -> np.ndarray:
+        indices = np.asarray(indices)
+        if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
+            raise IndexError(f"indices must be a vector of integers, not {indices!r}")
+        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
+            raise IndexError(f"index out of range for {len(self)} images")
+        return indices.astype(np.int64)
+
+    def _remember(self, indices: np.ndarray, images: np.ndarray) -> None:
+        with self._lock:
+            for index, image in zip(indices, images, strict=True):
+                if self._used == len(self._cache):
+                    return
+                if self._slots[index] < 0:
+                    self._cache[self._used] = image
+                    # Published last: a reader without the lock sees a slot only when filled.
+                    self._slots[index] = self._used
+                    self._used += 1
+
+
+class ArraySource:
+    """Images that are already in memory, for `make_loader`; all labels are 0.
+
+    images: (N, H, W, C) uint8.
+    """
+
+    def __init__(self, images: np.ndarray):
+        self._images = images
+        self.image_shape = images.shape[1:]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, indices: Sequence[int] | np.ndarray | None = None):
+        """(images (n, H, W, C) uint8, labels (n,) int64) at `indices`, or all of them."""
+        images = self._images if indices is None else self._images[indices]
+        return images, np.zeros(len(images), np.int64)
+
+
+def open_split(dataset: Dataset, split: str, cache_bytes: int = DEFAULT_CACHE_BYTES) -> ImageSource:
+    """Opens "train" or "test" of a prepared data set.
+
+    Args:
+      cache_bytes: limit of decoded images kept in memory, for this source and each subset.
+
+    Raises:
+      UserError: no such split, or the prepared files are missing or damaged.
+    """
+    import tensorflow_datasets as tfds
+
+    @contextlib.contextmanager
+    def readable():
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # what a damaged file raises depends on where the damage is
+            raise UserError(
+                f"the prepared data in {dataset.directory} cannot be read "
+                f"({type(error).__name__}: {error}); delete that directory to have it prepared "
+                "again"
+            ) from error
+
+    with readable():
+        builder = tfds.builder_from_directory(dataset.directory)
+        if split not in builder.info.splits:
+            raise UserError(f"{dataset.name} has no split {split!r}; use 'train' or 'test'")
+        records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        labels = _labels(records, Path(dataset.directory) / f"labels-{split}.npy")
+
+    def fetch(indices: Sequence[int]) -> list[bytes]:
+        with readable():
+            return [record["image"] for record in records.__getitems__(list(indices))]
+
+    return ImageSource(fetch, labels, dataset.image_shape, dataset.num_classes, cache_bytes)
+
+
+def _decode(png: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png))).reshape(shape)
+
+
+def _labels(records, cache: Path) -> np.ndarray:
+    """The labels in order, kept beside the data because parsing 60 000 records takes seconds."""
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        labels = np.load(cache, allow_pickle=False)
+        if labels.shape == (len(records),) and labels.dtype == np.int64:
+            return labels
+    labels = np.empty(len(records), np.int64)
+    for start in range(0, len(records), _CHUNK):
+        chunk = range(start, min(start + _CHUNK, len(records)))
+        labels[chunk.start : chunk.stop] = [r["label"] for r in records.__getitems__(list(chunk))]
+    # A shared data_dir may be read-only; then they are parsed each time.
+    with contextlib.suppress(OSError):
+        temporary = cache.with_name(f".{cache.name}.{os.getpid()}")
+        with open(temporary, "wb") as file:
+            np.save(file, labels)
+        os.replace(temporary, cache)
+    return labels

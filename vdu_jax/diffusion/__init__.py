@@ -1,0 +1,1 @@
+"""Diffusion mathematics as pure functions: schedules, losses, samplers, likelihood."""

@@ -1,0 +1,86 @@
+"""The forward process and the noise-prediction error."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.types import Params, ScoreFn
+
+WEIGHTINGS = ("simple", "exact")
+
+
+def bcast(values: jax.Array, like: jax.Array) -> jax.Array:
+    """(B,) -> (B, 1, …, 1), to broadcast against `like`."""
+    return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
+
+
+def q_sample(schedule: Schedule, x0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
+    """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε (Ho et al. 2020, eq. 4).
+
+    Args:
+      x0, eps: (B, H, W, C). t: (B,) integers in [0, T).
+    """
+    chex.assert_equal_shape([x0, eps])
+    a = bcast(schedule.alphas_cumprod[t], x0)
+    return jnp.sqrt(a) * x0 + jnp.sqrt(1 - a) * eps
+
+
+def predict_x0(schedule: Schedule, xt: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
+    """The x_0 that `q_sample` would have turned into `xt` with this `eps`."""
+    a = bcast(schedule.alphas_cumprod[t], xt)
+    return (xt - jnp.sqrt(1 - a) * eps) / jnp.sqrt(a)
+
+
+def loss_weights(schedule: Schedule, weighting: str = "simple") -> jax.Array:
+    """w_t of the evidence bound, (T,).
+
+    "simple": 1 (Ho et al. 2020, eq. 14). "exact": β_t² / (2 σ_t² α_t (1 − ᾱ_t)) with σ_t² = β̃_t
+    (eq. 12), the factor of the *summed* squared error in the bound. At t = 0, where β̃_0 = 0, σ_0²
+    is β̃_1, as in the code of Ho et al.
+
+    Raises:
+      ValueError: for an unknown weighting.
+    """
+    if weighting == "simple":
+        return jnp.ones_like(schedule.betas)
+    if weighting != "exact":
+        raise ValueError(f"unknown weighting {weighting!r}; one of {', '.join(WEIGHTINGS)}")
+    variance = jnp.concatenate([schedule.posterior_variance[1:2], schedule.posterior_variance[1:]])
+    return schedule.betas**2 / (
+        2 * variance * (1 - schedule.betas) * (1 - schedule.alphas_cumprod)
+    )
+
+
+class Noising(NamedTuple):
+    """One draw of times and noise: t (B,) int32, eps (B, H, W, C)."""
+
+    t: jax.Array
+    eps: jax.Array
+
+
+def draw_noising(key: chex.PRNGKey, schedule: Schedule, x0: jax.Array) -> Noising:
+    """t uniform in [0, T) and ε ~ N(0, I) for each image of x0 (B, H, W, C)."""
+    t_key, eps_key = jax.random.split(key)
+    t = jax.random.randint(t_key, (len(x0),), 0, schedule.num_steps)
+    return Noising(t, jax.random.normal(eps_key, x0.shape, x0.dtype))
+
+
+def eps_error(
+    score_fn: ScoreFn,
+    params: Params,
+    schedule: Schedule,
+    x0: jax.Array,
+    noising: Noising,
+    cond=None,
+    dropout_key=None,
+) -> jax.Array:
+    """e(θ; x_0, t, ε) = mean over pixels of (ε_θ(x_t, t) − ε)², per example: (B,).
+
+    Ho et al. 2020, eq. 14 without the expectation.
+    """
+    xt = q_sample(schedule, x0, noising.t, noising.eps)
+    prediction = score_fn(params, xt, noising.t, cond, dropout_key=dropout_key)
+    return jnp.square(prediction - noising.eps).mean(tuple(range(1, x0.ndim)))

@@ -1,0 +1,210 @@
+"""Layers shared by the networks.
+
+Images are (B, H, W, C). Every layer computes in `dtype` and stores its parameters in
+`param_dtype`; normalisation statistics and softmax are always taken in float32.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Dtype = jnp.dtype
+
+variance_scaling = nn.initializers.variance_scaling
+default_init = variance_scaling(1.0, "fan_avg", "uniform")
+# Ho et al. start the last layer of each block at (almost) zero, so that the network begins as
+# the identity; 0 itself is what diffusers loads most simply.
+zero_init = nn.initializers.zeros_init()
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation (Wu and He 2018, arXiv 1803.08494).
+
+    Same parameters (`scale`, `bias`, each (C,)) as `flax.linen.GroupNorm`, but reduced in two
+    steps, over space per channel and then over the channels of a group: on a CPU that is several
+    times faster than one reduction over a 5-dimensional view.
+    """
+
+    num_groups: int = 32
+    epsilon: float = 1e-6
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        if channels % self.num_groups:
+            raise ValueError(f"{channels} channels are not divisible into {self.num_groups} groups")
+        scale = self.param("scale", nn.initializers.ones_init(), (channels,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros_init(), (channels,), self.param_dtype)
+        x32 = x.astype(jnp.float32)
+        space = tuple(range(1, x.ndim - 1))
+
+        def group_mean(per_channel: jax.Array) -> jax.Array:  # (B, C) -> (B, C)
+            grouped = per_channel.reshape(len(per_channel), self.num_groups, -1).mean(-1)
+            return jnp.repeat(grouped, channels // self.num_groups, axis=-1)
+
+        mean = group_mean(x32.mean(space))
+        centred = x32 - jnp.expand_dims(mean, space)
+        # The variance is taken of centred values: E[x²]−E[x]² loses digits in float32.
+        variance = group_mean(jnp.square(centred).mean(space))
+        factor = jax.lax.rsqrt(variance + self.epsilon) * scale.astype(jnp.float32)
+        return (centred * jnp.expand_dims(factor, space) + bias.astype(jnp.float32)).astype(
+            self.dtype
+        )
+
+
+def conv(features: int, kernel: int = 3, *, stride: int = 1, padding=None, **kwargs) -> nn.Conv:
+    """A square convolution with symmetric zero padding (as PyTorch pads), unless told otherwise."""
+    if padding is None:
+        padding = [(kernel // 2, kernel // 2)] * 2
+    kwargs.setdefault("kernel_init", default_init)
+    return nn.Conv(features, (kernel, kernel), strides=(stride, stride), padding=padding, **kwargs)
+
+
+def timestep_embedding(
+    t: jax.Array, dim: int, *, flip_sin_to_cos: bool = False, freq_shift: float = 1.0
+) -> jax.Array:
+    """Sinusoidal embedding of the time step (Ho et al. 2020, after Vaswani et al. 2017).
+
+    Args:
+      t: (B,) times in [0, T), in units of training steps.
+      dim: size of the embedding.
+      flip_sin_to_cos: put the cosines first.
+      freq_shift: the frequencies are 10000^(-i / (dim/2 - freq_shift)).
+
+    Returns:
+      (B, dim) float32.
+    """
+    half = dim // 2
+    exponent = -math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
+    angles = t.astype(jnp.float32)[:, None] * jnp.exp(exponent)[None, :]
+    parts = [jnp.sin(angles), jnp.cos(angles)]
+    embedding = jnp.concatenate(parts[::-1] if flip_sin_to_cos else parts, axis=-1)
+    return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
+
+
+class TimestepEmbedding(nn.Module):
+    """Two dense layers on the sinusoidal embedding: (B, dim) -> (B, features)."""
+
+    features: int
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=default_init)
+        x = nn.Dense(self.features, name="linear_1", **kwargs)(x)
+        return nn.Dense(self.features, name="linear_2", **kwargs)(nn.silu(x))
+
+
+class ResnetBlock(nn.Module):
+    """Residual block with the time embedding added (or scaling and shifting) in the middle.
+
+    Ho et al. 2020, appendix B; `time_scale_shift = "scale_shift"` is Nichol and Dhariwal 2021.
+    """
+
+    features: int
+    num_groups: int = 32
+    epsilon: float = 1e-6
+    dropout: float = 0.0
+    time_scale_shift: str = "default"
+    output_scale_factor: float = 1.0
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, temb: jax.Array, deterministic: bool = True) -> jax.Array:
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        norm = dict(num_groups=self.num_groups, epsilon=self.epsilon, **types)
+        h = nn.silu(GroupNorm(name="norm1", **norm)(x))
+        h = conv(self.features, name="conv1", **types)(h)
+        scale_shift = self.time_scale_shift == "scale_shift"
+        temb = nn.Dense(
+            self.features * (2 if scale_shift else 1),
+            name="time_emb_proj",
+            kernel_init=default_init,
+            **types,
+        )(nn.silu(temb))[:, None, None, :]
+        if not scale_shift:
+            h = h + temb
+        h = GroupNorm(name="norm2", **norm)(h)
+        if scale_shift:
+            scale, shift = jnp.split(temb, 2, axis=-1)
+            h = h * (1 + scale) + shift
+        h = nn.Dropout(self.dropout)(nn.silu(h), deterministic=deterministic)
+        h = conv(self.features, name="conv2", kernel_init=zero_init, **types)(h)
+        if x.shape[-1] != self.features:
+            x = conv(self.features, 1, name="conv_shortcut", **types)(x)
+        return (x + h) / self.output_scale_factor
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over all pixels with a residual connection (Ho et al. 2020, appendix B).
+
+    Attributes:
+      head_dim: channels of each head; `None` means one head over all channels.
+    """
+
+    num_groups: int = 32
+    epsilon: float = 1e-6
+    head_dim: int | None = None
+    output_scale_factor: float = 1.0
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        batch, height, width, channels = x.shape
+        heads = channels // (self.head_dim or channels)
+        h = GroupNorm(self.num_groups, self.epsilon, name="group_norm", **types)(x)
+        h = h.reshape(batch, height * width, channels)
+
+        def project(name: str) -> jax.Array:
+            out = nn.Dense(channels, name=name, kernel_init=default_init, **types)(h)
+            return out.reshape(batch, height * width, heads, channels // heads)
+
+        query, key, value = project("to_q"), project("to_k"), project("to_v")
+        logits = jnp.einsum("bqhc,bkhc->bhqk", query, key).astype(jnp.float32)
+        weights = nn.softmax(logits / math.sqrt(channels // heads)).astype(self.dtype)
+        h = jnp.einsum("bhqk,bkhc->bqhc", weights, value).reshape(batch, -1, channels)
+        h = nn.Dense(channels, name="to_out", kernel_init=zero_init, **types)(h)
+        return (x + h.reshape(x.shape)) / self.output_scale_factor
+
+
+class Downsample(nn.Module):
+    """Halve the resolution with a strided convolution.
+
+    `padding = 0` pads by one on the right and bottom only, as Ho et al.'s code does.
+    """
+
+    features: int
+    padding: int = 1
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        pads = [(0, 1)] * 2 if self.padding == 0 else [(self.padding, self.padding)] * 2
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        return conv(self.features, stride=2, padding=pads, name="conv", **types)(x)
+
+
+class Upsample(nn.Module):
+    """Double the resolution by repetition, then convolve."""
+
+    features: int
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, height, width, channels = x.shape
+        x = jnp.broadcast_to(
+            x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels)
+        ).reshape(batch, 2 * height, 2 * width, channels)
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        return conv(self.features, name="conv", **types)(x)

@@ -1,0 +1,158 @@
+"""The DDPM U-Net as a linen module, and the `ScoreFn` closed over it.
+
+Structure and names follow the `UNet2DModel` of Hugging Face diffusers, so that its weights map
+one to one; the network of Ho et al. 2020 (arXiv 2006.11239) is one setting of it.
+"""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vdu_jax.models import layers
+from vdu_jax.types import Params, ScoreFn
+
+
+class UNet(nn.Module):
+    """Noise predictor ε_θ(x_t, t): (B, H, W, C), (B,) -> (B, H, W, out_channels).
+
+    H and W must be divisible by 2^(levels − 1).
+
+    Attributes:
+      out_channels: channels of the predicted noise.
+      block_out_channels: channels at each resolution, finest first.
+      layers_per_block: residual blocks at each resolution on the way down (one more on the way up).
+      attention_levels: resolutions (0 = finest) whose residual blocks are followed by attention.
+      mid_attention: attention between the two residual blocks at the coarsest resolution.
+      attention_head_dim: channels per attention head; `None` for a single head.
+      num_groups, norm_eps: of every group norm.
+      dropout: rate inside the residual blocks, active only with a `dropout` key.
+      time_scale_shift: "default" (add the time embedding) or "scale_shift".
+      flip_sin_to_cos, freq_shift: of `layers.timestep_embedding`.
+      downsample_padding: 1, or 0 for Ho et al.'s one-sided padding.
+      mid_block_scale_factor: the middle block's residual sums are divided by it.
+      center_input_sample: map inputs in [0, 1] to [-1, 1] first.
+      dtype: compute type. param_dtype: storage type of the parameters.
+    """
+
+    out_channels: int
+    block_out_channels: Sequence[int] = (128, 256, 256, 256)
+    layers_per_block: int = 2
+    attention_levels: Sequence[int] = (1,)
+    mid_attention: bool = True
+    attention_head_dim: int | None = None
+    num_groups: int = 32
+    norm_eps: float = 1e-6
+    dropout: float = 0.0
+    time_scale_shift: str = "default"
+    flip_sin_to_cos: bool = False
+    freq_shift: float = 1.0
+    downsample_padding: int = 1
+    mid_block_scale_factor: float = 1.0
+    center_input_sample: bool = False
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, xt: jax.Array, t: jax.Array, *, deterministic: bool = True) -> jax.Array:
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        norm = dict(num_groups=self.num_groups, epsilon=self.norm_eps, **types)
+        channels = tuple(self.block_out_channels)
+        last = len(channels) - 1
+
+        def resnet(name: str, features: int, x: jax.Array, scale: float = 1.0) -> jax.Array:
+            return layers.ResnetBlock(
+                features,
+                dropout=self.dropout,
+                time_scale_shift=self.time_scale_shift,
+                output_scale_factor=scale,
+                name=name,
+                **norm,
+            )(x, temb, deterministic)
+
+        def attention(name: str, x: jax.Array, scale: float = 1.0) -> jax.Array:
+            return layers.AttentionBlock(
+                head_dim=self.attention_head_dim, output_scale_factor=scale, name=name, **norm
+            )(x)
+
+        temb = layers.timestep_embedding(
+            t, channels[0], flip_sin_to_cos=self.flip_sin_to_cos, freq_shift=self.freq_shift
+        )
+        temb = layers.TimestepEmbedding(4 * channels[0], name="time_embedding", **types)(
+            temb.astype(self.dtype)
+        )
+        x = 2 * xt - 1 if self.center_input_sample else xt
+        x = layers.conv(channels[0], name="conv_in", **types)(x.astype(self.dtype))
+        skips = [x]
+
+        for level, features in enumerate(channels):
+            block = f"down_blocks_{level}"
+            for layer in range(self.layers_per_block):
+                x = resnet(f"{block}_resnets_{layer}", features, x)
+                if level in self.attention_levels:
+                    x = attention(f"{block}_attentions_{layer}", x)
+                skips.append(x)
+            if level != last:
+                x = layers.Downsample(
+                    features, self.downsample_padding, name=f"{block}_downsamplers_0", **types
+                )(x)
+                skips.append(x)
+
+        scale = self.mid_block_scale_factor
+        x = resnet("mid_block_resnets_0", channels[-1], x, scale)
+        if self.mid_attention:
+            x = attention("mid_block_attentions_0", x, scale)
+        x = resnet("mid_block_resnets_1", channels[-1], x, scale)
+        self.sow("intermediates", "mid", x)
+
+        for index, level in enumerate(reversed(range(len(channels)))):
+            block = f"up_blocks_{index}"
+            for layer in range(self.layers_per_block + 1):
+                x = jnp.concatenate([x, skips.pop()], axis=-1)
+                x = resnet(f"{block}_resnets_{layer}", channels[level], x)
+                if level in self.attention_levels:
+                    x = attention(f"{block}_attentions_{layer}", x)
+            self.sow("intermediates", "up", x)
+            if level != 0:
+                x = layers.Upsample(channels[level], name=f"{block}_upsamplers_0", **types)(x)
+
+        x = nn.silu(layers.GroupNorm(name="conv_norm_out", **norm)(x))
+        x = layers.conv(self.out_channels, name="conv_out", kernel_init=layers.zero_init, **types)(
+            x
+        )
+        return x.astype(jnp.float32)
+
+
+def init_params(net: UNet, key: jax.Array, image_shape: tuple[int, int, int]) -> Params:
+    """Fresh parameters for images (H, W, C). jit- and `eval_shape`-compatible."""
+    xt = jnp.zeros((1, *image_shape), jnp.float32)
+    return net.init(key, xt, jnp.zeros((1,), jnp.int32))["params"]
+
+
+def make_score_fn(net: UNet) -> ScoreFn:
+    """The pure `ScoreFn` of an unconditional network; see `vdu_jax.types.ScoreFn`."""
+
+    def score_fn(params, xt, t, cond=None, *, dropout_key=None):
+        del cond
+        rngs = None if dropout_key is None else {"dropout": dropout_key}
+        return net.apply({"params": params}, xt, t, deterministic=dropout_key is None, rngs=rngs)
+
+    return score_fn
+
+
+def make_feature_fn(net: UNet) -> Callable[[Params, jax.Array, jax.Array], jax.Array]:
+    """`feature_fn(params, xt, t) -> (B, F)`: the network's own description of an image.
+
+    The activations after the middle block and after each resolution of the way up, averaged over
+    space and concatenated. Denoising networks learn linearly separable features of this kind
+    (Baranchuk et al. 2022, arXiv 2112.03126; Xiang et al. 2023, arXiv 2303.09769).
+    """
+
+    def feature_fn(params, xt, t):
+        _, state = net.apply({"params": params}, xt, t, mutable=["intermediates"])
+        kept = state["intermediates"]
+        maps = [*kept["mid"], *kept["up"]]
+        return jnp.concatenate([m.astype(jnp.float32).mean((1, 2)) for m in maps], axis=-1)
+
+    return feature_fn

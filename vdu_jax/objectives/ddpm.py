@@ -1,0 +1,38 @@
+"""Pretraining: the noise-prediction loss of Ho et al. 2020 (arXiv 2006.11239)."""
+
+import jax
+
+from vdu_jax.diffusion import process
+from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.types import Objective, ScoreFn, no_state
+
+
+def ddpm(
+    score_fn: ScoreFn, schedule: Schedule, *, weighting: str = "simple", dropout: bool = False
+) -> Objective:
+    """E w_t e(θ; x_0, t, ε) (Ho et al. 2020, eq. 14 for w_t = 1).
+
+    It sees "retain", which before anything is to be forgotten is the whole training set.
+
+    Args:
+      weighting: see `process.loss_weights`.
+      dropout: draw dropout masks; for networks with a dropout rate above 0.
+    """
+    weights = process.loss_weights(schedule, weighting)
+
+    def loss(params, state, batch, key):
+        del state
+        x0 = batch["retain"]["image"]
+        noise_key, dropout_key = jax.random.split(key)
+        noising = process.draw_noising(noise_key, schedule, x0)
+        error = process.eps_error(
+            score_fn,
+            params,
+            schedule,
+            x0,
+            noising,
+            dropout_key=dropout_key if dropout else None,
+        )
+        return (weights[noising.t] * error).mean(), {"error": error.mean()}
+
+    return Objective(frozenset({"retain"}), no_state, loss)

@@ -1,0 +1,96 @@
+"""Variational Diffusion Unlearning exactly as published (Panda et al., arXiv 2510.04058)."""
+
+from typing import NamedTuple
+
+import chex
+
+from vdu_jax.diffusion import process
+from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.posterior import GaussianPosterior, energy, num_parameters
+from vdu_jax.types import Objective, ScoreFn
+
+ANCHORS = ("mean", "pretrained")
+REDUCTIONS = ("sum", "mean")
+
+
+class VDUState(NamedTuple):
+    """The anchored posterior; see `anchored`."""
+
+    posterior: GaussianPosterior
+
+
+def anchored(posterior: GaussianPosterior, params, anchor: str) -> GaussianPosterior:
+    """The posterior with μ* as its mean ("mean") or the pretrained θ* ("pretrained").
+
+    Raises:
+      ValueError: for another anchor, or if structure or shapes differ from the parameters'.
+    """
+    chex.assert_trees_all_equal_shapes(posterior.mean, params, exception_type=ValueError)
+    if anchor not in ANCHORS:
+        raise ValueError(f"unknown anchor {anchor!r}; one of {', '.join(ANCHORS)}")
+    return posterior if anchor == "mean" else posterior._replace(mean=params)
+
+
+def reduction_scale(reduction: str, count: int) -> float:
+    """The factor that turns a mean over `count` terms into the named reduction.
+
+    Raises:
+      ValueError: for another reduction.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"unknown reduction {reduction!r}; one of {', '.join(REDUCTIONS)}")
+    return float(count) if reduction == "sum" else 1.0
+
+
+def vdu(
+    score_fn: ScoreFn,
+    schedule: Schedule,
+    posterior: GaussianPosterior,
+    num_forget: int,
+    *,
+    gamma: float = 0.5,
+    anchor: str = "mean",
+    weighting: str = "simple",
+    plasticity_reduction: str = "sum",
+    stability_reduction: str = "sum",
+) -> Objective:
+    """L(θ) = −(1−γ) Σ_{x0 ∈ D_f} E_{t,ε}[w_t e(θ; x0, t, ε)] + γ Σ_i (θ_i − μ*_i)² / (2 σ*²_i).
+
+    The first term is the plasticity inducer: it lowers the evidence bound of the forget data. It
+    is estimated on a batch and scaled to all of D_f. The second is the stability regulariser,
+    KL(q ‖ p(θ|D)) of mean-field Gaussians with q's spread held fixed. The first is unbounded: a
+    run must be watched (see `runtime.fit.Guard`).
+
+    Args:
+      posterior: p(θ | D) with positive variances.
+      num_forget: |D_f|.
+      gamma: γ in [0, 1]; 0 forgets only, 1 stays only.
+      anchor: see `anchored`.
+      weighting: w_t, see `process.loss_weights`.
+      plasticity_reduction: "sum" over D_f as in the paper, or "mean" (divided by |D_f|).
+      stability_reduction: "sum" over parameters as in the paper, or "mean" (divided by d).
+
+    Raises:
+      ValueError: for a setting out of range.
+    """
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must lie in [0, 1], not {gamma}")
+    weights = process.loss_weights(schedule, weighting)
+    dim = num_parameters(posterior.mean)
+    plasticity_scale = reduction_scale(plasticity_reduction, num_forget)
+    stability_scale = reduction_scale(stability_reduction, dim) / dim
+
+    def init(params, batches, key):
+        del batches, key
+        return VDUState(anchored(posterior, params, anchor))
+
+    def loss(params, state, batch, key):
+        x0 = batch["forget"]["image"]
+        noising = process.draw_noising(key, schedule, x0)
+        error = process.eps_error(score_fn, params, schedule, x0, noising)
+        plasticity = plasticity_scale * (weights[noising.t] * error).mean()
+        stability = energy(state.posterior, params)
+        total = -(1 - gamma) * plasticity + gamma * stability_scale * stability
+        return total, {"forget_error": error.mean(), "energy": stability / dim}
+
+    return Objective(frozenset({"forget"}), init, loss)

@@ -1,0 +1,105 @@
+"""VDU with stability measured in function space and a plasticity term that saturates.
+
+Beyond the paper. Two changes to `objectives.vdu`:
+
+- Parameters that lie close in units of σ* may still compute something else. Staying close is
+  therefore (also) asked of the *function*: λ E‖ε_θ(x_t, t) − ε_θ*(x_t, t)‖² on images drawn from
+  the original model itself ("replay"), cleaned of forget-like ones. No retained data is needed.
+- −e is unbounded. Capping e per example at what an uninformed prediction gives (1, for ε̂ = 0)
+  ends forgetting where nothing is left to forget.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vdu_jax.diffusion import process
+from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.objectives.vdu import anchored, reduction_scale
+from vdu_jax.posterior import GaussianPosterior, energy, num_parameters
+from vdu_jax.types import Objective, Params, ScoreFn
+
+STABILITIES = ("posterior", "function", "both")
+PLASTICITIES = ("linear", "capped")
+
+
+class ExtendedState(NamedTuple):
+    """posterior: anchored. teacher: θ*, the parameters at the start."""
+
+    posterior: GaussianPosterior
+    teacher: Params
+
+
+def vdu_extended(
+    score_fn: ScoreFn,
+    schedule: Schedule,
+    posterior: GaussianPosterior,
+    num_forget: int,
+    *,
+    gamma: float = 0.5,
+    anchor: str = "pretrained",
+    weighting: str = "simple",
+    plasticity_reduction: str = "mean",
+    stability_reduction: str = "mean",
+    plasticity: str = "capped",
+    cap: float = 1.0,
+    stability: str = "both",
+    function_weight: float = 30.0,
+) -> Objective:
+    """L = −(1−γ) P(θ) + γ S(θ) + λ E‖ε_θ(x_t, t) − ε_θ*(x_t, t)‖².
+
+    P is the plasticity of `vdu` with e replaced by min(e, cap) if `plasticity = "capped"`; S is
+    its posterior energy. ‖·‖² is the mean over pixels, x_t noised replay, θ* the start.
+
+    Args:
+      posterior, num_forget, gamma, anchor, weighting, *_reduction: as for `vdu`.
+      plasticity: "linear" or "capped". cap: the bound on e, > 0.
+      stability: "posterior" (S alone), "function" (the last term alone), or "both".
+      function_weight: λ ≥ 0.
+
+    Raises:
+      ValueError: for a setting out of range.
+    """
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must lie in [0, 1], not {gamma}")
+    if plasticity not in PLASTICITIES:
+        raise ValueError(f"unknown plasticity {plasticity!r}; one of {', '.join(PLASTICITIES)}")
+    if stability not in STABILITIES:
+        raise ValueError(f"unknown stability {stability!r}; one of {', '.join(STABILITIES)}")
+    if cap <= 0 or function_weight < 0:
+        raise ValueError("cap must be > 0 and function_weight ≥ 0")
+    weights = process.loss_weights(schedule, weighting)
+    dim = num_parameters(posterior.mean)
+    plasticity_scale = reduction_scale(plasticity_reduction, num_forget)
+    stability_scale = reduction_scale(stability_reduction, dim) / dim
+    use_posterior = stability in ("posterior", "both")
+    use_function = stability in ("function", "both")
+
+    def init(params, batches, key):
+        del batches, key
+        return ExtendedState(anchored(posterior, params, anchor), jax.tree.map(jnp.copy, params))
+
+    def loss(params, state, batch, key):
+        forget_key, replay_key = jax.random.split(key)
+        x0 = batch["forget"]["image"]
+        noising = process.draw_noising(forget_key, schedule, x0)
+        error = process.eps_error(score_fn, params, schedule, x0, noising)
+        bounded = jnp.minimum(error, cap) if plasticity == "capped" else error
+        total = -(1 - gamma) * plasticity_scale * (weights[noising.t] * bounded).mean()
+        posterior_energy = energy(state.posterior, params)
+        metrics = {"forget_error": error.mean(), "energy": posterior_energy / dim}
+        if use_posterior:
+            total += gamma * stability_scale * posterior_energy
+        if use_function:
+            replay = batch["replay"]["image"]
+            noising = process.draw_noising(replay_key, schedule, replay)
+            xt = process.q_sample(schedule, replay, noising.t, noising.eps)
+            target = jax.lax.stop_gradient(score_fn(state.teacher, xt, noising.t))
+            drift = jnp.square(score_fn(params, xt, noising.t) - target).mean()
+            total += function_weight * drift
+            metrics["drift"] = drift
+        return total, metrics
+
+    sees = {"forget", "replay"} if use_function else {"forget"}
+    return Objective(frozenset(sees), init, loss)

@@ -1,0 +1,94 @@
+"""The diagonal Gaussian posterior of Panda et al. 2025 (arXiv 2510.04058)."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdu_jax.types import Params
+
+
+class GaussianPosterior(NamedTuple):
+    """p(θ | D) = Π_i N(μ*_i, σ*²_i).
+
+    Attributes:
+      mean: μ*, the parameters' structure.
+      variance: σ*² ≥ 0, the same structure.
+      count: () int32, the number of checkpoints K behind them.
+    """
+
+    mean: Params
+    variance: Params
+    count: chex.Array
+
+
+def num_parameters(params: Params) -> int:
+    """d, the number of scalars in a pytree."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+def energy(posterior: GaussianPosterior, params: Params) -> jax.Array:
+    """Σ_i (θ_i − μ*_i)² / (2 σ*²_i), the stability regulariser (the VDU loss without γ).
+
+    Up to a constant this is KL(q ‖ p) for q = N(θ, fixed spread). Every variance must be > 0:
+    see `apply_floor`.
+
+    Returns:
+      () float32.
+    """
+    terms = jax.tree.map(
+        lambda p, m, v: jnp.sum(jnp.square(p - m) / (2 * v)),
+        params,
+        posterior.mean,
+        posterior.variance,
+    )
+    return jax.tree.reduce(jnp.add, terms)
+
+
+def relative_floor(posterior: GaussianPosterior, quantile: float) -> float:
+    """The `quantile` (in [0, 1]) of all variances, as a number for `apply_floor`."""
+    values = np.concatenate([np.ravel(v) for v in jax.tree.leaves(posterior.variance)])
+    return float(np.quantile(values, quantile))
+
+
+def apply_floor(posterior: GaussianPosterior, floor: float) -> GaussianPosterior:
+    """Raise every variance to at least `floor` > 0.
+
+    With few checkpoints many sample variances are almost 0 by chance (for K = 2 their relative
+    spread is √2) and would pin their parameters.
+    """
+    variance = jax.tree.map(lambda v: jnp.maximum(v, floor), posterior.variance)
+    return posterior._replace(variance=variance)
+
+
+def apply_shrinkage(posterior: GaussianPosterior, amount: float) -> GaussianPosterior:
+    """σ² ← (1 − a) σ² + a · mean of σ² over the layer's tensor, a in [0, 1]."""
+    variance = jax.tree.map(
+        lambda v: (1 - amount) * v + amount * jnp.mean(v), posterior.variance
+    )
+    return posterior._replace(variance=variance)
+
+
+def layer_summary(posterior: GaussianPosterior) -> list[dict]:
+    """One row per parameter tensor: name, size, root mean square of μ*, quantiles of σ*."""
+    rows = []
+    means = jax.tree.leaves(posterior.mean)
+    for (path, variance), mean in zip(
+        jax.tree_util.tree_leaves_with_path(posterior.variance), means, strict=True
+    ):
+        std = np.sqrt(np.asarray(variance, np.float64)).ravel()
+        low, median, high = np.quantile(std, [0.05, 0.5, 0.95])
+        rows.append(
+            {
+                "name": "/".join(str(getattr(k, "key", k)) for k in path),
+                "size": int(std.size),
+                "rms_mean": float(np.sqrt(np.mean(np.square(np.asarray(mean, np.float64))))),
+                "std_p05": float(low),
+                "std_median": float(median),
+                "std_p95": float(high),
+                "fraction_zero": float(np.mean(std == 0)),
+            }
+        )
+    return rows

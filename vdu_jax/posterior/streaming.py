@@ -1,0 +1,60 @@
+"""Mean and variance over checkpoints as a streaming pytree reduction (Welford 1962).
+
+One checkpoint is folded in at a time, so memory does not depend on how many there are:
+
+    moments = start(first)
+    for params in others:
+        moments = update(moments, params)
+    posterior = finish(moments)
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from vdu_jax.posterior.gaussian import GaussianPosterior
+from vdu_jax.types import Params
+
+
+class Moments(NamedTuple):
+    """Running moments: count (), mean and m2 = Σ (θ − mean)² with the parameters' structure."""
+
+    count: chex.Array
+    mean: Params
+    m2: Params
+
+
+def start(params: Params) -> Moments:
+    """The moments of one checkpoint."""
+    mean = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
+    return Moments(jnp.int32(1), mean, jax.tree.map(jnp.zeros_like, mean))
+
+
+@jax.jit
+def update(moments: Moments, params: Params) -> Moments:
+    """Fold one more checkpoint in.
+
+    Raises:
+      ValueError: if `params` has another structure or other shapes.
+    """
+    chex.assert_trees_all_equal_shapes(moments.mean, params)
+    count = moments.count + 1
+    delta = jax.tree.map(lambda p, m: p.astype(jnp.float32) - m, params, moments.mean)
+    mean = jax.tree.map(lambda m, d: m + d / count, moments.mean, delta)
+    m2 = jax.tree.map(lambda s, d: s + d * d * (1 - 1 / count), moments.m2, delta)
+    return Moments(count, mean, m2)
+
+
+def finish(moments: Moments) -> GaussianPosterior:
+    """The diagonal Gaussian with the checkpoints' mean and unbiased variance (divisor K − 1).
+
+    Raises:
+      ValueError: with fewer than 2 checkpoints.
+    """
+    count = int(moments.count)
+    if count < 2:
+        raise ValueError("a variance over checkpoints needs at least 2 of them")
+    variance = jax.tree.map(lambda s: s / (count - 1), moments.m2)
+    return GaussianPosterior(moments.mean, variance, moments.count)

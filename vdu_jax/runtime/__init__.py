@@ -1,0 +1,1 @@
+"""The effectful shell under the stages: files, devices, checkpoints, the fit loop."""

@@ -1,0 +1,194 @@
+"""Stage directories: what a stage wrote, from which inputs, and whether it finished.
+
+    workdir/<stage>/inputs.json    written first: the settings and upstream stages it depends on
+    workdir/<stage>/…              the stage's own files
+    workdir/<stage>/done.json      written last: summary, fingerprint, provenance
+    workdir/<stage>/timings.json   seconds; apart, so that equal runs give equal files
+
+Every file appears whole or not at all: it is written under a temporary name and renamed.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vdu_jax.errors import UserError
+from vdu_jax.runtime import provenance
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, moved onto it when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def dumps(value: Any, indent: int | None = 2) -> str:
+    """JSON with sorted keys and NumPy scalars and arrays as plain numbers and lists."""
+
+    def plain(item):
+        if isinstance(item, np.generic | np.ndarray):
+            return item.tolist()
+        if hasattr(item, "__array__"):
+            return np.asarray(item).tolist()
+        raise TypeError(f"not JSON: {type(item)}")
+
+    return json.dumps(value, indent=indent, sort_keys=True, default=plain, allow_nan=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, dumps(value) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file of ours.
+
+    Raises:
+      UserError: if it is missing or damaged.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run the stage that writes it again") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); delete its folder and run again") from None
+
+
+def write_npz(path: Path, **arrays: np.ndarray) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as f:
+        np.savez_compressed(f, **arrays)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file of ours; nothing pickled is ever loaded.
+
+    Raises:
+      UserError: if it is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return {name: data[name] for name in data.files}
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run the stage that writes it again") from None
+    except Exception as error:  # zipfile, zlib and NumPy each have their own
+        raise UserError(f"{path} is damaged ({error}); delete its folder and run again") from None
+
+
+def flatten(prefix: str, value: Any) -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"prefix.a.b": 1}, tuples as lists, as JSON will read it back."""
+    if isinstance(value, Mapping):
+        flat = {}
+        for key in sorted(value):
+            flat |= flatten(f"{prefix}.{key}" if prefix else str(key), value[key])
+        return flat
+    return {prefix: list(value) if isinstance(value, tuple | list) else value}
+
+
+class StageDir:
+    """The folder of one stage.
+
+    Args:
+      workdir: the run's folder. name: the stage's, e.g. "train" or "unlearn/plain".
+      inputs: what the result depends on: config sections and `upstream` fingerprints.
+    """
+
+    def __init__(self, workdir: Path, name: str, inputs: Mapping[str, Any]):
+        self.workdir, self.name = Path(workdir), name
+        self.path = self.workdir / name
+        self.inputs = json.loads(dumps(flatten("", inputs)))
+        self.fingerprint = fingerprint(self.inputs)
+
+    def _check_same(self, overwrite: bool) -> None:
+        recorded = self.path / "inputs.json"
+        if not recorded.exists():
+            return
+        old = read_json(recorded)
+        if old == self.inputs:
+            return
+        if overwrite:
+            shutil.rmtree(self.path)
+            return
+        keys = sorted(k for k in old.keys() | self.inputs.keys() if old.get(k) != self.inputs.get(k))
+        # A changed setting explains more than the changed upstream that follows from it.
+        key = next((k for k in keys if not k.startswith("upstream.")), keys[0])
+        raise UserError(
+            f"{self.path} was made with {key} = {old.get(key)!r}, the config now says "
+            f"{self.inputs.get(key)!r}: use another --workdir, or --overwrite to replace it"
+        )
+
+    def done(self, overwrite: bool = False) -> bool:
+        """Whether the stage finished with these very inputs.
+
+        Raises:
+          UserError: if its folder holds the work of other inputs and `overwrite` is off; with
+            `overwrite` that work is deleted.
+        """
+        self._check_same(overwrite)
+        return (self.path / "done.json").exists()
+
+    def begin(self) -> Path:
+        """Create the folder and record the inputs; returns the path. Call after `done`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / "inputs.json").exists():
+            write_json(self.path / "inputs.json", self.inputs)
+        self._started = time.monotonic()
+        return self.path
+
+    def finish(self, summary: Mapping[str, Any], seconds: Mapping[str, float] | None = None) -> None:
+        """Mark the stage as done."""
+        total = time.monotonic() - self._started
+        write_json(self.path / "timings.json", {"total": total} | dict(seconds or {}))
+        write_json(
+            self.path / "done.json",
+            {
+                "fingerprint": self.fingerprint,
+                "summary": dict(summary),
+                "provenance": provenance.collect(),
+            },
+        )
+
+
+def fingerprint(inputs: Mapping[str, Any]) -> str:
+    """A short hash of a stage's inputs."""
+    return hashlib.sha256(dumps(inputs, indent=None).encode()).hexdigest()[:16]
+
+
+def upstream(workdir: Path, name: str, command: str | None = None) -> dict:
+    """`done.json` of a stage that must have run before.
+
+    Raises:
+      UserError: if it has not finished.
+    """
+    path = Path(workdir) / name / "done.json"
+    if not path.exists():
+        raise UserError(
+            f"{path.parent} holds no finished stage: run `vdu {command or name.split('/')[0]}` "
+            "with the same --config and --workdir first (or `vdu run` for all)"
+        )
+    return read_json(path)
+
+
+def timings(workdir: Path, name: str) -> dict[str, float]:
+    """`timings.json` of a finished stage."""
+    return read_json(Path(workdir) / name / "timings.json")

@@ -1,0 +1,209 @@
+"""The one optimisation loop: it trains and it unlearns, for any `Objective`.
+
+The step is a pure function `(state, objective_state, batch, key) -> (state, metrics)`; the loop
+around it feeds data, logs, saves and resumes. The random key of step s is fold_in(key, s), so a
+resumed run draws what an uninterrupted one would have drawn.
+
+Folder layout:
+    snapshots/<step>/   what later stages use: params (and ema); all of them are kept
+    state/<step>/       everything needed to resume; the newest two are kept
+    metrics.jsonl, events/
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vdu_jax.runtime import parallel, progress
+from vdu_jax.runtime.checkpoints import Store, abstract
+from vdu_jax.runtime.preemption import Interrupted, SignalWatch
+from vdu_jax.runtime.scalars import ScalarWriter
+from vdu_jax.types import Objective, Params
+
+
+class FitState(NamedTuple):
+    """step () int32: updates made so far. ema: equal to params if no average is kept."""
+
+    step: chex.Array
+    params: Params
+    ema: Params
+    opt_state: Any
+
+
+class Guard(NamedTuple):
+    """Bounds that end a diverging run: the first metric above its bound, or not finite, stops it.
+
+    Attributes:
+      bounds: metric name -> largest allowed value.
+    """
+
+    bounds: Mapping[str, float]
+
+    def violation(self, metrics: Mapping[str, float]) -> str | None:
+        """What is out of bounds, in words, or None."""
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                return f"{name} is {value}"
+            if value > self.bounds.get(name, math.inf):
+                return f"{name} = {value:.4g} is above its bound {self.bounds[name]:g}"
+        return None
+
+
+class FitResult(NamedTuple):
+    """steps: updates made. stopped: why the guard ended the run, or None. seconds: over all
+    sessions of a resumed run, compilation included. snapshots: the saved steps."""
+
+    steps: int
+    stopped: str | None
+    seconds: float
+    snapshots: list[int]
+
+
+def make_step(
+    objective: Objective, optimizer: optax.GradientTransformation, ema_decay: float = 0.0
+) -> Callable:
+    """The pure update step of an objective; jit it, shard it, or call it as it is.
+
+    Args:
+      ema_decay: of the exponential moving average of the parameters; it warms up as
+        min(decay, (1 + s) / (10 + s)). 0 keeps no average.
+    """
+
+    def step(state: FitState, objective_state: Any, batch: Any, key: chex.PRNGKey):
+        grad_fn = jax.value_and_grad(objective.loss, has_aux=True)
+        (loss, metrics), grads = grad_fn(state.params, objective_state, batch, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = params
+        if ema_decay > 0:
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            ema = optax.incremental_update(params, state.ema, 1 - decay)
+        metrics = dict(metrics, loss=loss, grad_norm=optax.global_norm(grads))
+        return FitState(state.step + 1, params, ema, opt_state), metrics
+
+    return step
+
+
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, ema_decay: float = 0.0
+) -> FitState:
+    """The state before the first step."""
+    ema = jax.tree.map(jnp.copy, params) if ema_decay > 0 else params
+    return FitState(jnp.int32(0), params, ema, optimizer.init(params))
+
+
+def fit(
+    objective: Objective,
+    params: Params,
+    loaders: Mapping[str, Any],
+    optimizer: optax.GradientTransformation,
+    *,
+    key: chex.PRNGKey,
+    num_steps: int,
+    directory: Path,
+    snapshot_steps: Sequence[int],
+    save_state_every: int,
+    log_every: int,
+    ema_decay: float = 0.0,
+    guard: Guard | None = None,
+    label: str = "fit",
+) -> FitResult:
+    """Run `num_steps` updates, or resume such a run from its newest saved state.
+
+    Args:
+      params: where to start.
+      loaders: for each kind in `objective.sees` an iterator of batches (dicts of NumPy arrays)
+        with JSON-able `get_state()` and `set_state()`.
+      snapshot_steps: steps after which the parameters are saved for later stages.
+      save_state_every: steps between saves of the full state.
+      log_every: steps between lines of metrics (means over the interval) and checks of the guard.
+      guard: ends the run early; the step that violates it is not saved as a snapshot.
+
+    Raises:
+      Interrupted: on SIGTERM or Ctrl-C, after saving.
+      ValueError: if `loaders` are not exactly of the kinds that the objective sees.
+    """
+    if set(loaders) != set(objective.sees):
+        raise ValueError(f"objective sees {sorted(objective.sees)}, got {sorted(loaders)}")
+    directory = Path(directory)
+    mesh = parallel.make_mesh()
+    params = parallel.replicate(params, mesh)
+    init_key, step_key = jax.random.split(key)
+    objective_state = parallel.replicate(objective.init(params, loaders, init_key), mesh)
+    state = parallel.replicate(init_state(params, optimizer, ema_decay), mesh)
+    step_fn = jax.jit(make_step(objective, optimizer, ema_decay))
+    snapshot_steps = set(snapshot_steps)
+
+    with (
+        Store(directory / "state", keep=2) as states,
+        Store(directory / "snapshots") as snapshots,
+        SignalWatch() as watch,
+    ):
+        done, elapsed, stopped = 0, 0.0, None
+        if states.steps():
+            done = states.steps()[-1]
+            state = states.restore(done, "state", abstract(state))
+            saved = states.restore_json(done, "loop")
+            elapsed, stopped = saved["seconds"], saved["stopped"]
+            for kind, loader in loaders.items():
+                loader.set_state(saved["loaders"][kind])
+        writer = ScalarWriter(directory, resume_step=done)
+        started = time.monotonic() - elapsed
+        interval: list[Mapping[str, jax.Array]] = []
+
+        def save_state():
+            loop = {
+                "seconds": time.monotonic() - started,
+                "stopped": stopped,
+                "loaders": {kind: loader.get_state() for kind, loader in loaders.items()},
+            }
+            states.save(done, {"state": state}, {"loop": loop})
+
+        def save_snapshot():
+            trees = {"params": state.params}
+            snapshots.save(done, trees | ({"ema": state.ema} if ema_decay > 0 else {}))
+
+        with progress.bar(num_steps, label, initial=done) as bar:
+            while done < num_steps and stopped is None:
+                batch = {
+                    kind: parallel.shard_batch(next(loader), mesh)
+                    for kind, loader in loaders.items()
+                }
+                state, metrics = step_fn(
+                    state, objective_state, batch, jax.random.fold_in(step_key, done)
+                )
+                interval.append(metrics)
+                done += 1
+                bar.update()
+                snapshot_due = done in snapshot_steps
+                if done % log_every == 0 or snapshot_due or done == num_steps:
+                    rows = jax.device_get(interval)
+                    interval.clear()
+                    last = {name: float(value) for name, value in rows[-1].items()}
+                    stopped = guard.violation(last) if guard else None
+                    writer.write(
+                        done, {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
+                    )
+                    bar.set_postfix_str(f"loss {last['loss']:.4f}", refresh=False)
+                if snapshot_due and stopped is None:
+                    save_snapshot()
+                if done % save_state_every == 0 or done == num_steps or stopped or watch.received:
+                    save_state()
+                if watch.received and done < num_steps:
+                    states.wait()
+                    raise Interrupted(
+                        watch.received, f"stopped at step {done} of {num_steps}, state saved"
+                    )
+        snapshots.wait()
+        states.wait()
+        seconds = time.monotonic() - started
+        writer.close()
+        return FitResult(done, stopped, seconds, snapshots.steps())

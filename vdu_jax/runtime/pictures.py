@@ -1,0 +1,37 @@
+"""Grids of images as PNG files."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vdu_jax.runtime import artifacts
+
+
+def grid(images: np.ndarray, columns: int = 10, pad: int = 1, min_side: int = 32) -> Image.Image:
+    """uint8 images (N, H, W, C) as one picture; small ones are enlarged by whole factors."""
+    count, height, width, channels = images.shape
+    factor = max(1, -(-min_side // height))
+    images = images.repeat(factor, 1).repeat(factor, 2)
+    height, width, pad = height * factor, width * factor, pad * max(1, factor // 2)
+    rows = -(-count // columns)
+    canvas = np.full(
+        (rows * (height + pad) + pad, columns * (width + pad) + pad, channels), 96, np.uint8
+    )
+    for i, image in enumerate(images):
+        top = pad + (i // columns) * (height + pad)
+        left = pad + (i % columns) * (width + pad)
+        canvas[top : top + height, left : left + width] = image
+    return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def save_grid(path: Path, images: np.ndarray) -> None:
+    with artifacts.atomic_path(path) as temporary:
+        temporary.write_bytes(png_bytes(grid(images)))

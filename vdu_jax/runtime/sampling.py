@@ -1,0 +1,47 @@
+"""Draw many images within a memory bound, spread over all devices."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from vdu_jax.data import to_uint8
+from vdu_jax.diffusion import samplers
+from vdu_jax.runtime import parallel, progress
+from vdu_jax.types import Params, ScoreFn
+
+
+def make_sampler(
+    score_fn: ScoreFn,
+    plan: samplers.SamplerPlan,
+    image_shape: tuple[int, int, int],
+    *,
+    clip_x0: bool = True,
+    batch_size: int = 250,
+) -> Callable:
+    """`sampler(params, seed, count, label) -> uint8 (count, H, W, C)`, compiled once.
+
+    Image i of a seed comes from the key fold_in(key(seed), i): the same noise for every model,
+    whatever the count. Batches are of one size, so that nothing is compiled twice.
+    """
+    mesh = parallel.make_mesh()
+    batch_size = -(-batch_size // mesh.size) * mesh.size
+
+    @jax.jit
+    def draw(params: Params, seed: int, first: int) -> jax.Array:
+        indices = first + jax.numpy.arange(batch_size)
+        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(indices)
+        keys = jax.lax.with_sharding_constraint(keys, parallel.batch_sharding(mesh))
+        return samplers.sample(score_fn, params, plan, keys, image_shape, clip_x0=clip_x0)
+
+    def sampler(params: Params, seed: int, count: int, label: str) -> np.ndarray:
+        params = parallel.replicate(params, mesh)
+        images = np.empty((count, *image_shape), np.uint8)
+        with progress.bar(count, label, unit="image") as bar:
+            for first in range(0, count, batch_size):
+                part = images[first : first + batch_size]
+                part[:] = to_uint8(jax.device_get(draw(params, seed, first)))[: len(part)]
+                bar.update(len(part))
+        return images
+
+    return sampler

@@ -1,0 +1,220 @@
+"""From config sections to the pure pieces that the stages share.
+
+The networks are hashable, so the compiled samplers built here are shared by the stages of one
+process.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from vdu_jax import data
+from vdu_jax.diffusion import samplers
+from vdu_jax.diffusion.schedule import Schedule, make_schedule
+from vdu_jax.errors import UserError
+from vdu_jax.models import unet
+from vdu_jax.runtime import artifacts, parallel, sampling
+from vdu_jax.runtime.artifacts import StageDir
+from vdu_jax.runtime.checkpoints import Store, abstract
+from vdu_jax.types import Params
+
+
+def dataset(config: ConfigDict) -> data.Dataset:
+    """The prepared data set, checked against what depends on its classes and size."""
+    section = config.data
+    found = data.load(
+        section.name,
+        section.dir,
+        section.manual_dir or None,
+        image_size=section.image_size or None,
+        channels=section.channels or None,
+    )
+    classes = config.forget.classes
+    if max(classes) >= found.num_classes or len(classes) >= found.num_classes:
+        raise UserError(
+            f"config key forget.classes = {tuple(classes)}: {section.name} has the classes "
+            f"0..{found.num_classes - 1}, and at least one must remain"
+        )
+    return found
+
+
+def open_split(config: ConfigDict, found: data.Dataset, split: str) -> data.ImageSource:
+    return data.open_split(found, split, cache_bytes=config.data.cache_mb * 2**20)
+
+
+def forget_retain(config: ConfigDict, source: data.ImageSource) -> data.ForgetRetain:
+    """Indices of D_f and D_r in the training split."""
+    section = config.forget
+    return data.forget_retain_indices(
+        source.labels,
+        section.classes,
+        fraction=section.fraction,
+        limit=section.limit,
+        seed=section.seed,
+        num_classes=source.num_classes,
+    )
+
+
+def net(config: ConfigDict, image_shape: tuple[int, int, int]) -> unet.UNet:
+    model = config.model.to_dict()
+    dtypes = {key: jnp.dtype(model.pop(key)) for key in ("dtype", "param_dtype")}
+    head_dim = model.pop("attention_head_dim") or None
+    model = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in model.items()}
+    return unet.UNet(image_shape[-1], attention_head_dim=head_dim, **dtypes, **model)
+
+
+def schedule(config: ConfigDict) -> Schedule:
+    section = config.diffusion
+    return make_schedule(
+        section.schedule, section.num_steps, section.beta_start, section.beta_end
+    )
+
+
+def sampler(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
+    """See `runtime.sampling.make_sampler`."""
+    section = config.sampler
+    return _sampler(
+        net(config, image_shape),
+        tuple(config.diffusion.to_dict().items()),
+        tuple(section.to_dict().items()),
+        image_shape,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _sampler(module, diffusion: tuple, settings: tuple, image_shape: tuple) -> Callable:
+    diffusion, settings = dict(diffusion), dict(settings)
+    noise = make_schedule(*(diffusion[k] for k in ("schedule", "num_steps", "beta_start", "beta_end")))
+    plan = samplers.make_plan(
+        noise,
+        settings["name"],
+        settings["steps"],
+        eta=settings["eta"],
+        spacing=settings["spacing"],
+    )
+    return sampling.make_sampler(
+        unet.make_score_fn(module),
+        plan,
+        image_shape,
+        clip_x0=settings["clip_x0"],
+        batch_size=settings["batch_size"],
+    )
+
+
+def features(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
+    """`features(params, images) -> (N, F)`: the network's own features of uint8 images.
+
+    Each image is noised to the levels `replay.feature_times`, with one fixed noise pattern for
+    all images, and the features of the levels are concatenated.
+    """
+    return _features(
+        net(config, image_shape),
+        tuple(config.diffusion.to_dict().items()),
+        tuple(config.replay.feature_times),
+        config.sampler.batch_size,
+        image_shape,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _features(module, diffusion: tuple, times: tuple, batch_size: int, image_shape: tuple):
+    diffusion = dict(diffusion)
+    noise = make_schedule(*(diffusion[k] for k in ("schedule", "num_steps", "beta_start", "beta_end")))
+    feature_fn = unet.make_feature_fn(module)
+    eps = jax.random.normal(jax.random.key(0), (len(times), *image_shape))
+    steps = [int(share * noise.num_steps) for share in times]
+
+    @jax.jit
+    def compute(params, x0):
+        parts = []
+        for step, pattern in zip(steps, eps, strict=True):
+            a = noise.alphas_cumprod[step]
+            xt = jnp.sqrt(a) * x0 + jnp.sqrt(1 - a) * pattern
+            parts.append(feature_fn(params, xt, jnp.full((len(x0),), step)))
+        return jnp.concatenate(parts, axis=-1)
+
+    def run(params: Params, images: np.ndarray) -> np.ndarray:
+        return map_batches(lambda x: compute(params, x), images, batch_size)
+
+    return run
+
+
+def map_batches(fn: Callable, images: np.ndarray, batch_size: int) -> np.ndarray:
+    """`fn` over uint8 images in padded batches of one size; the results' rows concatenated."""
+    rows = []
+    for first in range(0, len(images), batch_size):
+        part = data.to_model_range(images[first : first + batch_size])
+        missing = batch_size - len(part)
+        padded = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge")
+        rows.append(jax.tree.map(lambda a, n=len(part): np.asarray(a)[:n], fn(padded)))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+
+
+def optimizer(learning_rate, clip_norm: float | None = None) -> optax.GradientTransformation:
+    adam = optax.adam(learning_rate)
+    return adam if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), adam)
+
+
+def learning_rate(config: ConfigDict) -> optax.Schedule:
+    """Linear warm-up, then constant, or cosine or linear decay to 0."""
+    section = config.train
+    warmup, steps = section.warmup_steps, section.steps
+    after = {
+        "constant": optax.constant_schedule(section.learning_rate),
+        "cosine": optax.cosine_decay_schedule(section.learning_rate, max(1, steps - warmup)),
+        "linear": optax.linear_schedule(section.learning_rate, 0.0, max(1, steps - warmup)),
+    }[section.decay]
+    rise = optax.linear_schedule(0.0, section.learning_rate, max(1, warmup))
+    return optax.join_schedules([rise, after], [warmup]) if warmup else after
+
+
+def abstract_params(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params:
+    """Shapes and placement of the network's parameters; nothing is allocated."""
+    return _abstract_params(net(config, image_shape), image_shape)
+
+
+@functools.lru_cache(maxsize=4)
+def _abstract_params(module: unet.UNet, image_shape: tuple[int, int, int]) -> Params:
+    shapes = jax.eval_shape(
+        lambda key: unet.init_params(module, key, image_shape), jax.random.key(0)
+    )
+    return abstract(shapes, parallel.replicated(parallel.make_mesh()))
+
+
+def load_pretrained(
+    config: ConfigDict, workdir: Path, image_shape: tuple[int, int, int]
+) -> Params:
+    """θ*: the last checkpoint of `train`, its moving average if it keeps one."""
+    return load_snapshot(
+        config,
+        Path(workdir) / "train",
+        artifacts.upstream(workdir, "train")["summary"]["steps"],
+        "ema" if config.train.ema_decay > 0 else "params",
+        image_shape,
+    )
+
+
+def load_snapshot(
+    config: ConfigDict, directory: Path, step: int, weights: str, image_shape: tuple
+) -> Params:
+    """Parameters that `runtime.fit` saved under `directory`; weights "params" or "ema"."""
+    with Store(directory / "snapshots", read_only=True) as store:
+        return store.restore(step, weights, abstract_params(config, image_shape))
+
+
+def data_inputs(config: ConfigDict) -> dict:
+    """What of `config.data` changes results: not where files lie."""
+    return {k: config.data[k] for k in ("name", "image_size", "channels")}
+
+
+def stage(config: ConfigDict, workdir: Path, name: str, sections, upstream=(), **more) -> StageDir:
+    """A stage's folder, keyed by the config sections and finished stages it depends on."""
+    inputs = {s: config[s].to_dict() for s in sections} | more
+    inputs["upstream"] = {u: artifacts.upstream(workdir, u)["fingerprint"] for u in upstream}
+    return StageDir(workdir, name, inputs)

@@ -1,0 +1,96 @@
+"""Images drawn from the original model, and the detector that cleans them of forget-like ones.
+
+Sees D_f and the model; no retained data.
+
+    replay/images.npz     images (N, H, W, C) uint8, forget_like (N,) bool
+    replay/detector.npz   see vdu_jax.detector.Detector
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vdu_jax import data, detector
+from vdu_jax.errors import UserError
+from vdu_jax.metrics import frechet
+from vdu_jax.runtime import artifacts
+from vdu_jax.stages import build
+
+
+def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
+    stage = build.stage(
+        config, workdir, "replay", ("replay", "sampler", "forget"), upstream=("train",)
+    )
+    if stage.done(overwrite):
+        return
+    found = build.dataset(config)
+    source = build.open_split(config, found, "train")
+    forget = source.subset(build.forget_retain(config, source).forget)
+    params = build.load_pretrained(config, workdir, found.image_shape)
+    path = stage.begin()
+    sampler = build.sampler(config, found.image_shape)
+    images = sampler(params, config.replay.seed, config.replay.images, "replay")
+    features = build.features(config, found.image_shape)
+    forget_images, _ = forget.read()
+    try:
+        cleaning = detector.fit_detector(
+            features(params, forget_images), features(params, images), config.replay.recall
+        )
+    except ValueError as error:
+        raise UserError(
+            f"replay cannot be cleaned: {error} (forget.fraction, forget.limit, replay.images)"
+        ) from None
+    artifacts.write_npz(path / "images.npz", images=images, forget_like=cleaning.forget_like)
+    artifacts.write_npz(path / "detector.npz", **cleaning.detector._asdict())
+    stage.finish(
+        {
+            "images": len(images),
+            "removed": int(cleaning.forget_like.sum()),
+            "recall": cleaning.recall,
+            "forget_images": len(forget),
+        }
+    )
+
+
+class Replay(NamedTuple):
+    """images: all (N, H, W, C) uint8. forget_like: (N,) bool. detector: for other images."""
+
+    images: np.ndarray
+    forget_like: np.ndarray
+    detector: detector.Detector
+
+    @property
+    def cleaned(self) -> np.ndarray:
+        return self.images[~self.forget_like]
+
+
+def load(workdir: Path) -> Replay:
+    """What `run` wrote."""
+    artifacts.upstream(workdir, "replay")
+    stored = artifacts.read_npz(Path(workdir) / "replay" / "images.npz")
+    rule = detector.Detector(**artifacts.read_npz(Path(workdir) / "replay" / "detector.npz"))
+    return Replay(stored["images"], stored["forget_like"], rule)
+
+
+class Judge:
+    """Estimates PUL and drift of a model from its images, with D_f and the original model alone."""
+
+    def __init__(self, config: ConfigDict, workdir: Path, params, image_shape: tuple):
+        replay = load(workdir)
+        self._features = build.features(config, image_shape)
+        self._params, self._rule = params, replay.detector
+        self._reference = frechet.feature_stats(self._features(params, replay.cleaned))
+        self._original_rate = float(replay.forget_like.mean())
+
+    def __call__(self, step: int, images: np.ndarray) -> detector.Snapshot:
+        features = self._features(self._params, images)
+        rate = float(self._rule.forget_like(features).mean())
+        drift = frechet.frechet_distance(frechet.feature_stats(features), self._reference)
+        return detector.Snapshot(step, detector.estimated_pul(self._original_rate, rate), drift)
+
+
+def loader(images: np.ndarray, batch_size: int, seed: int):
+    """Shuffled batches of uint8 images in memory, as `data.make_loader` gives them."""
+    return data.make_loader(data.ArraySource(images), batch_size, seed)

@@ -1,0 +1,129 @@
+"""Unlearn with every method of the config, and keep one step of each by a rule that sees D_f and
+the model alone.
+
+    unlearn/<method>/snapshots/<step>/params   points of the trade-off curve
+    unlearn/<method>/curve/<step>.npz          images drawn there, all steps from the same noise
+    unlearn/<method>/metrics.jsonl, events/
+"""
+
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from vdu_jax import data, detector, objectives
+from vdu_jax.errors import UserError
+from vdu_jax.models import unet
+from vdu_jax.runtime import artifacts, parallel
+from vdu_jax.runtime.fit import Guard, fit
+from vdu_jax.stages import build, posterior, replay
+
+
+def stage_dir(config: ConfigDict, workdir: Path, name: str) -> artifacts.StageDir:
+    return build.stage(
+        config,
+        workdir,
+        f"unlearn/{name}",
+        ("forget", "sampler", "curve"),
+        upstream=("train", "posterior", "replay"),
+        method=config.methods[name].to_dict(),
+    )
+
+
+def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
+    if not config.methods:
+        raise UserError("config key methods is empty: name at least one method to unlearn with")
+    for name in sorted(config.methods):
+        run_method(config, Path(workdir), name, overwrite)
+
+
+def open_loaders(config: ConfigDict, workdir: Path, name: str, sees: frozenset) -> dict:
+    """An iterator for each kind of data that the method may see, and for no other.
+
+    The view of D_f holds no index of a retained image, so none can be decoded through it.
+    """
+    settings = config.methods[name]
+    loaders = {}
+    for kind in sorted(sees):
+        if kind == "replay":
+            images = replay.load(workdir).cleaned
+            loaders[kind] = replay.loader(images, settings.replay_batch, seed=0)
+            continue
+        found = build.dataset(config)
+        source = build.open_split(config, found, "train")
+        indices = getattr(build.forget_retain(config, source), kind)
+        loaders[kind] = data.make_loader(source.subset(indices), settings.forget_batch, seed=0)
+    return loaders
+
+
+def make_objective(config: ConfigDict, workdir: Path, name: str, image_shape: tuple):
+    settings = config.methods[name]
+    return objectives.FACTORIES[settings.objective](
+        unet.make_score_fn(build.net(config, image_shape)),
+        build.schedule(config),
+        posterior.load(config, workdir, image_shape),
+        artifacts.upstream(workdir, "replay")["summary"]["forget_images"],
+        **settings.params,
+    )
+
+
+def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = False) -> None:
+    settings = config.methods[name]
+    stage = stage_dir(config, workdir, name)
+    if stage.done(overwrite):
+        return
+    mesh = parallel.make_mesh()
+    for key in ("forget_batch", "replay_batch"):
+        parallel.check_batch_size(settings[key], mesh, f"methods.{name}.{key}")
+    image_shape = build.dataset(config).image_shape
+    pretrained = build.load_pretrained(config, workdir, image_shape)
+    objective = make_objective(config, workdir, name, image_shape)
+    path = stage.begin()
+    result = fit(
+        objective,
+        pretrained,
+        open_loaders(config, workdir, name, objective.sees),
+        build.optimizer(settings.learning_rate),
+        key=jax.random.key(0),
+        num_steps=settings.steps,
+        directory=path,
+        snapshot_steps=range(settings.snapshot_every, settings.steps + 1, settings.snapshot_every),
+        save_state_every=settings.snapshot_every,
+        log_every=settings.log_every,
+        guard=Guard(settings.guard.to_dict()),
+        label=f"unlearn {name}",
+    )
+    if not result.snapshots:
+        raise UserError(
+            f"{path}: the guard ended the run before its first snapshot ({result.stopped}): lower "
+            f"methods.{name}.learning_rate or methods.{name}.snapshot_every"
+        )
+    judge = replay.Judge(config, workdir, pretrained, image_shape)
+    snapshots = []
+    for step in result.snapshots:
+        images = curve_images(config, path, name, step, image_shape)
+        snapshots.append(judge(step, images))
+    kept, why = detector.choose_step(snapshots, settings.target_pul)
+    stage.finish(
+        {
+            "kept_step": kept,
+            "why": why,
+            "stopped": result.stopped,
+            "steps": result.steps,
+            "snapshots": [s._asdict() for s in snapshots],
+            "sees": sorted(objective.sees),
+        },
+        {"fit": result.seconds},
+    )
+
+
+def curve_images(config: ConfigDict, path: Path, name: str, step: int, image_shape: tuple):
+    """The images of one snapshot; drawn once, then read back."""
+    file = path / "curve" / f"{step:08d}.npz"
+    if not file.exists():
+        params = build.load_snapshot(config, path, step, "params", image_shape)
+        sampler = build.sampler(config, image_shape)
+        section = config.curve
+        images = sampler(params, section.seed, section.images, f"{name} step {step}")
+        artifacts.write_npz(file, images=images)
+    return artifacts.read_npz(file)["images"]
