@@ -86,6 +86,20 @@ def test_clean_replay_loses_little():
     assert cleaning.forget_like.mean() <= 0.02
 
 
+def test_many_forget_like_images_in_replay_do_not_blur_the_boundary():
+    """A third of replay is forget-like: one round alone wrongly removes a tenth of the rest."""
+    false, found = [], []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        labels = np.where(rng.random(600) < 0.3, 3, rng.choice([0, 1, 2, 4, 5, 6, 7, 8, 9], 600))
+        centres = rng.normal(size=(10, 24))
+        forget, replay = (centres[y] + rng.normal(size=(len(y), 24)) for y in ([3] * 60, labels))
+        removed = detector.fit_detector(forget, replay).forget_like
+        found.append(removed[labels == 3].mean())
+        false.append(removed[labels != 3].mean())
+    assert np.mean(found) >= 0.9 and np.mean(false) <= 0.04
+
+
 def test_a_constant_feature_does_no_harm(case):
     _, forget, replay, cleaning = case
     padded = [np.pad(x, ((0, 0), (0, 1)), constant_values=7) for x in (forget, replay)]

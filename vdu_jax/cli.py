@@ -56,6 +56,8 @@ def parse(argv: Sequence[str]):
     path = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
     if path is not None and not Path(path).is_file():
         raise UserError(f"--config={path}: no such file; the configs are in configs/")
+    if path is not None:
+        sys.path.insert(0, str(Path(path).resolve().parent))  # a config may build on its neighbour
     try:
         rest = values(["vdu", *argv])[1:]
     except UserError:

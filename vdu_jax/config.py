@@ -137,7 +137,7 @@ def default() -> ConfigDict:
                 "images": 2000,  # drawn from the original model
                 "seed": 1,
                 # Noise levels (as shares of T) at which the model's own features are read.
-                "feature_times": (0.02, 0.1, 0.2),
+                "feature_times": (0.1,),
                 "recall": 0.98,  # share of D_f that the detector must recognise
             },
             # name -> method(...): what to unlearn with.

@@ -21,6 +21,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 FOLDS = 5
+# sklearn's C. Strong, because D_f is small against the number of features, and because a flexible
+# rule would learn by heart the forget-like images that stand among the negatives.
+REGULARISATION = 0.01
 
 
 class Detector(NamedTuple):
@@ -92,7 +95,7 @@ def fit_detector(
 
 
 def _fit(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, float]:
-    model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=500)
+    model = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=500)
     rows = np.concatenate([positive, negative])
     model.fit(rows, np.r_[np.ones(len(positive)), np.zeros(len(negative))])
     return model.coef_[0], float(model.intercept_[0])

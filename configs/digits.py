@@ -1,0 +1,57 @@
+"""scikit-learn's 8x8 digits: unlearn the 3. The configuration behind `make demo`.
+
+    vdu run --config=configs/digits.py --workdir=runs/digits
+
+Cost: minutes on two CPU cores; no download. Figures: docs/results.md.
+"""
+
+from vdu_jax import config as vdu_config
+
+
+def get_config():
+    config = vdu_config.default()
+    config.data.name = "digits"
+    config.forget.classes = (3,)
+
+    config.model.block_out_channels = (32, 64)
+    config.model.layers_per_block = 1
+    config.model.attention_levels = (1,)
+    config.model.num_groups = 8
+
+    config.train.steps = 1000
+    config.train.batch_size = 128
+    config.train.learning_rate = 2e-3
+    config.train.warmup_steps = 50
+    config.train.decay = "linear"
+    config.train.ema_decay = 0.99
+    config.train.snapshot_every = 50
+    config.train.snapshots = 8
+    config.train.save_state_every = 250
+    config.train.log_every = 50
+
+    config.sampler.name = "dpm++2m"
+    config.sampler.steps = 20
+    config.curve.images = 500
+    config.evaluate.images = 2000
+    config.classifier.epochs = 40
+    config.classifier.min_accuracy = 0.97
+
+    config.methods.plain = vdu_config.method(
+        "vdu",
+        gamma=0.1,
+        anchor="pretrained",
+        plasticity_reduction="mean",
+        stability_reduction="mean",
+        learning_rate=1e-4,
+        steps=40,
+        snapshot_every=10,
+    )
+    config.methods.extended = vdu_config.method(
+        "vdu_extended",
+        gamma=0.01,
+        function_weight=10.0,
+        learning_rate=1e-4,
+        steps=100,
+        snapshot_every=20,
+    )
+    return config

@@ -1,0 +1,261 @@
+"""One page that shows what was unlearned, and a table on standard output.
+
+    report/report.html   one file, no network: grids, curve, figures, posterior, settings, versions
+    report/table.json    the table
+"""
+
+import base64
+import html
+import io
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from vdu_jax.runtime import artifacts, pictures
+from vdu_jax.runtime.artifacts import StageDir
+from vdu_jax.stages import build, sample
+
+GRID = 60
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto;
+       padding: 0 1em }
+h1 { font-size: 1.6em } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd }
+table { border-collapse: collapse } td, th { padding: .25em .8em; text-align: right }
+td:first-child, th:first-child { text-align: left } th { border-bottom: 2px solid #888 }
+tr:nth-child(even) td { background: #f6f6f6 } .grids { display: flex; flex-wrap: wrap; gap: 1.2em }
+figure { margin: 0 } figcaption { font-weight: 600 } img { max-width: 100%; image-rendering: auto }
+.grids img { width: 330px; image-rendering: pixelated } pre { background: #f6f6f6; padding: 1em;
+overflow: auto; font-size: 12px } .note { color: #666 }
+"""
+
+
+def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
+    workdir = Path(workdir)
+    stage = build.stage(config, workdir, "report", (), upstream=("evaluate", "posterior"))
+    path = stage.path / "report.html"
+    if not stage.done(overwrite):
+        table = make_table(config, workdir)
+        stage.begin()
+        artifacts.write_text(path, page(config, workdir, table))
+        artifacts.write_json(stage.path / "table.json", table)
+        stage.finish({})
+    show(stage, path)
+
+
+def show(stage: StageDir, path: Path) -> None:
+    """Print the table, the report's place, and the table as one JSON line."""
+    table = artifacts.read_json(stage.path / "table.json")
+    print(f"\n{'model':<16}{'PUL %':>9}{'u-FID':>9}{'steps':>9}{'seconds':>10}")
+    for model, row in table.items():
+        pul, u_fid = _number(row["pul"], 1), _number(row["u_fid"], 2)
+        print(f"{model:<16}{pul:>9}{u_fid:>9}{row['steps']:>9}{row['seconds']:>10.1f}")
+    print("u-FID in the classifier's features; the original's: its retained-class samples.")
+    print(f"report: {path}")
+    print(artifacts.dumps(table, indent=None))
+
+
+def make_table(config: ConfigDict, workdir: Path) -> dict:
+    """model -> pul, u_fid, steps (to the one kept), seconds (of all the optimisation)."""
+    metrics = artifacts.read_json(workdir / "evaluate" / "metrics.json")["models"]
+    table = {}
+    for model in sample.models(config):
+        source = "train" if model == sample.ORIGINAL else f"unlearn/{model}"
+        summary = artifacts.upstream(workdir, source)["summary"]
+        table[model] = {
+            "pul": metrics[model]["pul"],
+            "u_fid": metrics[model]["u_fid"],
+            "steps": summary.get("kept_step", summary["steps"]),
+            "seconds": round(artifacts.timings(workdir, source)["fit"], 1),
+        }
+    # The original first, then the methods by name: as in every other place.
+    return table
+
+
+def page(config: ConfigDict, workdir: Path, table: dict) -> str:
+    """The whole report as HTML."""
+    metrics = artifacts.read_json(workdir / "evaluate" / "metrics.json")
+    trained = artifacts.upstream(workdir, "train")
+    names = trained["summary"]["class_names"]
+    forget = ", ".join(f"{names[c]} (class {c})" for c in config.forget.classes)
+    sections = [
+        ("Samples from the same noise", _grids(config, workdir)),
+        ("Figures", _figures(metrics, table)),
+        ("Forgetting against quality over the steps", _curve(config, workdir, metrics)),
+        ("Which step is kept", _kept(config, workdir)),
+        ("Classes of the samples", _histogram(metrics, names)),
+        ("Replay", _replay(workdir, metrics)),
+        ("Posterior", _posterior(workdir)),
+        ("Settings", _settings(config, trained)),
+    ]
+    body = "".join(f"<h2>{title}</h2>\n{content}\n" for title, content in sections)
+    title = f"Unlearning {html.escape(forget)} from {html.escape(config.data.name)}"
+    return (
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>"
+        f"<style>{STYLE}</style><h1>{title}</h1>\n{body}</html>\n"
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _image(png: bytes, caption: str) -> str:
+    data = base64.b64encode(png).decode()
+    caption = html.escape(caption)
+    return (
+        f"<figure><figcaption>{caption}</figcaption>"
+        f"<img alt='{caption}' src='data:image/png;base64,{data}'></figure>"
+    )
+
+
+def _rows(header: list[str], rows: list[list]) -> str:
+    def line(tag, cells):
+        return "<tr>" + "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells) + "</tr>"
+
+    return f"<table>{line('th', header)}{''.join(line('td', row) for row in rows)}</table>"
+
+
+def _grids(config: ConfigDict, workdir: Path) -> str:
+    figures = [
+        _image(pictures.png_bytes(pictures.grid(sample.load(workdir, model)[:GRID])), model)
+        for model in sample.models(config)
+    ]
+    return (
+        f"<div class='grids'>{''.join(figures)}</div><p class='note'>The same place in each grid "
+        "starts from the same noise.</p>"
+    )
+
+
+def _figures(metrics: dict, table: dict) -> str:
+    rows = []
+    for model, row in table.items():
+        m = metrics["models"][model]
+        low, high = m["pul_interval"]
+        rows.append(
+            [
+                model,
+                f"{row['pul']:.1f} [{low:.1f}, {high:.1f}]",
+                _number(row["u_fid"], 2),
+                f"{100 * m['forget_rate']:.2f}",
+                f"{m['confidence']:.3f}",
+                row["steps"],
+                f"{row['seconds']:.0f}",
+            ]
+        )
+    header = ["model", "PUL % [95 %]", "u-FID", "forget class %", "confidence", "steps", "seconds"]
+    original = metrics["models"][sample.ORIGINAL]
+    return _rows(header, rows) + (
+        f"<p class='note'>{metrics['images']} images a model. u-FID is the Fréchet distance to the "
+        f"retained training images in the {metrics['features']}'s features; for the original, of "
+        f"its retained-class samples (all its samples: {original['u_fid_all']:.2f}; held-out real "
+        f"images: {_number(metrics['u_fid_held_out'], 2)}). The classifier gets "
+        f"{100 * metrics['classifier']['accuracy']:.1f} % of the held-out images right.</p>"
+    )
+
+
+def _curve(config: ConfigDict, workdir: Path, metrics: dict) -> str:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for index, (model, rows) in enumerate(metrics["curves"].items()):
+        points = [r for r in rows if r["u_fid"] is not None]
+        axes.plot(
+            [r["pul"] for r in points],
+            [r["u_fid"] for r in points],
+            marker="o",
+            color=f"C{index}",
+            label=model,
+        )
+        for r in points:
+            axes.annotate(
+                str(r["step"]),
+                (r["pul"], r["u_fid"]),
+                textcoords="offset points",
+                xytext=(4, 4),
+                fontsize=7,
+            )
+        kept = artifacts.upstream(workdir, f"unlearn/{model}")["summary"]["kept_step"]
+        chosen = next((r for r in points if r["step"] == kept), None)
+        if chosen:
+            axes.plot(chosen["pul"], chosen["u_fid"], "*", ms=16, color=f"C{index}", mec="black")
+    own = metrics["models"][sample.ORIGINAL]["u_fid"]
+    axes.axhline(own, color="grey", ls="--", lw=1, label="original, retained classes")
+    axes.set_yscale("log")
+    axes.set_xlabel("PUL (%): more is forgotten to the right")
+    axes.set_ylabel("u-FID: better images below")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return _image(buffer.getvalue(), "PUL and u-FID at each snapshot; the star is kept") + (
+        f"<p class='note'>Numbers are optimiser steps; {config.curve.images} images a point.</p>"
+    )
+
+
+def _kept(config: ConfigDict, workdir: Path) -> str:
+    rows = []
+    for model in sample.models(config)[1:]:
+        summary = artifacts.upstream(workdir, f"unlearn/{model}")["summary"]
+        rows.append(
+            [
+                model,
+                config.methods[model].objective,
+                ", ".join(summary["sees"]),
+                summary["kept_step"],
+                summary["why"],
+                summary["stopped"] or "ran to its end",
+            ]
+        )
+    note = (
+        "<p class='note'>The rule sees the forget images and the model alone; it estimates PUL "
+        "with the detector below, never with the classifier.</p>"
+    )
+    return _rows(["method", "objective", "sees", "step", "because", "guard"], rows) + note
+
+
+def _histogram(metrics: dict, names: list[str]) -> str:
+    if len(names) > 20:
+        return "<p class='note'>In evaluate/metrics.json.</p>"
+    rows = [[model, *m["histogram"]] for model, m in metrics["models"].items()]
+    return _rows(["model", *names], rows)
+
+
+def _replay(workdir: Path, metrics: dict) -> str:
+    counts, summary = metrics["replay"], artifacts.upstream(workdir, "replay")["summary"]
+    return (
+        f"<p>{counts['images']} images were drawn from the original model and "
+        f"{counts['removed']} removed as forget-like, by a detector learned from "
+        f"{summary['forget_images']} forget images and the model alone (it recognises "
+        f"{100 * summary['recall']:.0f} % of forget images that it did not see). By the "
+        f"evaluation's classifier {counts['removed_rightly']} were removed rightly, "
+        f"{counts['removed_wrongly']} wrongly, and {counts['left_in']} were left in.</p>"
+    )
+
+
+def _posterior(workdir: Path) -> str:
+    summary = artifacts.upstream(workdir, "posterior")["summary"]
+    layers = artifacts.read_json(workdir / "posterior" / "layers.json")
+    columns = ["name", "size", "rms_mean", "std_p05", "std_median", "std_p95"]
+    rows = [
+        [layer[c] if isinstance(layer[c], int | str) else f"{layer[c]:.2e}" for c in columns]
+        for layer in layers
+    ]
+    return (
+        f"<p>Mean and variance over {summary['count']} checkpoints; median variance "
+        f"{summary['median_variance']:.2e}, floor {summary['floor']:.2e} "
+        f"({100 * summary['fraction_floored']:.0f} % of the parameters).</p>"
+        f"<details><summary>{len(rows)} tensors</summary>{_rows(columns, rows)}</details>"
+    )
+
+
+def _settings(config: ConfigDict, trained: dict) -> str:
+    settings = html.escape(artifacts.dumps(config.to_dict()))
+    provenance = html.escape(artifacts.dumps(trained["provenance"]))
+    return (
+        "<p>Seeds stand in the settings: <code>train.seed</code>, <code>train.init_seed</code>, "
+        "<code>replay.seed</code>, <code>curve.seed</code>, <code>evaluate.seed</code>.</p>"
+        f"<details open><summary>versions and commit</summary><pre>{provenance}</pre></details>"
+        f"<details><summary>full config</summary><pre>{settings}</pre></details>"
+    )
