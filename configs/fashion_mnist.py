@@ -46,8 +46,8 @@ def get_config():
         anchor="pretrained",
         plasticity_reduction="mean",
         stability_reduction="mean",
-        learning_rate=5e-5,
-        steps=40,
+        learning_rate=2e-5,
+        steps=80,
         snapshot_every=10,
     )
     config.methods.extended = vdu_config.method(

@@ -73,6 +73,24 @@ def test_the_threshold_separates(case):
     assert everything.all() and not nothing.any()
 
 
+def test_the_rate_counts_what_clearly_looks_like_the_forget_data(case):
+    _, forget, replay, cleaning = case
+    rule = cleaning.detector
+    assert rule.count_threshold > rule.threshold
+    assert rule.rate(forget) == np.mean(rule.scores(forget) >= rule.count_threshold)
+    unseen, others = features(7, np.full(1000, 3)), features(8, np.full(1000, 5))
+    assert rule.rate(unseen) == pytest.approx(detector.COUNT_RECALL, abs=0.1)
+    assert rule.rate(others) == 0
+    mixed = np.concatenate([unseen[:100], others[:900]])
+    assert rule.rate(mixed) == pytest.approx(0.1 * rule.rate(unseen[:100]))
+
+
+def test_counting_never_asks_for_more_recall_than_cleaning(case):
+    _, forget, replay, _ = case
+    rule = detector.fit_detector(forget, replay, recall=0.5).detector
+    assert rule.count_threshold == rule.threshold
+
+
 def test_scale_and_shift_of_the_features_do_not_matter(case):
     _, forget, replay, cleaning = case
     factor, shift = np.geomspace(0.01, 100, 24), np.linspace(-50, 50, 24)
@@ -87,17 +105,17 @@ def test_clean_replay_loses_little():
 
 
 def test_many_forget_like_images_in_replay_do_not_blur_the_boundary():
-    """A third of replay is forget-like: one round alone wrongly removes a tenth of the rest."""
-    false, found = [], []
-    for seed in range(3):
+    """Half of replay is forget-like: one round alone wrongly removes three times as many others."""
+    found, false = [], []
+    for seed in range(4):
         rng = np.random.default_rng(seed)
-        labels = np.where(rng.random(600) < 0.3, 3, rng.choice([0, 1, 2, 4, 5, 6, 7, 8, 9], 600))
-        centres = rng.normal(size=(10, 24))
+        labels = np.where(rng.random(600) < 0.5, 3, rng.choice([0, 1, 2, 4, 5, 6, 7, 8, 9], 600))
+        centres = 0.7 * rng.normal(size=(10, 24))
         forget, replay = (centres[y] + rng.normal(size=(len(y), 24)) for y in ([3] * 60, labels))
         removed = detector.fit_detector(forget, replay).forget_like
         found.append(removed[labels == 3].mean())
         false.append(removed[labels != 3].mean())
-    assert np.mean(found) >= 0.9 and np.mean(false) <= 0.04
+    assert np.mean(found) >= 0.9 and np.mean(false) <= 0.08
 
 
 def test_a_constant_feature_does_no_harm(case):

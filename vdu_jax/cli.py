@@ -58,14 +58,18 @@ def parse(argv: Sequence[str]):
         raise UserError(f"--config={path}: no such file; the configs are in configs/")
     if path is not None:
         sys.path.insert(0, str(Path(path).resolve().parent))  # a config may build on its neighbour
+    program = sys.argv
     try:
-        rest = values(["vdu", *argv])[1:]
+        sys.argv = ["vdu", *argv]  # config_flags looks for overrides there, not in its arguments
+        rest = values(sys.argv)[1:]
     except UserError:
         raise
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"bad arguments: {_one_line(error)}") from error
     except Exception as error:  # whatever the user's config file raises
         raise UserError(f"--config={path} failed: {type(error).__name__}: {error}") from error
+    finally:
+        sys.argv = program
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}; see `vdu --help`")
     for flag in ("config", "workdir"):

@@ -50,6 +50,10 @@ def pul(
     valid = share_before > 0
     draws = 100 * (1 - share_after[valid] / share_before[valid])
     low, high = np.quantile(draws, [0.025, 0.975])
+    if not after.any():
+        # No forget image among N: resampling sees no spread, yet a rate of 3/N is as well
+        # possible at 95 % (the rule of three, Hanley and Lippman-Hand 1983).
+        low = 100 * (1 - min(1.0, 3 / len(after) / before.mean()))
     value = 100 * (1 - after.mean() / before.mean())
     return Interval(float(value), float(low), float(high))
 

@@ -39,7 +39,7 @@ def update(moments: Moments, params: Params) -> Moments:
     Raises:
       ValueError: if `params` has another structure or other shapes.
     """
-    chex.assert_trees_all_equal_shapes(moments.mean, params)
+    chex.assert_trees_all_equal_shapes(moments.mean, params, exception_type=ValueError)
     count = moments.count + 1
     delta = jax.tree.map(lambda p, m: p.astype(jnp.float32) - m, params, moments.mean)
     mean = jax.tree.map(lambda m, d: m + d / count, moments.mean, delta)

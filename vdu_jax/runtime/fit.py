@@ -86,7 +86,7 @@ def make_step(
         if ema_decay > 0:
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema = optax.incremental_update(params, state.ema, 1 - decay)
-        metrics = dict(metrics, loss=loss, grad_norm=optax.global_norm(grads))
+        metrics = dict(metrics, loss=loss, grad_norm=optax.tree.norm(grads))
         return FitState(state.step + 1, params, ema, opt_state), metrics
 
     return step

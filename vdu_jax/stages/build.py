@@ -213,8 +213,20 @@ def data_inputs(config: ConfigDict) -> dict:
     return {k: config.data[k] for k in ("name", "image_size", "channels")}
 
 
+def train_stage(config: ConfigDict, workdir: Path) -> StageDir:
+    """The folder of `train`."""
+    inputs = {s: config[s].to_dict() for s in ("model", "diffusion", "train")}
+    return StageDir(workdir, "train", inputs | {"data": data_inputs(config)})
+
+
 def stage(config: ConfigDict, workdir: Path, name: str, sections, upstream=(), **more) -> StageDir:
-    """A stage's folder, keyed by the config sections and finished stages it depends on."""
+    """A later stage's folder, keyed by the config sections and finished stages it depends on.
+
+    Raises:
+      UserError: if an upstream stage has not finished, or the workdir's model was trained with
+        other settings than the config's.
+    """
+    train_stage(config, workdir).done()
     inputs = {s: config[s].to_dict() for s in sections} | more
     inputs["upstream"] = {u: artifacts.upstream(workdir, u)["fingerprint"] for u in upstream}
     return StageDir(workdir, name, inputs)

@@ -81,12 +81,13 @@ class Judge:
         replay = load(workdir)
         self._features = build.features(config, image_shape)
         self._params, self._rule = params, replay.detector
-        self._reference = frechet.feature_stats(self._features(params, replay.cleaned))
-        self._original_rate = float(replay.forget_like.mean())
+        features = self._features(params, replay.images)
+        self._reference = frechet.feature_stats(features[~replay.forget_like])
+        self._original_rate = self._rule.rate(features)
 
     def __call__(self, step: int, images: np.ndarray) -> detector.Snapshot:
         features = self._features(self._params, images)
-        rate = float(self._rule.forget_like(features).mean())
+        rate = self._rule.rate(features)
         drift = frechet.frechet_distance(frechet.feature_stats(features), self._reference)
         return detector.Snapshot(step, detector.estimated_pul(self._original_rate, rate), drift)
 

@@ -7,12 +7,12 @@
 import base64
 import html
 import io
+import json
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from vdu_jax.runtime import artifacts, pictures
-from vdu_jax.runtime.artifacts import StageDir
 from vdu_jax.stages import build, sample
 
 GRID = 60
@@ -40,19 +40,19 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         artifacts.write_text(path, page(config, workdir, table))
         artifacts.write_json(stage.path / "table.json", table)
         stage.finish({})
-    show(stage, path)
+    stored = artifacts.read_json(stage.path / "table.json")
+    show({model: stored[model] for model in sample.models(config)}, path)
 
 
-def show(stage: StageDir, path: Path) -> None:
+def show(table: dict, path: Path) -> None:
     """Print the table, the report's place, and the table as one JSON line."""
-    table = artifacts.read_json(stage.path / "table.json")
     print(f"\n{'model':<16}{'PUL %':>9}{'u-FID':>9}{'steps':>9}{'seconds':>10}")
     for model, row in table.items():
         pul, u_fid = _number(row["pul"], 1), _number(row["u_fid"], 2)
         print(f"{model:<16}{pul:>9}{u_fid:>9}{row['steps']:>9}{row['seconds']:>10.1f}")
     print("u-FID in the classifier's features; the original's: its retained-class samples.")
     print(f"report: {path}")
-    print(artifacts.dumps(table, indent=None))
+    print(json.dumps(table))
 
 
 def make_table(config: ConfigDict, workdir: Path) -> dict:
@@ -68,7 +68,6 @@ def make_table(config: ConfigDict, workdir: Path) -> dict:
             "steps": summary.get("kept_step", summary["steps"]),
             "seconds": round(artifacts.timings(workdir, source)["fit"], 1),
         }
-    # The original first, then the methods by name: as in every other place.
     return table
 
 

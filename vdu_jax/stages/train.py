@@ -18,9 +18,7 @@ from vdu_jax.stages import build
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     settings = config.train
-    stage = build.stage(
-        config, workdir, "train", ("model", "diffusion", "train"), data=build.data_inputs(config)
-    )
+    stage = build.train_stage(config, workdir)
     if stage.done(overwrite):
         return
     parallel.check_batch_size(settings.batch_size, parallel.make_mesh(), "train.batch_size")

@@ -1,0 +1,26 @@
+# `make demo` and `make test` do all the set-up themselves: a virtual environment in .venv, then run.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKDIR ?= runs/digits
+
+.PHONY: demo test lint clean
+
+# The environment is made anew when the package's metadata changes.
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+demo: $(VENV)/installed
+	@$(BIN)/vdu run --config=configs/digits.py --workdir=$(WORKDIR)
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,72 @@
+"""A run small enough to be made in seconds, and shared by the tests that need one."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import pytest  # noqa: E402
+
+from vdu_jax import cli  # noqa: E402
+
+TINY = """
+from vdu_jax import config as vdu_config
+
+def get_config():
+    config = vdu_config.default()
+    config.data.dir = {data_dir!r}
+    # A network of 12 steps draws noise; the classifier puts it into one of these nine for sure.
+    config.forget.classes = (0, 1, 2, 3, 4, 5, 6, 7, 8)
+    config.forget.limit = 150
+    config.model.block_out_channels = (8, 16)
+    config.model.layers_per_block = 1
+    config.model.num_groups = 4
+    config.diffusion.num_steps = 50
+    config.train.steps = 12
+    config.train.batch_size = 16
+    config.train.learning_rate = 1e-3
+    config.train.warmup_steps = 2
+    config.train.ema_decay = 0.5
+    config.train.snapshot_every = 3
+    config.train.snapshots = 3
+    config.train.save_state_every = 4
+    config.train.log_every = 2
+    config.sampler.steps = 3
+    config.sampler.batch_size = 64
+    config.replay.images = 120
+    config.curve.images = 50
+    config.evaluate.images = 60
+    config.evaluate.bits_per_dim_images = 2
+    config.classifier.widths = (8, 16)
+    config.classifier.epochs = 3
+    config.classifier.min_accuracy = 0.0
+    config.methods.plain = vdu_config.method(
+        "vdu", learning_rate=1e-4, steps=4, snapshot_every=2, forget_batch=8, log_every=1
+    )
+    config.methods.extended = vdu_config.method(
+        "vdu_extended", steps=4, snapshot_every=2, forget_batch=8, replay_batch=8, log_every=1
+    )
+    return config
+"""
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory):
+    """A config file of a run of a few steps."""
+    root = tmp_path_factory.mktemp("config")
+    path = root / "tiny.py"
+    path.write_text(TINY.format(data_dir=str(root / "data")))
+    return path
+
+
+@pytest.fixture
+def config(config_file):
+    """That config, free to change."""
+    return cli.parse([f"--config={config_file}", "--workdir=unused"])["config"].value
+
+
+@pytest.fixture(scope="session")
+def finished_run(config_file, tmp_path_factory):
+    """A workdir in which every stage has run, through the command line. Not to be changed."""
+    workdir = tmp_path_factory.mktemp("run") / "work"
+    assert cli.main(["run", f"--config={config_file}", f"--workdir={workdir}"]) == 0
+    return workdir

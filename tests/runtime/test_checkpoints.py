@@ -1,0 +1,59 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdu_jax.errors import UserError
+from vdu_jax.runtime.checkpoints import Store, abstract
+
+TREE = {"a": {"kernel": jnp.arange(6.0).reshape(2, 3)}, "b": jnp.float32(1.5)}
+
+
+@pytest.fixture
+def directory(tmp_path):
+    with Store(tmp_path / "c") as store:
+        store.save(3, {"params": TREE}, {"loop": {"n": 1}})
+        store.wait()
+    return tmp_path / "c"
+
+
+def test_round_trip(directory):
+    with Store(directory, read_only=True) as store:
+        back = store.restore(3, "params", abstract(TREE))
+        assert store.steps() == [3] and store.restore_json(3, "loop") == {"n": 1}
+    np.testing.assert_array_equal(back["a"]["kernel"], TREE["a"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("like", "said"),
+    [
+        ({"a": {"kernel": jnp.zeros((2, 4))}, "b": jnp.zeros(())}, r"a/kernel is \(2, 3\) there"),
+        ({"a": {"kernel": jnp.zeros((2, 3))}}, r"b is \(\) there and absent"),
+        (TREE | {"c": jnp.zeros(1)}, "c is absent there"),
+    ],
+)
+def test_another_network_is_refused_with_the_tensor_named(directory, like, said):
+    with Store(directory, read_only=True) as store, pytest.raises(UserError, match=said):
+        store.restore(3, "params", abstract(like))
+
+
+def test_a_missing_step_and_a_missing_folder(directory, tmp_path):
+    with Store(directory, read_only=True) as store, pytest.raises(UserError, match="step 4"):
+        store.restore(4, "params", abstract(TREE))
+    with pytest.raises(UserError, match="no checkpoints at"):
+        Store(tmp_path / "nothing", read_only=True)
+
+
+def test_damage_is_reported(directory):
+    for file in directory.rglob("*"):
+        if file.is_file() and "/d/" in str(file):
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with Store(directory, read_only=True) as store, pytest.raises(UserError, match="damaged"):
+        store.restore(3, "params", abstract(TREE))
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    with Store(tmp_path, keep=2) as store:
+        for step in range(4):
+            store.save(step, {"params": TREE})
+        store.wait()
+        assert store.steps() == [2, 3]

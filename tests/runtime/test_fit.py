@@ -1,0 +1,169 @@
+import json
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vdu_jax import data
+from vdu_jax.runtime import fit as fit_lib
+from vdu_jax.runtime.checkpoints import Store, abstract
+from vdu_jax.runtime.preemption import Interrupted
+from vdu_jax.types import Objective, no_state
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (23, 2, 2, 1), np.uint8)
+START = {"w": jnp.zeros((2, 2, 1)), "b": jnp.zeros(())}
+
+
+def loss(params, state, batch, key):
+    """Fits the mean image, with noise so that the keys matter."""
+    x = batch["retain"]["image"] + 0.1 * jax.random.normal(key, batch["retain"]["image"].shape)
+    return jnp.square(x - params["w"] - params["b"]).mean(), {"b": params["b"]}
+
+
+OBJECTIVE = Objective(frozenset({"retain"}), no_state, loss)
+
+
+def run(directory, num_steps=12, objective=OBJECTIVE, **changes):
+    settings = {
+        "key": jax.random.key(1),
+        "num_steps": num_steps,
+        "directory": directory,
+        "snapshot_steps": (6, 12),
+        "save_state_every": 4,
+        "log_every": 3,
+        "ema_decay": 0.9,
+    } | changes
+    loader = data.make_loader(data.ArraySource(IMAGES), 5, 0)
+    return fit_lib.fit(objective, START, {"retain": loader}, optax.adam(0.05), **settings)
+
+
+def snapshot(directory, step, name="params"):
+    with Store(directory / "snapshots", read_only=True) as store:
+        return store.restore(step, name, abstract(START))
+
+
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path):
+    run(tmp_path / "whole")
+
+    calls = []
+
+    class Killed(Exception):
+        pass
+
+    class Dying:
+        """Dies at the 11th batch, after the state of step 8 was saved."""
+
+        def __init__(self):
+            self.inner = data.make_loader(data.ArraySource(IMAGES), 5, 0)
+
+        def __next__(self):
+            calls.append(1)
+            if len(calls) == 11:
+                raise Killed
+            return next(self.inner)
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    with pytest.raises(Killed):
+        fit_lib.fit(
+            OBJECTIVE,
+            START,
+            {"retain": Dying()},
+            optax.adam(0.05),
+            key=jax.random.key(1),
+            num_steps=12,
+            directory=tmp_path / "resumed",
+            snapshot_steps=(6, 12),
+            save_state_every=4,
+            log_every=3,
+            ema_decay=0.9,
+        )
+    result = run(tmp_path / "resumed")
+    assert result.steps == 12 and result.snapshots == [6, 12]
+    for step in (6, 12):
+        for name in ("params", "ema"):
+            whole = snapshot(tmp_path / "whole", step, name)
+            resumed = snapshot(tmp_path / "resumed", step, name)
+            jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    lines = [(tmp_path / d / "metrics.jsonl").read_text() for d in ("whole", "resumed")]
+    steps = [json.loads(line)["step"] for line in lines[1].splitlines()]
+    assert steps == sorted(set(steps))
+    # The interval that the kill cut is averaged over fewer steps; all others are equal.
+    assert lines[0].splitlines()[-1] == lines[1].splitlines()[-1]
+
+
+def test_sigterm_saves_and_the_same_call_continues(tmp_path):
+    class Signalling:
+        def __init__(self):
+            self.inner, self.count = data.make_loader(data.ArraySource(IMAGES), 5, 0), 0
+
+        def __next__(self):
+            self.count += 1
+            if self.count == 7:
+                signal.raise_signal(signal.SIGTERM)
+            return next(self.inner)
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="step 7 of 12"):
+        fit_lib.fit(
+            OBJECTIVE,
+            START,
+            {"retain": Signalling()},
+            optax.adam(0.05),
+            key=jax.random.key(1),
+            num_steps=12,
+            directory=tmp_path / "a",
+            snapshot_steps=(6, 12),
+            save_state_every=100,
+            log_every=3,
+            ema_decay=0.9,
+        )
+    assert signal.getsignal(signal.SIGTERM) == before
+    run(tmp_path / "a")
+    run(tmp_path / "b")
+    jax.tree.map(
+        np.testing.assert_array_equal, snapshot(tmp_path / "a", 12), snapshot(tmp_path / "b", 12)
+    )
+
+
+def test_the_guard_ends_the_run_before_the_bad_snapshot(tmp_path):
+    def diverging(params, state, batch, key):
+        return -params["b"], {"b": params["b"]}
+
+    objective = OBJECTIVE._replace(loss=diverging)
+    guard = fit_lib.Guard({"b": 0.35})
+    result = run(tmp_path, objective=objective, guard=guard, ema_decay=0.0)
+    assert "b = " in result.stopped and "above its bound 0.35" in result.stopped
+    assert result.steps == 9 and result.snapshots == [6]
+    # Started again, it stays ended.
+    assert run(tmp_path, objective=objective, guard=guard, ema_decay=0.0).steps == 9
+
+
+def test_guard_sees_what_is_not_finite():
+    guard = fit_lib.Guard({})
+    assert guard.violation({"loss": float("nan")}) == "loss is nan"
+    assert guard.violation({"loss": 1e30}) is None
+
+
+def test_ema_against_numpy():
+    step = jax.jit(fit_lib.make_step(OBJECTIVE, optax.sgd(0.1), ema_decay=0.5))
+    state = fit_lib.init_state(START, optax.sgd(0.1), 0.5)
+    batch = {"retain": {"image": jnp.ones((4, 2, 2, 1))}}
+    expected = 0.0
+    for index in range(6):
+        state, _ = step(state, (), batch, jax.random.key(index))
+        decay = min(0.5, (1 + index) / (10 + index))
+        expected = decay * expected + (1 - decay) * float(state.params["b"])
+    assert float(state.ema["b"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_loaders_must_be_what_the_objective_sees(tmp_path):
+    with pytest.raises(ValueError, match="sees"):
+        run(tmp_path, objective=OBJECTIVE._replace(sees=frozenset({"forget"})))

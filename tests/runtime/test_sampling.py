@@ -1,0 +1,25 @@
+import jax.numpy as jnp
+import numpy as np
+
+from vdu_jax.diffusion import samplers, schedule
+from vdu_jax.runtime import sampling
+
+
+def test_images_do_not_depend_on_the_batch_size_or_the_count():
+    noise = schedule.make_schedule("linear", 20)
+    plan = samplers.make_plan(noise, "ddpm", 5)
+
+    def score_fn(params, xt, t, cond=None):
+        return params["w"] * xt
+
+    params = {"w": jnp.float32(0.5)}
+
+    def images(batch_size, count):
+        draw = sampling.make_sampler(score_fn, plan, (4, 4, 1), batch_size=batch_size)
+        return draw(params, 7, count, "test")
+
+    whole = images(16, 11)
+    assert whole.shape == (11, 4, 4, 1) and whole.dtype == np.uint8
+    np.testing.assert_array_equal(whole, images(4, 11))
+    np.testing.assert_array_equal(whole[:3], images(16, 3))
+    assert len(np.unique(whole.reshape(11, -1), axis=0)) == 11

@@ -1,0 +1,189 @@
+"""The stages together, on a run of a few steps."""
+
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from vdu_jax import cli
+from vdu_jax.runtime import artifacts
+from vdu_jax.runtime.checkpoints import Store
+from vdu_jax.stages import build, posterior, replay, sample, train, unlearn
+
+STAGES = ("train", "posterior", "replay", "samples/original", "evaluate", "report")
+
+
+def files(workdir):
+    return {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+
+
+def test_every_stage_is_done(finished_run):
+    for name in (*STAGES, "unlearn/plain", "unlearn/extended", "samples/plain", "classifier"):
+        assert artifacts.upstream(finished_run, name)["provenance"]["versions"]["jax"]
+
+
+def test_a_second_run_does_nothing_and_prints_the_same_table(finished_run, config_file, capsys):
+    before = files(finished_run)
+    assert cli.main(["run", f"--config={config_file}", f"--workdir={finished_run}"]) == 0
+    assert files(finished_run) == before
+    lines = capsys.readouterr().out.strip().splitlines()
+    table = json.loads(lines[-1])
+    assert list(table) == ["original", "extended", "plain"]
+    assert set(table["plain"]) == {"pul", "u_fid", "steps", "seconds"}
+    assert str(finished_run / "report" / "report.html") in lines[-2]
+
+
+def test_the_same_config_gives_byte_identical_metrics(finished_run, config_file, tmp_path):
+    assert cli.main(["run", f"--config={config_file}", f"--workdir={tmp_path}"]) == 0
+    for name in ("evaluate/metrics.json", "posterior/layers.json", "unlearn/plain/metrics.jsonl"):
+        assert (finished_run / name).read_bytes() == (tmp_path / name).read_bytes(), name
+
+
+def test_a_deleted_stage_is_made_again_and_no_other(finished_run, config_file, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished_run, workdir)
+    shutil.rmtree(workdir / "evaluate")
+    before = files(workdir)
+    assert cli.main(["evaluate", f"--config={config_file}", f"--workdir={workdir}"]) == 0
+    after = files(workdir)
+    assert {p: t for p, t in after.items() if p in before} == before
+    old, new = (d / "evaluate" / "metrics.json" for d in (finished_run, workdir))
+    assert old.read_bytes() == new.read_bytes()
+
+
+def test_the_posterior_is_the_mean_and_variance_of_the_kept_checkpoints(finished_run, config):
+    shape = build.dataset(config).image_shape
+    loaded = [
+        build.load_snapshot(config, finished_run / "train", step, "params", shape)
+        for step in (6, 9, 12)
+    ]
+    stored = posterior.load(config, finished_run, shape)
+    floor = artifacts.upstream(finished_run, "posterior")["summary"]["floor"]
+
+    def check(mean, variance, *values):
+        values = np.asarray(values, np.float64)
+        np.testing.assert_allclose(mean, values.mean(0), rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(
+            variance, np.maximum(values.var(0, ddof=1), floor), rtol=2e-3, atol=1e-12
+        )
+
+    jax.tree.map(check, stored.mean, stored.variance, *loaded)
+    assert int(stored.count) == 3 and floor > 0
+
+
+def test_the_posterior_over_runs_takes_the_last_step_of_each(
+    finished_run, config_file, config, tmp_path
+):
+    second = tmp_path / "second"
+    common = [f"--config={config_file}", "--config.train.seed=5"]
+    assert cli.main(["train", *common, f"--workdir={second}"]) == 0
+    workdir = tmp_path / "pooled"
+    shutil.copytree(finished_run / "train", workdir / "train")
+    config.posterior.source, config.posterior.runs = "runs", (str(second),)
+    posterior.run(config, workdir)
+    shape = build.dataset(config).image_shape
+    a, b = (
+        build.load_snapshot(config, d / "train", 12, "params", shape) for d in (workdir, second)
+    )
+    mean = posterior.load(config, workdir, shape).mean
+    jax.tree.map(
+        lambda m, x, y: np.testing.assert_allclose(m, (x + y) / 2, rtol=1e-5, atol=1e-7), mean, a, b
+    )
+    differ = jax.tree.leaves(jax.tree.map(lambda x, y: float(np.abs(x - y).max()), a, b))
+    assert max(differ) > 0
+
+
+def test_methods_reach_no_retained_image(finished_run, config, tmp_path, monkeypatch):
+    """Unlearning works while every read of a retained image raises."""
+    from vdu_jax.data import source as source_lib
+
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished_run, workdir)
+    for name in ("unlearn", "replay"):
+        shutil.rmtree(workdir / name)
+    retained = set(build.forget_retain(config, build.open_split(
+        config, build.dataset(config), "train")).retain.tolist())
+    seen, real = set(), source_lib.ImageSource.__init__
+
+    def guarded(self, fetch, *args, **kwargs):
+        def checked(indices):
+            seen.update(indices)
+            assert not retained & set(indices), "a retained image was read"
+            return fetch(indices)
+
+        # Only the whole split's fetch sees the split's own indices; views go through it.
+        real(self, fetch if "subset" in fetch.__qualname__ else checked, *args, **kwargs)
+
+    monkeypatch.setattr(source_lib.ImageSource, "__init__", guarded)
+    replay.run(config, workdir)
+    unlearn.run(config, workdir)
+    assert seen
+    with pytest.raises(AssertionError, match="retained"):
+        build.open_split(config, build.dataset(config), "train").read(sorted(retained)[:1])
+
+
+def test_loaders_hold_what_is_seen_and_nothing_else(finished_run, config):
+    loaders = unlearn.open_loaders(config, finished_run, "plain", frozenset({"forget"}))
+    assert set(loaders) == {"forget"}
+    labels = np.concatenate([next(loaders["forget"])["label"] for _ in range(40)])
+    assert set(labels.tolist()) <= set(config.forget.classes)
+
+
+def test_models_start_from_the_same_noise(finished_run, config):
+    original = sample.load(finished_run, "original").astype(int)
+    plain = sample.load(finished_run, "plain").astype(int)
+    together = np.abs(original - plain).mean()
+    shuffled = np.abs(original - np.roll(plain, 1, 0)).mean()
+    assert 0 < together < shuffled / 2
+
+
+def test_a_damaged_checkpoint_is_refused_by_the_posterior(finished_run, config, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished_run / "train", workdir / "train")
+    for file in (workdir / "train" / "snapshots" / "00000009" / "params" / "d").iterdir():
+        file.write_bytes(file.read_bytes()[:-20])
+    from vdu_jax.errors import UserError
+
+    with pytest.raises(UserError, match="step 9 .*damaged"):
+        posterior.run(config, workdir)
+    assert not (workdir / "posterior" / "done.json").exists()
+
+
+def test_the_report_is_one_file_with_all_that_is_promised(finished_run):
+    page = (finished_run / "report" / "report.html").read_text()
+    assert not re.search(r"(src|href)\s*=\s*['\"]?(https?:)?//", page)
+    assert page.count("data:image/png;base64,") == 4  # three grids and the curve
+    for text in ("commit", "&quot;seed&quot;", "posterior", "gamma", "jaxlib", "PUL % [95 %]"):
+        assert text in page
+
+
+def test_metrics_hold_the_figures(finished_run):
+    metrics = artifacts.read_json(finished_run / "evaluate" / "metrics.json")
+    assert list(metrics["models"]) == ["extended", "original", "plain"]
+    original = metrics["models"]["original"]
+    assert original["pul"] == 0.0
+    assert sum(original["histogram"]) == 60
+    assert original["bits_per_dim"]["forget"] > 0
+    counts = metrics["replay"]
+    assert counts["removed"] == counts["removed_rightly"] + counts["removed_wrongly"]
+    assert [r["step"] for r in metrics["curves"]["plain"]] == [2, 4]
+
+
+def test_train_snapshots_are_the_last_ones(finished_run):
+    with Store(finished_run / "train" / "snapshots", read_only=True) as store:
+        assert store.steps() == [6, 9, 12]
+
+
+def test_train_refuses_a_batch_that_does_not_divide(config, tmp_path, monkeypatch):
+    from vdu_jax.errors import UserError
+    from vdu_jax.runtime import parallel
+
+    class Three:
+        size = 3
+
+    monkeypatch.setattr(parallel, "make_mesh", Three)
+    with pytest.raises(UserError, match=r"train\.batch_size = 16 does not divide over 3 devices"):
+        train.run(config, tmp_path)

@@ -1,0 +1,100 @@
+import subprocess
+import sys
+
+import pytest
+
+from vdu_jax import cli
+
+
+def fails(capsys, *argv):
+    """Run a command that must end in one line and exit code 2; returns the line."""
+    assert cli.main([str(a) for a in argv]) == 2
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("vdu:")]
+    assert len(lines) == 1 and lines[0].startswith("vdu: error: ")
+    return lines[0]
+
+
+def test_help_needs_no_jax():
+    code = (
+        "import sys; from vdu_jax import cli; assert cli.main(['--help']) == 0; "
+        "assert 'jax' not in sys.modules and 'absl' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "usage: vdu STAGE" in done.stdout
+
+
+def test_a_wrong_stage(capsys):
+    assert "unknown stage 'trian'" in fails(capsys, "trian")
+
+
+def test_missing_flags(capsys, config_file):
+    assert "--config is missing" in fails(capsys, "train", "--workdir=x")
+    assert "--workdir is missing" in fails(capsys, "train", f"--config={config_file}")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("--config.train.stepz=3", "stepz"),
+        ("--config.train.steps=many", "steps"),
+        ("--config.train.steps=1.5", "steps"),
+        ("--config.forget.classes=x", "classes"),
+        ("--confg=x", "confg"),
+        ("extra", "extra"),
+        ("--config.train.steps=0", "train.steps = 0"),
+    ],
+)
+def test_bad_overrides(capsys, tmp_path, config_file, override, said):
+    workdir = tmp_path / "w"
+    line = fails(capsys, "train", f"--config={config_file}", f"--workdir={workdir}", override)
+    assert said in line
+    assert not workdir.exists()
+
+
+def test_a_config_that_is_not_there_or_fails(capsys, tmp_path):
+    assert "no such file" in fails(capsys, "run", "--config=nothing.py", "--workdir=w")
+    path = tmp_path / "broken.py"
+    path.write_text("def get_config():\n    return 1 / 0\n")
+    assert "ZeroDivisionError" in fails(capsys, "run", f"--config={path}", "--workdir=w")
+
+
+def test_a_stage_before_its_time(capsys, tmp_path, config_file):
+    line = fails(capsys, "posterior", f"--config={config_file}", f"--workdir={tmp_path}")
+    assert "run `vdu train`" in line
+
+
+def test_a_workdir_that_cannot_be_written(capsys, tmp_path, config_file):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    line = fails(capsys, "train", f"--config={config_file}", f"--workdir={file}/work")
+    assert str(file) in line
+    assert file.read_text() == "mine"
+
+
+def test_missing_and_truncated_originals(capsys, tmp_path, config_file):
+    common = ["train", f"--config={config_file}", f"--workdir={tmp_path / 'w'}"]
+    common += ["--config.data.name=mnist", f"--config.data.dir={tmp_path / 'data'}"]
+    common += ["--config.model.block_out_channels=(8,16)"]
+    missing = tmp_path / "nowhere"
+    assert str(missing) in fails(capsys, *common, f"--config.data.manual_dir={missing}")
+    manual = tmp_path / "manual"
+    manual.mkdir()
+    for name in ("train-images-idx3", "t10k-images-idx3", "train-labels-idx1", "t10k-labels-idx1"):
+        (manual / f"{name}-ubyte").write_bytes(b"\0\0\x08\x03\0\0\0\x02\0\0\0\x1c\0\0\0\x1c half")
+    line = fails(capsys, *common, f"--config.data.manual_dir={manual}")
+    assert "-ubyte" in line
+    assert not (tmp_path / "w").exists()
+
+
+def test_another_network_or_config_leaves_the_run_as_it_was(capsys, finished_run, config_file):
+    before = {p: p.read_bytes() for p in finished_run.rglob("*.json")}
+    common = [f"--config={config_file}", f"--workdir={finished_run}"]
+    line = fails(capsys, "train", *common, "--config.train.steps=15")
+    assert "train.steps = 12, the config now says 15" in line
+    line = fails(capsys, "replay", *common, "--config.replay.images=130")
+    assert "replay.images = 120" in line
+    line = fails(
+        capsys, "sample", *common, "--config.model.layers_per_block=2", "--overwrite"
+    )
+    assert "model.layers_per_block = 1, the config now says 2" in line
+    assert {p: p.read_bytes() for p in finished_run.rglob("*.json")} == before

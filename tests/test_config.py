@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+
+from vdu_jax import cli, config as vdu_config
+from vdu_jax.errors import UserError
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda p: p.stem)
+def test_every_config_is_valid_and_says_how_to_run_it(path):
+    parsed = cli.parse([f"--config={path}", "--workdir=x"])["config"].value
+    vdu_config.validate(parsed)
+    assert f"vdu run --config=configs/{path.name}" in path.read_text()
+    assert parsed.methods
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("methods.plain.params.gamma", 1.5, "gamma must lie in [0, 1]"),
+        ("methods.extended.params.stability", "both!", "unknown stability"),
+        ("methods.plain.params.plasticity_reduction", "max", "unknown reduction"),
+        ("methods.plain.params.anchor", "x", "unknown anchor"),
+        ("methods.plain.steps", 0, "methods.plain.steps = 0: must be > 0"),
+        ("methods.plain.snapshot_every", 5, "must be at most methods.plain.steps"),
+        ("methods.plain.objective", "vdo", "must be one of"),
+        ("forget.classes", (10,), "forget.classes = (10,)"),
+        ("forget.classes", (3, 3), "each once"),
+        ("forget.classes", (), "at least one class"),
+        ("forget.classes", tuple(range(10)), "leave at least one class"),
+        ("forget.fraction", 0.0, "must lie in (0, 1]"),
+        ("train.steps", 0, "train.steps = 0: must be > 0"),
+        ("train.steps", -5, "must be > 0"),
+        ("train.learning_rate", float("nan"), "finite"),
+        ("train.snapshots", 1, "K ≥ 2 checkpoints"),
+        ("posterior.count", 1, "K ≥ 2"),
+        ("posterior.count", 9, "training keeps 3"),
+        ("posterior.source", "runs", "posterior.runs"),
+        ("posterior.shrinkage", 1.1, "must lie in [0, 1]"),
+        ("data.name", "imagenet", "data.name = 'imagenet': must be one of"),
+        ("model.block_out_channels", (8, 16, 32, 64, 128), "divisible by 16, not 8"),
+        ("model.num_groups", 3, "must divide"),
+        ("model.attention_levels", (2,), "in 0..1"),
+        ("model.dtype", "float16", "must be one of"),
+        ("diffusion.schedule", "exp", "must be one of"),
+        ("sampler.steps", 51, "must lie in 1..50"),
+        ("sampler.name", "euler", "must be one of"),
+        ("evaluate.seed", 1, "must differ"),
+        ("classifier.widths", (12,), "multiples of 8"),
+    ],
+)
+def test_impossible_values_are_refused_by_key(config, key, value, said):
+    section, name = config, key
+    while "." in name:
+        first, name = name.split(".", 1)
+        section = section[first]
+    section[name] = value
+    with pytest.raises(UserError) as caught:
+        vdu_config.validate(config)
+    assert said in str(caught.value)
+    assert key.rsplit(".", 1)[0].split(".params")[0] in str(caught.value)
+
+
+def test_a_method_takes_the_objectives_own_settings_and_no_others():
+    entry = vdu_config.method("vdu_extended", function_weight=3.0, steps=7)
+    assert entry.params.function_weight == 3.0 and entry.steps == 7
+    with pytest.raises(UserError, match="no setting 'lambda_'"):
+        vdu_config.method("vdu", lambda_=1)
+    with pytest.raises(UserError, match="unknown objective 'esdd'"):
+        vdu_config.method("esdd")
