@@ -4,9 +4,9 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import pytest  # noqa: E402
+import pytest
 
-from vdu_jax import cli  # noqa: E402
+from vdu_jax import cli
 
 TINY = """
 from vdu_jax import config as vdu_config

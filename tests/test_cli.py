@@ -93,8 +93,6 @@ def test_another_network_or_config_leaves_the_run_as_it_was(capsys, finished_run
     assert "train.steps = 12, the config now says 15" in line
     line = fails(capsys, "replay", *common, "--config.replay.images=130")
     assert "replay.images = 120" in line
-    line = fails(
-        capsys, "sample", *common, "--config.model.layers_per_block=2", "--overwrite"
-    )
+    line = fails(capsys, "sample", *common, "--config.model.layers_per_block=2", "--overwrite")
     assert "model.layers_per_block = 1, the config now says 2" in line
     assert {p: p.read_bytes() for p in finished_run.rglob("*.json")} == before

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from vdu_jax import cli, config as vdu_config
+from vdu_jax import cli
+from vdu_jax import config as vdu_config
 from vdu_jax.errors import UserError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -28,7 +29,7 @@ def test_every_config_is_valid_and_says_how_to_run_it(path):
         ("methods.plain.objective", "vdo", "must be one of"),
         ("forget.classes", (10,), "forget.classes = (10,)"),
         ("forget.classes", (3, 3), "each once"),
-        ("forget.classes", (), "at least one class"),
+        ("forget.classes", (), "must name classes"),
         ("forget.classes", tuple(range(10)), "leave at least one class"),
         ("forget.fraction", 0.0, "must lie in (0, 1]"),
         ("train.steps", 0, "train.steps = 0: must be > 0"),

@@ -12,7 +12,7 @@ from vdu_jax.errors import UserError
 
 STAGES = ("train", "posterior", "replay", "unlearn", "sample", "evaluate", "report")
 
-USAGE = f"""usage: vdu STAGE --config=FILE --workdir=DIR [--config.KEY=VALUE …] [--overwrite] [--debug]
+USAGE = f"""usage: vdu STAGE --config=FILE --workdir=DIR [--config.KEY=VALUE …] [FLAGS]
 
 STAGE
   run         all of the stages below in order; what is done for the same config is skipped

@@ -15,7 +15,7 @@ from vdu_jax.errors import UserError
 
 
 def method(objective: str, **changes: Any) -> ConfigDict:
-    """One entry of `config.methods`: an objective, its optimiser, and the rule for the step to keep.
+    """One entry of `config.methods`: an objective, its optimiser, the rule for the step to keep.
 
     Args:
       objective: a name in `objectives.FACTORIES`.
@@ -200,14 +200,15 @@ class _Check:
 
     def share(self, *keys: str, above_zero: bool = False) -> None:
         for key in keys:
-            low = "(0" if above_zero else "[0"
-            self.that(
-                key, lambda v: (0 < v if above_zero else 0 <= v) and v <= 1, f"must lie in {low}, 1]"
-            )
+            if above_zero:
+                self.that(key, lambda v: 0 < v <= 1, "must lie in (0, 1]")
+            else:
+                self.that(key, lambda v: 0 <= v <= 1, "must lie in [0, 1]")
 
     def increasing_ints(self, key: str, low: int, high: int | None = None) -> None:
         def ok(values):
-            return all(isinstance(v, int) and low <= v and (high is None or v <= high) for v in values)
+            whole = all(isinstance(v, int) for v in values)
+            return whole and all(low <= v and (high is None or v <= high) for v in values)
 
         bound = f"≥ {low}" if high is None else f"in {low}..{high}"
         self.that(key, ok, f"must be a tuple of whole numbers {bound}")
@@ -277,7 +278,7 @@ def validate(config: ConfigDict) -> None:
     c.one_of("sampler.spacing", samplers.SPACINGS)
     c.share("sampler.eta")
     total = config.diffusion.num_steps
-    c.that("sampler.steps", lambda v: 1 <= v <= total, f"must lie in 1..{total} (diffusion.num_steps)")
+    c.that("sampler.steps", lambda v: 1 <= v <= total, f"must lie in 1..{total}")
     c.positive("sampler.batch_size", "evaluate.bootstrap", "classifier.epochs")
 
     c.that("replay.images", lambda v: v >= 100, "must be ≥ 100")
@@ -317,7 +318,7 @@ def _validate_forget(c: _Check, info) -> None:
     high = None if info is None else info[1] - 1
     c.increasing_ints("forget.classes", 0, high)
     count = len(set(c.get("forget.classes")))
-    c.that("forget.classes", lambda v: count == len(v) > 0, "must name at least one class, each once")
+    c.that("forget.classes", lambda v: count == len(v) > 0, "must name classes, each once")
     if info is not None:
         c.that("forget.classes", lambda v: count < info[1], "must leave at least one class")
     c.share("forget.fraction", above_zero=True)

@@ -47,7 +47,8 @@ class Detector(NamedTuple):
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Log-odds (N,) of features (N, F)."""
-        return (np.asarray(features, np.float64) - self.centre) / self.scale @ self.weight + self.bias
+        standardised = (np.asarray(features, np.float64) - self.centre) / self.scale
+        return standardised @ self.weight + self.bias
 
     def forget_like(self, features: np.ndarray) -> np.ndarray:
         """(N,) bool: near enough to D_f to be cleaned away."""

@@ -37,9 +37,7 @@ def test_q_sample_has_the_moments_of_the_forward_chain():
 
 def test_q_sample_rejects_noise_of_another_shape():
     with pytest.raises(AssertionError):
-        process.q_sample(
-            SCHEDULE, np.zeros((2, 4, 4, 1)), np.zeros(2, int), np.zeros((2, 4, 4, 3))
-        )
+        process.q_sample(SCHEDULE, np.zeros((2, 4, 4, 1)), np.zeros(2, int), np.zeros((2, 4, 4, 3)))
 
 
 def test_predict_x0_inverts_q_sample():

@@ -224,9 +224,7 @@ def test_time_grids_decrease_strictly_inside_the_range(spacing, total):
 
 
 def test_time_grids_of_lin_et_al():
-    np.testing.assert_array_equal(
-        samplers.time_grid(1000, 10, "leading"), np.arange(900, -1, -100)
-    )
+    np.testing.assert_array_equal(samplers.time_grid(1000, 10, "leading"), np.arange(900, -1, -100))
     np.testing.assert_array_equal(
         samplers.time_grid(1000, 10, "trailing"), np.arange(999, 98, -100)
     )

@@ -77,9 +77,7 @@ def test_gamma_0_is_gradient_ascent_whatever_the_posterior(toy):
     key, data = jax.random.key(0), batch(toy)
     tight = toy.posterior._replace(variance=jax.tree.map(lambda v: v / 1e3, toy.posterior.variance))
     loss, _, grad = toy.run(make(toy, gamma=0.0), data, key)
-    other, _, _ = toy.run(
-        vdu(toy.score_fn, toy.schedule, tight, NUM_FORGET, gamma=0.0), data, key
-    )
+    other, _, _ = toy.run(vdu(toy.score_fn, toy.schedule, tight, NUM_FORGET, gamma=0.0), data, key)
     assert loss == pytest.approx(other, rel=1e-6)
     draw = toy.draw(key, data["forget"]["image"])
     error, by_a, _ = toy.error(toy.params, draw.xt, draw.eps)

@@ -104,8 +104,11 @@ def test_methods_reach_no_retained_image(finished_run, config, tmp_path, monkeyp
     shutil.copytree(finished_run, workdir)
     for name in ("unlearn", "replay"):
         shutil.rmtree(workdir / name)
-    retained = set(build.forget_retain(config, build.open_split(
-        config, build.dataset(config), "train")).retain.tolist())
+    retained = set(
+        build.forget_retain(
+            config, build.open_split(config, build.dataset(config), "train")
+        ).retain.tolist()
+    )
     seen, real = set(), source_lib.ImageSource.__init__
 
     def guarded(self, fetch, *args, **kwargs):

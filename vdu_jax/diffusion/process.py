@@ -49,9 +49,7 @@ def loss_weights(schedule: Schedule, weighting: str = "simple") -> jax.Array:
     if weighting != "exact":
         raise ValueError(f"unknown weighting {weighting!r}; one of {', '.join(WEIGHTINGS)}")
     variance = jnp.concatenate([schedule.posterior_variance[1:2], schedule.posterior_variance[1:]])
-    return schedule.betas**2 / (
-        2 * variance * (1 - schedule.betas) * (1 - schedule.alphas_cumprod)
-    )
+    return schedule.betas**2 / (2 * variance * (1 - schedule.betas) * (1 - schedule.alphas_cumprod))
 
 
 class Noising(NamedTuple):

@@ -145,8 +145,7 @@ def make_plan(
     else:
         raise ValueError(f"unknown sampler {name!r}; one of {', '.join(NAMES)}")
     plan = SamplerPlan(grid, np.sqrt(here), np.sqrt(1 - here), *coefficients)
-    as_array = lambda a: jnp.asarray(a, jnp.int32 if a is grid else jnp.float32)  # noqa: E731
-    return jax.tree.map(as_array, plan)
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.int32 if a is grid else jnp.float32), plan)
 
 
 def sample(

@@ -42,7 +42,8 @@ def from_betas(betas: np.ndarray) -> Schedule:
     alphas_cumprod = np.cumprod(1.0 - betas)
     previous = np.append(1.0, alphas_cumprod[:-1])
     posterior_variance = betas * (1.0 - previous) / (1.0 - alphas_cumprod)
-    return Schedule(*(jnp.asarray(a, jnp.float32) for a in (betas, alphas_cumprod, posterior_variance)))
+    columns = (betas, alphas_cumprod, posterior_variance)
+    return Schedule(*(jnp.asarray(column, jnp.float32) for column in columns))
 
 
 def make_schedule(

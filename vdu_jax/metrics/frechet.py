@@ -28,8 +28,11 @@ def feature_stats(features: np.ndarray) -> FeatureStats:
         raise ValueError(f"need at least 2 feature rows, got an array of shape {features.shape}")
     if not np.isfinite(features).all():
         raise ValueError("features are not finite")
-    return FeatureStats(features.mean(0), np.cov(features, rowvar=False).reshape(
-        features.shape[1], features.shape[1]), len(features))
+    return FeatureStats(
+        features.mean(0),
+        np.cov(features, rowvar=False).reshape(features.shape[1], features.shape[1]),
+        len(features),
+    )
 
 
 def frechet_distance(a: FeatureStats, b: FeatureStats) -> float:

@@ -65,9 +65,7 @@ def apply_floor(posterior: GaussianPosterior, floor: float) -> GaussianPosterior
 
 def apply_shrinkage(posterior: GaussianPosterior, amount: float) -> GaussianPosterior:
     """σ² ← (1 − a) σ² + a · mean of σ² over the layer's tensor, a in [0, 1]."""
-    variance = jax.tree.map(
-        lambda v: (1 - amount) * v + amount * jnp.mean(v), posterior.variance
-    )
+    variance = jax.tree.map(lambda v: (1 - amount) * v + amount * jnp.mean(v), posterior.variance)
     return posterior._replace(variance=variance)
 
 

@@ -129,7 +129,8 @@ class StageDir:
         if overwrite:
             shutil.rmtree(self.path)
             return
-        keys = sorted(k for k in old.keys() | self.inputs.keys() if old.get(k) != self.inputs.get(k))
+        keys = sorted(old.keys() | self.inputs.keys())
+        keys = [k for k in keys if old.get(k) != self.inputs.get(k)]
         # A changed setting explains more than the changed upstream that follows from it.
         key = next((k for k in keys if not k.startswith("upstream.")), keys[0])
         raise UserError(
@@ -155,7 +156,9 @@ class StageDir:
         self._started = time.monotonic()
         return self.path
 
-    def finish(self, summary: Mapping[str, Any], seconds: Mapping[str, float] | None = None) -> None:
+    def finish(
+        self, summary: Mapping[str, Any], seconds: Mapping[str, float] | None = None
+    ) -> None:
         """Mark the stage as done."""
         total = time.monotonic() - self._started
         write_json(self.path / "timings.json", {"total": total} | dict(seconds or {}))

@@ -26,12 +26,23 @@ def grid(images: np.ndarray, columns: int = 10, pad: int = 1, min_side: int = 32
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
+def side_by_side(pictures: list[Image.Image], gap: int = 24) -> Image.Image:
+    """Pictures of one height in a row, on white."""
+    width = sum(p.width for p in pictures) + gap * (len(pictures) - 1)
+    row = Image.new(pictures[0].mode, (width, pictures[0].height), "white")
+    left = 0
+    for picture in pictures:
+        row.paste(picture, (left, 0))
+        left += picture.width + gap
+    return row
+
+
 def png_bytes(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
-def save_grid(path: Path, images: np.ndarray) -> None:
+def save(path: Path, picture: Image.Image) -> None:
     with artifacts.atomic_path(path) as temporary:
-        temporary.write_bytes(png_bytes(grid(images)))
+        temporary.write_bytes(png_bytes(picture))

@@ -69,11 +69,18 @@ def net(config: ConfigDict, image_shape: tuple[int, int, int]) -> unet.UNet:
     return unet.UNet(image_shape[-1], attention_head_dim=head_dim, **dtypes, **model)
 
 
+def _items(section: ConfigDict) -> tuple:
+    """A config section as a hashable value."""
+    return _items(section)
+
+
 def schedule(config: ConfigDict) -> Schedule:
-    section = config.diffusion
-    return make_schedule(
-        section.schedule, section.num_steps, section.beta_start, section.beta_end
-    )
+    return _schedule(_items(config.diffusion))
+
+
+def _schedule(diffusion: tuple) -> Schedule:
+    values = dict(diffusion)
+    return make_schedule(values.pop("schedule"), **values)
 
 
 def sampler(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
@@ -81,16 +88,16 @@ def sampler(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
     section = config.sampler
     return _sampler(
         net(config, image_shape),
-        tuple(config.diffusion.to_dict().items()),
-        tuple(section.to_dict().items()),
+        _items(config.diffusion),
+        _items(section),
         image_shape,
     )
 
 
 @functools.lru_cache(maxsize=4)
 def _sampler(module, diffusion: tuple, settings: tuple, image_shape: tuple) -> Callable:
-    diffusion, settings = dict(diffusion), dict(settings)
-    noise = make_schedule(*(diffusion[k] for k in ("schedule", "num_steps", "beta_start", "beta_end")))
+    settings = dict(settings)
+    noise = _schedule(diffusion)
     plan = samplers.make_plan(
         noise,
         settings["name"],
@@ -115,7 +122,7 @@ def features(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
     """
     return _features(
         net(config, image_shape),
-        tuple(config.diffusion.to_dict().items()),
+        _items(config.diffusion),
         tuple(config.replay.feature_times),
         config.sampler.batch_size,
         image_shape,
@@ -124,8 +131,7 @@ def features(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
 
 @functools.lru_cache(maxsize=4)
 def _features(module, diffusion: tuple, times: tuple, batch_size: int, image_shape: tuple):
-    diffusion = dict(diffusion)
-    noise = make_schedule(*(diffusion[k] for k in ("schedule", "num_steps", "beta_start", "beta_end")))
+    noise = _schedule(diffusion)
     feature_fn = unet.make_feature_fn(module)
     eps = jax.random.normal(jax.random.key(0), (len(times), *image_shape))
     steps = [int(share * noise.num_steps) for share in times]
@@ -140,7 +146,7 @@ def _features(module, diffusion: tuple, times: tuple, batch_size: int, image_sha
         return jnp.concatenate(parts, axis=-1)
 
     def run(params: Params, images: np.ndarray) -> np.ndarray:
-        return map_batches(lambda x: compute(params, x), images, batch_size)
+        return map_batches(functools.partial(compute, params), images, batch_size)
 
     return run
 
@@ -152,7 +158,8 @@ def map_batches(fn: Callable, images: np.ndarray, batch_size: int) -> np.ndarray
         part = data.to_model_range(images[first : first + batch_size])
         missing = batch_size - len(part)
         padded = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge")
-        rows.append(jax.tree.map(lambda a, n=len(part): np.asarray(a)[:n], fn(padded)))
+        count = len(part)
+        rows.append(jax.tree.map(lambda a, n=count: np.asarray(a)[:n], fn(padded)))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
 
 
@@ -187,9 +194,7 @@ def _abstract_params(module: unet.UNet, image_shape: tuple[int, int, int]) -> Pa
     return abstract(shapes, parallel.replicated(parallel.make_mesh()))
 
 
-def load_pretrained(
-    config: ConfigDict, workdir: Path, image_shape: tuple[int, int, int]
-) -> Params:
+def load_pretrained(config: ConfigDict, workdir: Path, image_shape: tuple[int, int, int]) -> Params:
     """θ*: the last checkpoint of `train`, its moving average if it keeps one."""
     return load_snapshot(
         config,

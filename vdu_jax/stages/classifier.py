@@ -111,9 +111,7 @@ def ensure(config: ConfigDict, workdir: Path, overwrite: bool = False):
                 "longer (classifier.epochs) or make it wider (classifier.widths)"
             )
         images, labels = source.read()
-        artifacts.write_npz(
-            path / "reference.npz", features=judge(images).features, labels=labels
-        )
+        artifacts.write_npz(path / "reference.npz", features=judge(images).features, labels=labels)
         with Store(path / "params") as store:
             store.save(0, {"params": params})
             store.wait()

@@ -1,7 +1,7 @@
 """The trained posterior: mean and variance of every parameter over K checkpoints.
 
-    posterior/gaussian/0/     GaussianPosterior, floored and shrunk
-    posterior/layers.json     one row per parameter tensor, before floor and shrinkage
+posterior/gaussian/0/     GaussianPosterior, floored and shrunk
+posterior/layers.json     one row per parameter tensor, before floor and shrinkage
 """
 
 from collections.abc import Iterator
@@ -69,18 +69,14 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         for directory, _ in checkpoints
         if directory.parent != Path(workdir)
     }
-    stage = build.stage(
-        config, workdir, "posterior", ("posterior",), ("train",), runs=others
-    )
+    stage = build.stage(config, workdir, "posterior", ("posterior",), ("train",), runs=others)
     if stage.done(overwrite):
         return
     image_shape = build.dataset(config).image_shape
     path = stage.begin()
     raw = reduce(stream(config, checkpoints, image_shape))
     layers = posterior.layer_summary(raw)
-    floor = max(
-        section.variance_floor, posterior.relative_floor(raw, section.floor_quantile)
-    )
+    floor = max(section.variance_floor, posterior.relative_floor(raw, section.floor_quantile))
     shrunk = posterior.apply_shrinkage(raw, section.shrinkage)
     smallest = min(float(v.min()) for v in jax.tree.leaves(shrunk.variance))
     if max(floor, smallest) <= 0:

@@ -1,7 +1,8 @@
 """One page that shows what was unlearned, and a table on standard output.
 
-    report/report.html   one file, no network: grids, curve, figures, posterior, settings, versions
-    report/table.json    the table
+report/report.html   one file, no network: grids, curve, figures, posterior, settings, versions
+report/samples.png   the grids in a row
+report/table.json    the table
 """
 
 import base64
@@ -38,10 +39,17 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         table = make_table(config, workdir)
         stage.begin()
         artifacts.write_text(path, page(config, workdir, table))
+        grids = [grid(workdir, model) for model in sample.models(config)]
+        pictures.save(stage.path / "samples.png", pictures.side_by_side(grids))
         artifacts.write_json(stage.path / "table.json", table)
         stage.finish({})
     stored = artifacts.read_json(stage.path / "table.json")
     show({model: stored[model] for model in sample.models(config)}, path)
+
+
+def grid(workdir: Path, model: str):
+    """The first samples of a model."""
+    return pictures.grid(sample.load(workdir, model)[:GRID])
 
 
 def show(table: dict, path: Path) -> None:
@@ -117,8 +125,7 @@ def _rows(header: list[str], rows: list[list]) -> str:
 
 def _grids(config: ConfigDict, workdir: Path) -> str:
     figures = [
-        _image(pictures.png_bytes(pictures.grid(sample.load(workdir, model)[:GRID])), model)
-        for model in sample.models(config)
+        _image(pictures.png_bytes(grid(workdir, model)), model) for model in sample.models(config)
     ]
     return (
         f"<div class='grids'>{''.join(figures)}</div><p class='note'>The same place in each grid "

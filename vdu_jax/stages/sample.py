@@ -1,7 +1,7 @@
 """Draw the images that are evaluated: from the original and every unlearned model, same noise.
 
-    samples/<model>/images.npz   images (N, H, W, C) uint8
-    samples/<model>/grid.png     the first 100
+samples/<model>/images.npz   images (N, H, W, C) uint8
+samples/<model>/grid.png     the first 100
 """
 
 from pathlib import Path
@@ -49,7 +49,7 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         path = stage.begin()
         images = build.sampler(config, image_shape)(params, seed, count, f"sample {model}")
         artifacts.write_npz(path / "images.npz", images=images)
-        pictures.save_grid(path / "grid.png", images[:100])
+        pictures.save(path / "grid.png", pictures.grid(images[:100]))
         stage.finish({"images": count})
 
 

@@ -1,7 +1,7 @@
 """Pretrain the diffusion model on the whole training split.
 
-    train/snapshots/<step>/{params,ema}   the last checkpoints: θ_1 … θ_K
-    train/state/, metrics.jsonl, events/  see runtime.fit
+train/snapshots/<step>/{params,ema}   the last checkpoints: θ_1 … θ_K
+train/state/, metrics.jsonl, events/  see runtime.fit
 """
 
 from pathlib import Path
