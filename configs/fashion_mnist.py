@@ -38,7 +38,9 @@ def get_config():
     config.forget.limit = 1000
     config.curve.images = 250
     config.evaluate.images = 1000
-    config.classifier.epochs = 1
+    config.classifier.widths = (16, 32, 64)
+    config.classifier.batch_size = 64
+    config.classifier.epochs = 5
 
     config.methods.plain = vdu_config.method(
         "vdu",
