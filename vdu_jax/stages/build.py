@@ -71,7 +71,7 @@ def net(config: ConfigDict, image_shape: tuple[int, int, int]) -> unet.UNet:
 
 def _items(section: ConfigDict) -> tuple:
     """A config section as a hashable value."""
-    return _items(section)
+    return tuple(section.to_dict().items())
 
 
 def schedule(config: ConfigDict) -> Schedule:
