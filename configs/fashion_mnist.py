@@ -51,6 +51,7 @@ def get_config():
         learning_rate=2e-5,
         steps=80,
         snapshot_every=10,
+        target_pul=95.0,
     )
     config.methods.extended = vdu_config.method(
         "vdu_extended",
@@ -61,5 +62,6 @@ def get_config():
         replay_batch=48,
         steps=100,
         snapshot_every=25,
+        target_pul=95.0,
     )
     return config
