@@ -1,12 +1,17 @@
 """A run small enough to be made in seconds, and shared by the tests that need one."""
 
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# The runs below compile the same programs again and again; nothing is kept between sessions.
+_CACHE = tempfile.TemporaryDirectory(prefix="vdu-test-xla-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-import pytest
+import pytest  # noqa: E402
 
-from vdu_jax import cli
+from vdu_jax import cli  # noqa: E402
 
 TINY = """
 from vdu_jax import config as vdu_config

@@ -24,6 +24,7 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     parallel.check_batch_size(settings.batch_size, parallel.make_mesh(), "train.batch_size")
     found = build.dataset(config)
     source = build.open_split(config, found, "train")
+    path = stage.begin()
     net = build.net(config, found.image_shape)
     params = jax.jit(lambda key: unet.init_params(net, key, found.image_shape))(
         jax.random.key(settings.init_seed)
@@ -43,7 +44,6 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     )
     last, every = settings.steps, settings.snapshot_every
     snapshots = range(last, max(0, last - every * settings.snapshots), -every)
-    path = stage.begin()
     result = fit(
         objective,
         params,
