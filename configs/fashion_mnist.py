@@ -41,6 +41,8 @@ def get_config():
     config.classifier.widths = (16, 32, 64)
     config.classifier.batch_size = 64
     config.classifier.epochs = 5
+    config.classifier.learning_rate = 3e-3
+    config.classifier.min_accuracy = 0.89
 
     config.methods.plain = vdu_config.method(
         "vdu",
