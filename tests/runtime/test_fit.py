@@ -26,7 +26,24 @@ def loss(params, state, batch, key):
 OBJECTIVE = Objective(frozenset({"retain"}), no_state, loss)
 
 
-def run(directory, num_steps=12, objective=OBJECTIVE, **changes):
+class Loader:
+    """The loader of every run here; `action` is called when batch number `at` is asked for."""
+
+    def __init__(self, at, action):
+        self.inner = data.make_loader(data.ArraySource(IMAGES), 5, 0)
+        self.count, self.at, self.action = 0, at, action
+
+    def __next__(self):
+        self.count += 1
+        if self.count == self.at:
+            self.action()
+        return next(self.inner)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+def run(directory, num_steps=12, objective=OBJECTIVE, at=None, action=None, **changes):
     settings = {
         "key": jax.random.key(1),
         "num_steps": num_steps,
@@ -36,7 +53,7 @@ def run(directory, num_steps=12, objective=OBJECTIVE, **changes):
         "log_every": 3,
         "ema_decay": 0.9,
     } | changes
-    loader = data.make_loader(data.ArraySource(IMAGES), 5, 0)
+    loader = Loader(at, action)
     return fit_lib.fit(objective, START, {"retain": loader}, optax.adam(0.05), **settings)
 
 
@@ -48,40 +65,14 @@ def snapshot(directory, step, name="params"):
 def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path):
     run(tmp_path / "whole")
 
-    calls = []
-
     class Killed(Exception):
         pass
 
-    class Dying:
-        """Dies at the 11th batch, after the state of step 8 was saved."""
+    def die():
+        raise Killed
 
-        def __init__(self):
-            self.inner = data.make_loader(data.ArraySource(IMAGES), 5, 0)
-
-        def __next__(self):
-            calls.append(1)
-            if len(calls) == 11:
-                raise Killed
-            return next(self.inner)
-
-        def __getattr__(self, name):
-            return getattr(self.inner, name)
-
-    with pytest.raises(Killed):
-        fit_lib.fit(
-            OBJECTIVE,
-            START,
-            {"retain": Dying()},
-            optax.adam(0.05),
-            key=jax.random.key(1),
-            num_steps=12,
-            directory=tmp_path / "resumed",
-            snapshot_steps=(6, 12),
-            save_state_every=4,
-            log_every=3,
-            ema_decay=0.9,
-        )
+    with pytest.raises(Killed):  # at the 11th batch, after the state of step 8 was saved
+        run(tmp_path / "resumed", at=11, action=die)
     result = run(tmp_path / "resumed")
     assert result.steps == 12 and result.snapshots == [6, 12]
     for step in (6, 12):
@@ -97,34 +88,12 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path):
 
 
 def test_sigterm_saves_and_the_same_call_continues(tmp_path):
-    class Signalling:
-        def __init__(self):
-            self.inner, self.count = data.make_loader(data.ArraySource(IMAGES), 5, 0), 0
-
-        def __next__(self):
-            self.count += 1
-            if self.count == 7:
-                signal.raise_signal(signal.SIGTERM)
-            return next(self.inner)
-
-        def __getattr__(self, name):
-            return getattr(self.inner, name)
+    def terminate():
+        signal.raise_signal(signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match="step 7 of 12"):
-        fit_lib.fit(
-            OBJECTIVE,
-            START,
-            {"retain": Signalling()},
-            optax.adam(0.05),
-            key=jax.random.key(1),
-            num_steps=12,
-            directory=tmp_path / "a",
-            snapshot_steps=(6, 12),
-            save_state_every=100,
-            log_every=3,
-            ema_decay=0.9,
-        )
+        run(tmp_path / "a", at=7, action=terminate, save_state_every=100)
     assert signal.getsignal(signal.SIGTERM) == before
     run(tmp_path / "a")
     run(tmp_path / "b")
