@@ -1,0 +1,241 @@
+"""The `UNet2DModel` of Hugging Face diffusers: its `config.json` and its tensors' names.
+
+Settings are those of `config.model`; tensors are NumPy arrays by their names in PyTorch, where a
+convolution's weight is (out, in, height, width) and a dense layer's (out, in).
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from vdu_jax.errors import UserError
+from vdu_jax.types import Params
+
+# The defaults of UNet2DModel's arguments, for keys that a config.json leaves out.
+DEFAULTS = {
+    "sample_size": None,
+    "in_channels": 3,
+    "out_channels": 3,
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "time_embedding_dim": None,
+    "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "down_block_types": ["DownBlock2D", *["AttnDownBlock2D"] * 3],
+    "mid_block_type": "UNetMidBlock2D",
+    "up_block_types": [*["AttnUpBlock2D"] * 3, "UpBlock2D"],
+    "block_out_channels": [224, 448, 672, 896],
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "downsample_padding": 1,
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "dropout": 0.0,
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": None,
+    "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "default",
+    "add_attention": True,
+    "class_embed_type": None,
+    "num_class_embeds": None,
+    "num_train_timesteps": None,
+}
+# Keys that diffusers' moving average of a model adds to its config.json.
+EMA_KEYS = {
+    "decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma",
+    "power",
+}  # fmt: skip
+# What our network is, in their words: any other value can't be expressed.
+FIXED = {
+    "time_embedding_type": ("positional",),
+    "mid_block_type": ("UNetMidBlock2D",),
+    "downsample_type": ("conv",),
+    "upsample_type": ("conv",),
+    "act_fn": ("silu", "swish"),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+    "downsample_padding": (0, 1),
+}
+# ours -> theirs, where the value is the same.
+RENAMED = {
+    "layers_per_block": "layers_per_block",
+    "mid_attention": "add_attention",
+    "num_groups": "norm_num_groups",
+    "norm_eps": "norm_eps",
+    "dropout": "dropout",
+    "time_scale_shift": "resnet_time_scale_shift",
+    "flip_sin_to_cos": "flip_sin_to_cos",
+    "freq_shift": "freq_shift",
+    "downsample_padding": "downsample_padding",
+    "mid_block_scale_factor": "mid_block_scale_factor",
+    "center_input_sample": "center_input_sample",
+}
+FLOAT_SETTINGS = ("norm_eps", "dropout", "freq_shift", "mid_block_scale_factor")
+
+
+def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, tuple[int, int, int]]:
+    """Our settings (`config.model`) and image shape (H, W, C) from a `config.json`.
+
+    Raises:
+      UserError: naming `where` and the key, if our network can't express its value.
+    """
+
+    def refuse(key: str, need: str) -> UserError:
+        return UserError(f"{where}: {key} = {values.get(key)!r} can't be expressed: {need}")
+
+    values = DEFAULTS | {k: v for k, v in config.items() if k not in EMA_KEYS}
+    if values.get("_class_name", "UNet2DModel") != "UNet2DModel":
+        raise refuse("_class_name", "it must be UNet2DModel")
+    for key in values:
+        if key not in DEFAULTS and not key.startswith("_"):
+            raise refuse(key, "the key is not known")
+    for key, allowed in FIXED.items():
+        if values[key] not in allowed:
+            raise refuse(key, f"it must be {' or '.join(map(repr, allowed))}")
+    channels = values["block_out_channels"]
+    if not isinstance(channels, list | tuple) or not channels:
+        raise refuse("block_out_channels", "it must be a list of numbers")
+    if values["time_embedding_dim"] not in (None, 4 * channels[0]):
+        raise refuse("time_embedding_dim", f"it must be null or {4 * channels[0]}")
+    if values["in_channels"] != values["out_channels"]:
+        raise refuse("out_channels", f"it must equal in_channels = {values['in_channels']}")
+
+    levels = []
+    for key, plain, attending in (
+        ("down_block_types", "DownBlock2D", "AttnDownBlock2D"),
+        ("up_block_types", "UpBlock2D", "AttnUpBlock2D"),
+    ):
+        kinds = values[key]
+        if not set(kinds) <= {plain, attending} or len(kinds) != len(channels):
+            raise refuse(key, f"it must be {len(channels)} of {plain}, {attending}")
+        levels.append([kind == attending for kind in kinds])
+    if levels[0] != levels[1][::-1]:
+        raise refuse("up_block_types", "it must mirror down_block_types")
+
+    mid_has_no_norm = values["resnet_time_scale_shift"] == "scale_shift" and values["add_attention"]
+    allowed = {values["norm_num_groups"]} if mid_has_no_norm else {None, values["norm_num_groups"]}
+    if values["attn_norm_num_groups"] not in allowed:
+        raise refuse(
+            "attn_norm_num_groups", f"it must be norm_num_groups = {values['norm_num_groups']}"
+        )
+    size = values["sample_size"]
+    height, width = size if isinstance(size, list | tuple) else (size or 0, size or 0)
+
+    settings = {ours: values[theirs] for ours, theirs in RENAMED.items()}
+    settings |= {key: float(settings[key]) for key in FLOAT_SETTINGS}
+    settings |= {
+        "block_out_channels": tuple(channels),
+        "attention_levels": tuple(i for i, attends in enumerate(levels[0]) if attends),
+        "attention_head_dim": values["attention_head_dim"] or 0,
+        "dtype": "float32",
+        "param_dtype": "float32",
+    }
+    return settings, (height, width, values["in_channels"])
+
+
+def write_config(settings: Mapping[str, Any], image_shape: tuple[int, int, int]) -> dict:
+    """The `config.json` of our settings: the inverse of `read_config`."""
+    height, width, channels = image_shape
+    attends = [i in settings["attention_levels"] for i in range(len(settings["block_out_channels"]))]
+    scale_shift = settings["time_scale_shift"] == "scale_shift"
+    values = DEFAULTS | {theirs: settings[ours] for ours, theirs in RENAMED.items()}
+    values |= {
+        "sample_size": height if height == width else [height, width],
+        "in_channels": channels,
+        "out_channels": channels,
+        "block_out_channels": list(settings["block_out_channels"]),
+        "down_block_types": ["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
+        "up_block_types": ["AttnUpBlock2D" if a else "UpBlock2D" for a in attends[::-1]],
+        "attention_head_dim": settings["attention_head_dim"] or None,
+        "attn_norm_num_groups": settings["num_groups"] if scale_shift else None,
+    }
+    return {"_class_name": "UNet2DModel"} | values
+
+
+MODERN = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
+# The attention layers' names before diffusers 0.18; google/ddpm-* on the Hub have them still.
+DEPRECATED = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out": "proj_attn"}
+LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+BLOCK = re.compile(r"(down_blocks|up_blocks)_(\d+)_(\w+)_(\d+)|(mid_block)_(\w+)_(\d+)")
+
+
+def tensor_name(path: tuple[str, ...], attention: Mapping[str, str] = MODERN) -> str:
+    """Their name of our parameter, e.g. ("mid_block_resnets_0", "conv1", "kernel") ->
+    "mid_block.resnets.0.conv1.weight"."""
+    first, *middle, leaf = path
+    matched = BLOCK.fullmatch(first)
+    parts = [p for p in matched.groups() if p is not None] if matched else [first]
+    return ".".join([*parts, *(attention.get(part, part) for part in middle), LEAVES[leaf]])
+
+
+def named_leaves(params: Params) -> list[tuple[tuple[str, ...], Any]]:
+    """The leaves of a parameter tree with their paths as names."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [(tuple(key.key for key in path), leaf) for path, leaf in leaves]
+
+
+def _to_theirs(leaf: np.ndarray, name: str) -> np.ndarray:
+    if name == "kernel":
+        return leaf.transpose((3, 2, 0, 1) if leaf.ndim == 4 else (1, 0))
+    return leaf
+
+
+def to_tensors(
+    params: Params, attention: Mapping[str, str] = MODERN, dtype: Any = None
+) -> dict[str, np.ndarray]:
+    """A parameter tree as named tensors in PyTorch's layout; `dtype`: another type to store."""
+    tensors = {}
+    for path, leaf in named_leaves(params):
+        value = _to_theirs(np.asarray(leaf), path[-1])
+        tensors[tensor_name(path, attention)] = value if dtype is None else value.astype(dtype)
+    return tensors
+
+
+def attention_names(tensors: Mapping[str, Any]) -> Mapping[str, str]:
+    """`DEPRECATED` if the tensors have the old attention names, else `MODERN`."""
+    old = any(name.endswith(".proj_attn.weight") for name in tensors)
+    return DEPRECATED if old else MODERN
+
+
+def to_params(tensors: Mapping[str, np.ndarray], like: Params, where: str) -> Params:
+    """Named tensors as parameters of the structure, shapes and types of `like`.
+
+    Args:
+      like: arrays or `jax.ShapeDtypeStruct`s, e.g. from `eval_shape` of the network's init.
+      where: named in errors.
+
+    Raises:
+      UserError: naming the first tensor that is missing, unexpected, or of another shape.
+    """
+    attention = attention_names(tensors)
+    wanted = {tensor_name(path, attention): (path, leaf) for path, leaf in named_leaves(like)}
+    missing, unexpected = sorted(wanted.keys() - tensors), sorted(tensors.keys() - wanted)
+    if missing or unexpected:
+        parts = [
+            f"{len(names)} tensors are {kind}, the first is {names[0]}"
+            for kind, names in (("missing", missing), ("unexpected", unexpected))
+            if names
+        ]
+        raise UserError(f"{where} does not fit the network of its config: {'; '.join(parts)}")
+    leaves = []
+    for name, (path, leaf) in wanted.items():
+        shape = leaf.shape
+        if path[-1] == "kernel":
+            shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+        found = tensors[name]
+        if found.shape != shape:
+            permuted = sorted(found.shape) == sorted(shape)
+            raise UserError(
+                f"{where}: tensor {name} has the shape {found.shape}, the network needs {shape}"
+                + ("; its axes are permuted" if permuted else "")
+            )
+        if path[-1] == "kernel":
+            found = found.transpose((2, 3, 1, 0) if found.ndim == 4 else (1, 0))
+        leaves.append(np.ascontiguousarray(found, leaf.dtype))
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
