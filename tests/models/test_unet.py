@@ -161,3 +161,18 @@ def test_features_are_spatial_means_of_mid_and_up_activations(tiny):
     maps = [kept["mid"][0], *kept["up"]]
     expected = np.concatenate([np.asarray(m).mean((1, 2)) for m in maps], -1)
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_settings_as_a_config_file_writes_them_give_the_network():
+    settings = {
+        "block_out_channels": [8, 16],
+        "attention_head_dim": 0,
+        "num_groups": 4,
+        "dtype": "bfloat16",
+        "param_dtype": "float32",
+    }
+    assert unet.from_settings(settings, 3) == unet.UNet(
+        3, block_out_channels=(8, 16), num_groups=4, dtype=jnp.dtype(jnp.bfloat16)
+    )
+    assert unet.from_settings(settings | {"attention_head_dim": 4}, 3).attention_head_dim == 4
+    hash(unet.from_settings(settings, 3))  # the compiled samplers are shared by equal networks

@@ -148,6 +148,33 @@ def make_plan(
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.int32 if a is grid else jnp.float32), plan)
 
 
+def step(
+    row: SamplerPlan,
+    x: jax.Array,
+    eps: jax.Array,
+    x0_previous: jax.Array,
+    noise: jax.Array | None = None,
+    *,
+    clip_x0: bool = True,
+) -> tuple[jax.Array, jax.Array]:
+    """One step of a plan: the update of the module's docstring.
+
+    Args:
+      row: one row of the plan, with scalars in place of its arrays.
+      x, eps: the image at this step and the noise predicted in it, (B, H, W, C).
+      x0_previous: x̂_0 of the step before (anything at the first step, where it has no weight).
+      noise: z, for a stochastic sampler.
+
+    Returns:
+      x at the next step, and x̂_0 of this one.
+    """
+    x0 = (x - row.sigma * eps) / row.alpha
+    if clip_x0:
+        x0 = jnp.clip(x0, -1.0, 1.0)
+    x = row.x * x + row.x0 * x0 + row.x0_previous * x0_previous
+    return (x if row.noise is None else x + row.noise * noise), x0
+
+
 def sample(
     score_fn: ScoreFn,
     params: Params,
@@ -210,18 +237,13 @@ def integrate(
         raise ValueError("a stochastic sampler needs noise_fn")
     batch = start.shape[0]
 
-    def step(carry, inputs):
+    def body(carry, inputs):
         x, x0_previous = carry
-        index, c = inputs
-        eps = score_fn(params, x, jnp.full((batch,), c.t), cond)
-        x0 = (x - c.sigma * eps) / c.alpha
-        if clip_x0:
-            x0 = jnp.clip(x0, -1.0, 1.0)
-        x = c.x * x + c.x0 * x0 + c.x0_previous * x0_previous
-        if c.noise is not None:
-            x = x + c.noise * noise_fn(index)
-        return (x, x0), None
+        index, row = inputs
+        eps = score_fn(params, x, jnp.full((batch,), row.t), cond)
+        noise = None if row.noise is None else noise_fn(index)
+        return step(row, x, eps, x0_previous, noise, clip_x0=clip_x0), None
 
     steps = jnp.arange(plan.t.shape[0], dtype=jnp.int32)
-    (x, _), _ = jax.lax.scan(step, (start, jnp.zeros_like(start)), (steps, plan))
+    (x, _), _ = jax.lax.scan(body, (start, jnp.zeros_like(start)), (steps, plan))
     return x

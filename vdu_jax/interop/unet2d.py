@@ -142,7 +142,9 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, tuple[int,
 def write_config(settings: Mapping[str, Any], image_shape: tuple[int, int, int]) -> dict:
     """The `config.json` of our settings: the inverse of `read_config`."""
     height, width, channels = image_shape
-    attends = [i in settings["attention_levels"] for i in range(len(settings["block_out_channels"]))]
+    attends = [
+        i in settings["attention_levels"] for i in range(len(settings["block_out_channels"]))
+    ]
     scale_shift = settings["time_scale_shift"] == "scale_shift"
     values = DEFAULTS | {theirs: settings[ours] for ours, theirs in RENAMED.items()}
     values |= {

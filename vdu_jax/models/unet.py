@@ -4,7 +4,8 @@ Structure and names follow the `UNet2DModel` of Hugging Face diffusers, so that 
 one to one; the network of Ho et al. 2020 (arXiv 2006.11239) is one setting of it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -122,6 +123,18 @@ class UNet(nn.Module):
             x
         )
         return x.astype(jnp.float32)
+
+
+def from_settings(settings: Mapping[str, Any], channels: int) -> UNet:
+    """The network of `config.model`'s settings, for images of `channels` channels.
+
+    They are `UNet`'s attributes as a config file writes them: types by name, tuples perhaps as
+    lists, and `attention_head_dim = 0` for a single head.
+    """
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    values |= {key: jnp.dtype(values[key]) for key in ("dtype", "param_dtype")}
+    values["attention_head_dim"] = values["attention_head_dim"] or None
+    return UNet(channels, **values)
 
 
 def init_params(net: UNet, key: jax.Array, image_shape: tuple[int, int, int]) -> Params:

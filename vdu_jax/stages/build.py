@@ -62,11 +62,7 @@ def forget_retain(config: ConfigDict, source: data.ImageSource) -> data.ForgetRe
 
 
 def net(config: ConfigDict, image_shape: tuple[int, int, int]) -> unet.UNet:
-    model = config.model.to_dict()
-    dtypes = {key: jnp.dtype(model.pop(key)) for key in ("dtype", "param_dtype")}
-    head_dim = model.pop("attention_head_dim") or None
-    model = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in model.items()}
-    return unet.UNet(image_shape[-1], attention_head_dim=head_dim, **dtypes, **model)
+    return unet.from_settings(config.model.to_dict(), image_shape[-1])
 
 
 def _items(section: ConfigDict) -> tuple:
