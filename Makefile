@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/digits
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-parity parity lint clean
 
 # The environment is made anew when the package's metadata changes.
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -13,11 +13,22 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 
+$(VENV)/installed-torch: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,torch]"
+	touch $@
+
 demo: $(VENV)/installed
 	@$(BIN)/vdu run --config=configs/digits.py --workdir=$(WORKDIR)
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+test-parity: $(VENV)/installed-torch
+	$(BIN)/python -m pytest -m torch tests
+
+# Writes docs/parity.md.
+parity: $(VENV)/installed-torch
+	$(BIN)/python tests/parity/report.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

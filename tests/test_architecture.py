@@ -12,11 +12,12 @@ import vdu_jax
 PACKAGE = Path(vdu_jax.__file__).parent
 TESTS = Path(__file__).parent
 PURE = {"models", "diffusion", "posterior", "objectives", "metrics", "detector", "types"}
-SHELL = {"data", "interop", "runtime", "stages", "cli", "config"}
+SHELL = {"data", "interop", "parity", "runtime", "stages", "cli", "config"}
 FORBIDDEN = {
     "data": {"runtime", "stages", "cli"},
     "runtime": {"stages", "cli"},
     "objectives": {"stages"},
+    "parity": {"stages", "cli"},
     "stages": {"cli"},
     "config": {"stages", "runtime", "cli"},
     **{room: SHELL for room in PURE},

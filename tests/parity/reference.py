@@ -1,0 +1,324 @@
+"""The other side of every comparison: PyTorch, Hugging Face diffusers, pytorch-fid, NumPy.
+
+`REFERENCE` maps the name of a component to a function that gives its arrays. Inputs are those of
+`vdu_jax.parity.inputs`; no other code of ours computes anything here, and what diffusers does not
+have (the losses) is written from docs/method.md.
+
+All of it runs in float64, so that a difference is our rounding and not that of two sides, and the
+golden numbers do not depend on a CPU's kernels. diffusers itself computes the time embedding in
+float32. Its schedulers keep ᾱ in float32, whose 1 − ᾱ has lost digits at small t; here they get ᾱ
+from the same betas in float64.
+"""
+
+import functools
+from unittest import mock
+
+import diffusers
+import jax
+import numpy as np
+import torch
+from pytorch_fid.fid_score import calculate_frechet_distance
+
+from vdu_jax.parity import compare, inputs
+
+# Networks as small as most of these are many times slower on several threads that share cores.
+torch.set_num_threads(1)
+
+SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
+
+
+def as_torch(array, dtype=torch.float64):
+    """Images (B, H, W, C) become (B, C, H, W); anything else stays as it is."""
+    tensor = torch.from_numpy(np.array(array)).to(dtype)
+    return tensor.permute(0, 3, 1, 2).contiguous() if tensor.ndim == 4 else tensor
+
+
+def as_images(tensor):
+    return tensor.detach().permute(0, 2, 3, 1).numpy()
+
+
+def image_shape(config):
+    size = config["sample_size"]
+    return (*(size if isinstance(size, tuple) else (size, size)), config["in_channels"])
+
+
+def shapes(net):
+    return {name: tuple(value.shape) for name, value in net.state_dict().items()}
+
+
+def network(config, dtype=torch.float64):
+    net = diffusers.UNet2DModel(**config).eval()
+    load(net, inputs.tensors(shapes(net)))
+    return torch.nn.Module.to(net, dtype)  # theirs warns that it is not for training
+
+
+def load(net, tensors):
+    net.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
+
+
+def scheduler(kind, beta_schedule="linear", **settings):
+    made = kind(inputs.NUM_TRAIN_STEPS, beta_schedule=beta_schedule, **settings)
+    made.alphas_cumprod = torch.cumprod(1 - made.betas.double(), 0)
+    return made
+
+
+def forward(config, dtype=torch.float64):
+    net = network(config, dtype)
+    xt = as_torch(inputs.normal(1, len(inputs.TIMES), *image_shape(config)), dtype)
+    with torch.no_grad():
+        return {"eps": as_images(net(xt, torch.from_numpy(inputs.TIMES)).sample)}
+
+
+def weighted_errors(net, x0, t, eps, weighting):
+    """w_t e(θ; x_0, t, ε) of each image: docs/method.md, sections 1 and 2."""
+    noise = scheduler(diffusers.DDPMScheduler)
+    level = noise.alphas_cumprod[t][:, None, None, None]
+    xt = level.sqrt() * x0 + (1 - level).sqrt() * eps
+    errors = ((net(xt, t).sample - eps) ** 2).mean((1, 2, 3))
+    if weighting == "simple":
+        return errors
+    beta, level = noise.betas.double()[t], noise.alphas_cumprod[t]
+    # At t = 0 the posterior's variance is 0; Ho et al. take that of t = 1.
+    later = t.clamp(min=1)
+    before = noise.alphas_cumprod[later - 1]
+    sigma2 = noise.betas.double()[later] * (1 - before) / (1 - noise.alphas_cumprod[later])
+    return beta**2 / (2 * sigma2 * (1 - beta) * (1 - level)) * errors
+
+
+def noising(key, shape):
+    drawn = inputs.noising(key, shape)
+    return as_torch(drawn.t, torch.int64), as_torch(drawn.eps)
+
+
+def gradient_tensors(net):
+    return {name: p.grad.numpy() for name, p in net.named_parameters()}
+
+
+def eps_loss(config_name):
+    config = inputs.UNETS[config_name]
+    net = network(config)
+    x0 = inputs.images(2, 4, *image_shape(config))
+    t, eps = noising(jax.random.split(inputs.key(0))[0], x0.shape)
+    errors = weighted_errors(net, as_torch(x0), t, eps, inputs.GRADIENTS[config_name])
+    return net, errors.mean()
+
+
+def losses():
+    return {
+        f"{name}/{weighting}": eps_loss(name)[1].detach().numpy().reshape(1)
+        for name, weighting in inputs.GRADIENTS.items()
+    }
+
+
+def gradients(config_name):
+    net, loss = eps_loss(config_name)
+    loss.backward()
+    return compare.by_layer(gradient_tensors(net))
+
+
+def schedule(name):
+    noise = scheduler(diffusers.DDPMScheduler, SCHEDULES[name])
+    variance = [noise._get_variance(t) for t in range(inputs.NUM_TRAIN_STEPS)]
+    return {
+        "betas": noise.betas.numpy(),
+        "alphas_cumprod": noise.alphas_cumprod.numpy(),
+        "posterior_variance": torch.stack(variance).numpy(),
+    }
+
+
+def ddpm_step(noise, t, x, eps, z, clip):
+    # The scheduler draws its noise itself.
+    with mock.patch("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: z):
+        return noise.step(eps, t, x).prev_sample
+
+
+def ddim_step(noise, t, x, eps, z, clip, eta):
+    # Ours derives ε̂ again from the clipped x̂_0, an option of theirs.
+    return noise.step(
+        eps, t, x, eta=eta, use_clipped_model_output=clip, variance_noise=z if eta else None
+    ).prev_sample
+
+
+def dpm_step(noise, t, x, eps, z, clip):
+    return noise.step(eps, t, x).prev_sample
+
+
+def sampler_steps(cases):
+    return {name: follow(case) for name, case in cases.items()}
+
+
+def follow(case):
+    plan, clip = dict(case.plan), case.clip_x0
+    name, num_steps, spacing = plan.pop("name"), plan.pop("num_steps"), plan.pop("spacing")
+    if name == "ddpm":
+        kind, step = diffusers.DDPMScheduler, ddpm_step
+        settings = dict(clip_sample=clip, variance_type=plan["variance"])
+    elif name == "ddim":
+        kind, step = diffusers.DDIMScheduler, functools.partial(ddim_step, eta=plan["eta"])
+        settings = dict(clip_sample=clip)
+    else:
+        # It knows only a threshold that adapts; bounded by 1, that is clipping.
+        kind, step = diffusers.DPMSolverMultistepScheduler, dpm_step
+        settings = dict(thresholding=clip, sample_max_value=1.0)
+    noise = scheduler(kind, timestep_spacing=spacing, **settings)
+    noise.set_timesteps(num_steps)
+    if name == "dpm++2m":  # which has rounded them to float32
+        levels = noise.alphas_cumprod[noise.timesteps]
+        noise.sigmas = torch.cat([((1 - levels) / levels).sqrt(), torch.zeros(1)])
+    xs, predictions, noises = (
+        torch.from_numpy(values).double() for values in inputs.sampler_inputs(case)
+    )
+    results = []
+    for row, x, eps, z in zip(case.steps, xs, predictions, noises, strict=True):
+        # With "fixed_large" and "trailing" spacing theirs adds noise to the final image, too.
+        z = torch.zeros_like(z) if row == num_steps - 1 else z
+        results.append(step(noise, noise.timesteps[row], x, eps, z, clip))
+    return torch.stack(results).numpy()
+
+
+def ddim_images():
+    net = network(inputs.SMALL)
+    noise = scheduler(diffusers.DDIMScheduler, timestep_spacing="trailing")
+    noise.set_timesteps(50)
+    x = as_torch(inputs.normal(3, 4, *image_shape(inputs.SMALL)))
+    with torch.no_grad():
+        for t in noise.timesteps:
+            x = ddim_step(noise, t, x, net(x, t).sample, None, clip=True, eta=0.0)
+    return {"image": as_images(x)}
+
+
+def checkpoint_moments(part):
+    checkpoints = inputs.checkpoints()
+    stacked = {
+        name: torch.stack([torch.from_numpy(c[name]).double() for c in checkpoints])
+        for name in checkpoints[0]
+    }
+    return {
+        name: (values.mean(0) if part == "mean" else values.var(0)).numpy()
+        for name, values in stacked.items()
+    }
+
+
+class VDU:
+    """The loss of docs/method.md, section 2, on a network; its parameters now are θ*."""
+
+    def __init__(self, net, case):
+        self.net, self.case = net, case
+        pretrained = {name: p.detach().float().numpy() for name, p in net.named_parameters()}
+        mean, variance = inputs.vdu_posterior(pretrained)
+        centre = pretrained if case.anchor == "pretrained" else mean
+        self.centre, self.variance = (
+            {name: torch.from_numpy(value).double() for name, value in tensors.items()}
+            for tensors in (centre, variance)
+        )
+
+    def loss(self, x0, key):
+        case = self.case
+        t, eps = noising(key, x0.shape)
+        plasticity = weighted_errors(self.net, as_torch(x0), t, eps, case.weighting).mean()
+        stability = sum(
+            ((p - self.centre[name]) ** 2 / (2 * self.variance[name])).sum()
+            for name, p in self.net.named_parameters()
+        )
+        if case.reduction == "sum":
+            plasticity = inputs.NUM_FORGET * plasticity
+        else:
+            stability = stability / sum(p.numel() for p in self.net.parameters())
+        return -(1 - case.gamma) * plasticity + case.gamma * stability
+
+
+def vdu_losses():
+    config = inputs.SMALLEST
+    results = {}
+    for name, case in inputs.VDU_CASES.items():
+        net = network(config)
+        objective = VDU(net, case)
+        load(net, inputs.nearby(inputs.tensors(shapes(net)), 0.02, seed=4))
+        loss = objective.loss(inputs.images(5, 4, *image_shape(config)), inputs.key(1))
+        loss.backward()
+        gradient = compare.by_layer(gradient_tensors(net))
+        results[name] = loss.detach().numpy().reshape(1), gradient
+    return results
+
+
+def vdu_loss():
+    return {name: loss for name, (loss, _) in vdu_losses().items()}
+
+
+def vdu_gradients():
+    return {
+        f"{name}/{layer}": values
+        for name, (_, gradient) in vdu_losses().items()
+        for layer, values in gradient.items()
+    }
+
+
+@functools.cache
+def vdu_run():
+    net = network(inputs.SMALL)
+    objective = VDU(net, inputs.VDU_RUN)
+    optimizer = torch.optim.Adam(
+        net.parameters(), inputs.VDU_LEARNING_RATE, betas=(0.9, 0.999), eps=1e-8
+    )
+
+    def parameters():
+        return inputs.flat({name: p.detach().numpy() for name, p in net.named_parameters()})
+
+    start, history = parameters(), []
+    for step in range(inputs.VDU_STEPS):
+        x0 = inputs.vdu_batch(step, image_shape(inputs.SMALL))
+        loss = objective.loss(x0, inputs.vdu_key(step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    end = parameters()
+    return {
+        "losses": {"loss": np.array(history)},
+        "parameters": {"parameters": end},
+        "update": {"update": end - start},
+    }
+
+
+def frechet_distances():
+    return {
+        name: np.array(
+            [
+                calculate_frechet_distance(
+                    *(
+                        statistic
+                        for features in pair
+                        for statistic in (
+                            features.astype(np.float64).mean(0),
+                            np.cov(features.astype(np.float64), rowvar=False),
+                        )
+                    )
+                )
+            ]
+        )
+        for name, pair in inputs.feature_pairs().items()
+    }
+
+
+REFERENCE = {
+    **{f"unet/{n}": functools.partial(forward, config) for n, config in inputs.UNETS.items()},
+    "loss": losses,
+    **{f"gradients/{n}": functools.partial(gradients, n) for n in inputs.GRADIENTS},
+    **{f"schedule/{n}": functools.partial(schedule, n) for n in SCHEDULES},
+    **{
+        f"sampler/{n}": functools.partial(sampler_steps, cases)
+        for n, cases in inputs.SAMPLERS.items()
+    },
+    "sampler/ddim_50_images": ddim_images,
+    **{
+        f"posterior/{part}": functools.partial(checkpoint_moments, part)
+        for part in ("mean", "variance")
+    },
+    "vdu/loss": vdu_loss,
+    "vdu/gradients": vdu_gradients,
+    **{
+        f"vdu/100_steps/{part}": lambda part=part: vdu_run()[part]
+        for part in ("losses", "parameters", "update")
+    },
+    "frechet": frechet_distances,
+}

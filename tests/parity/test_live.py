@@ -1,0 +1,88 @@
+"""Our numbers against PyTorch itself, on whole arrays and on settings drawn at random.
+
+`make test-parity`; needs torch, diffusers and pytorch-fid.
+"""
+
+import random
+
+import make_golden
+import numpy as np
+import pytest
+import reference
+import torch
+
+from vdu_jax.parity import check, compare, components, inputs
+
+pytestmark = pytest.mark.torch
+
+BY_NAME = {component.name: component for component in components.COMPONENTS}
+
+
+def test_every_component_has_a_reference():
+    assert BY_NAME.keys() == reference.REFERENCE.keys()
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_float32_agrees_with_pytorch(name):
+    component = BY_NAME[name]
+    theirs = reference.REFERENCE[name]()
+    result = check.result(component, "float32", component.run("float32"), theirs)
+    assert result.verdict == "ok", check.table([result])
+
+    # And the golden file holds these numbers; a tenth of the tolerance is room for another CPU.
+    golden, made_with = compare.read_golden(name)
+    gap = compare.difference(compare.compact(theirs), golden)
+    assert gap.of(component.measure) <= component.tolerance["float32"] / 10
+    assert made_with.keys() == make_golden.versions().keys()
+
+
+def test_the_cifar10_network_is_google_ddpm_cifar10_32():
+    net = reference.network(inputs.UNETS["ddpm_cifar10"])
+    assert sum(p.numel() for p in net.parameters()) == 35_746_307
+
+
+def random_config(seed):
+    """Settings of a U-Net over all that ours can express."""
+    draw = random.Random(seed)
+    levels = draw.randint(1, 4)
+    groups, head_dim = draw.choice([2, 4]), draw.choice([None, 2, 4])
+    scale_shift = draw.random() < 0.5
+    multiple = 2 ** (levels - 1)
+    return inputs.unet_config(
+        (multiple * draw.randint(2, 5), multiple * draw.randint(2, 5)),
+        draw.randint(1, 4),
+        tuple(8 * draw.randint(1, 4) for _ in range(levels)),
+        "".join(draw.choice("DA") for _ in range(levels)),
+        layers_per_block=draw.randint(1, 2),
+        norm_num_groups=groups,
+        attn_norm_num_groups=groups if scale_shift else None,
+        attention_head_dim=head_dim,
+        resnet_time_scale_shift="scale_shift" if scale_shift else "default",
+        add_attention=draw.random() < 0.7,
+        norm_eps=draw.choice([1e-6, 1e-5, 1e-3]),
+        flip_sin_to_cos=draw.random() < 0.5,
+        freq_shift=draw.choice([0, 1]),
+        downsample_padding=draw.choice([0, 1]),
+        mid_block_scale_factor=draw.choice([1, 0.7, 2]),
+        center_input_sample=draw.random() < 0.5,
+        act_fn=draw.choice(["silu", "swish"]),
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_unet_of_random_settings_agrees(seed):
+    """With PyTorch in float32 too, as it is used."""
+    config = random_config(seed)
+    for dtype in (torch.float64, torch.float32):
+        theirs = reference.forward(config, dtype)
+        with components.matmul_precision("float32"):
+            ours = components.forward(config, "float32")
+        assert compare.difference(ours, theirs).absolute <= 2e-5, config
+        assert np.abs(theirs["eps"]).max() > 0.1
+
+
+@pytest.mark.parametrize("name", inputs.UNETS)
+def test_a_unet_agrees_with_pytorch_in_float32(name):
+    theirs = reference.forward(inputs.UNETS[name], torch.float32)
+    ours = BY_NAME[f"unet/{name}"].run("float32")
+    assert compare.difference(ours, theirs).absolute <= 2e-5

@@ -1,0 +1,97 @@
+"""`vdu check`: this machine's numbers against those of PyTorch that come with the package."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from vdu_jax.parity import compare
+from vdu_jax.parity.components import COMPONENTS, PRECISIONS, Component
+from vdu_jax.runtime import progress, provenance
+
+
+class Result(NamedTuple):
+    """A component in one precision. max_abs, max_rel, l2: see `compare.Difference`. error: of them
+    the one that `measure` names, which must not exceed `tolerance`."""
+
+    component: str
+    about: str
+    precision: str
+    max_abs: float
+    max_rel: float
+    l2: float
+    measure: str
+    error: float
+    tolerance: float
+
+    @property
+    def verdict(self) -> str:
+        return "ok" if self.error <= self.tolerance else "FAIL"
+
+
+def result(component: Component, precision: str, ours, reference) -> Result:
+    """The comparison of a component's arrays with the reference's."""
+    found = compare.difference(ours, reference)
+    return Result(
+        component.name,
+        component.about,
+        precision,
+        *found,
+        component.measure,
+        found.of(component.measure),
+        component.tolerance[precision],
+    )
+
+
+def against_golden(component: Component, precision: str) -> Result:
+    """Compute a component on the default device and compare it with its golden numbers."""
+    golden, _ = compare.read_golden(component.name)
+    return result(component, precision, compare.compact(component.run(precision)), golden)
+
+
+def table(results: Iterable[Result]) -> str:
+    """One line per result, in columns."""
+    line = "{:<32} {:<9} {:>8} {:>8}  {:<20} {}".format
+    rows = [line("component", "precision", "max abs", "max rel", "tolerance", "verdict")]
+    for r in results:
+        bound = f"{r.tolerance:.0e} {r.measure}"
+        numbers = f"{r.max_abs:.1e}", f"{r.max_rel:.1e}"
+        rows.append(line(r.component, r.precision, *numbers, bound, r.verdict))
+    return "\n".join(rows)
+
+
+def run(precisions: Sequence[str] = ("float32",), as_json: bool = False) -> int:
+    """Check every component in the given precisions, of `PRECISIONS`, and print the table.
+
+    Returns:
+      1 if a component is out of tolerance, else 0.
+    """
+    environment = provenance.collect()
+    _, made_with = compare.read_golden(COMPONENTS[0].name)
+    results = []
+    with progress.bar(len(COMPONENTS) * len(precisions), "check", unit="component") as bar:
+        for precision in precisions:
+            for component in COMPONENTS:
+                bar.set_postfix_str(component.name)
+                results.append(against_golden(component, precision))
+                bar.update()
+    failed = [r for r in results if r.verdict != "ok"]
+    if as_json:
+        rows = [r._asdict() | {"verdict": r.verdict} for r in results]
+        summary = {"ok": not failed, "environment": environment, "golden": made_with}
+        print(json.dumps(summary | {"results": rows}))
+    else:
+        versions = {"vdu-jax": environment["vdu_jax"]} | environment["versions"]
+        print(f"device    {environment['devices']}, {environment['platform']}")
+        print(f"versions  {listed(versions)}")
+        print(f"golden    {listed(made_with)}\n")
+        print(table(results))
+        print(f"\n{len(results) - len(failed)} of {len(results)} within tolerance")
+    return 1 if failed else 0
+
+
+def listed(versions: Mapping[str, str]) -> str:
+    """Names and versions on one line."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+__all__ = ["PRECISIONS", "Result", "against_golden", "listed", "result", "run", "table"]

@@ -1,0 +1,110 @@
+"""How far two sets of named arrays are apart, and the golden numbers on file."""
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+Arrays = Mapping[str, np.ndarray]
+ENTRIES = 4096  # of a component that a golden file keeps
+MEASURES = ("absolute", "relative", "relative L2")
+MADE_WITH = "made_with"
+
+
+class Difference(NamedTuple):
+    """The worst array's: absolute: max|Δ|. relative: max|Δ| / max|reference|. l2: ‖Δ‖ / ‖ref‖."""
+
+    absolute: float
+    relative: float
+    l2: float
+
+    def of(self, measure: str) -> float:
+        """The one that `measure`, of `MEASURES`, names."""
+        return self[MEASURES.index(measure)]
+
+
+def difference(ours: Arrays, reference: Arrays) -> Difference:
+    """Compare array by array, in float64; what is not finite is infinitely far away.
+
+    Raises:
+      ValueError: if names or shapes differ, naming them.
+    """
+    if ours.keys() != reference.keys():
+        raise ValueError(f"arrays differ: {sorted(ours.keys() ^ reference.keys())}")
+    worst = np.zeros(3)
+    for name, array in ours.items():
+        a, b = np.asarray(array, np.float64), np.asarray(reference[name], np.float64)
+        if a.shape != b.shape:
+            raise ValueError(f"{name}: shape {a.shape}, the reference has {b.shape}")
+        gap = np.abs(a - b)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = [
+                gap.max(),
+                gap.max() / np.abs(b).max(),
+                np.linalg.norm(gap) / np.linalg.norm(b),
+            ]
+        # 0/0, two arrays of zeros, is no difference; every other NaN is one.
+        found = [0.0 if gap.max() == 0 else np.inf if np.isnan(f) else f for f in found]
+        worst = np.maximum(worst, found)
+    return Difference(*map(float, worst))
+
+
+def by_layer(tensors: Arrays) -> dict[str, np.ndarray]:
+    """Weight and bias of a layer as one vector.
+
+    The gradient of the bias of an attention's keys is 0 by symmetry; only together with the weight
+    has its error a scale.
+    """
+    layers: dict[str, list[np.ndarray]] = {}
+    for name in sorted(tensors):
+        layers.setdefault(name.rpartition(".")[0], []).append(np.ravel(tensors[name]))
+    return {name: np.concatenate(parts) for name, parts in layers.items()}
+
+
+def compact(arrays: Arrays) -> dict[str, np.ndarray]:
+    """What a golden file keeps of a component, float32.
+
+    Small arrays whole. Of a large one a fixed random part of its entries, and its root mean square,
+    which changes with any entry.
+    """
+    limit = max(16, ENTRIES // len(arrays))
+    kept = {}
+    for name, array in arrays.items():
+        values = np.ravel(np.asarray(array, np.float64))
+        if values.size > limit:
+            kept[f"{name}/rms"] = np.float32([np.sqrt(np.mean(values**2))])
+            random = np.random.RandomState(zlib.crc32(name.encode()))
+            values = values[np.sort(random.permutation(values.size)[:limit])]
+        kept[name] = values.astype(np.float32)
+    return kept
+
+
+def group(component: str) -> str:
+    """The golden file of a component: the first part of its name."""
+    return component.partition("/")[0]
+
+
+def golden_folder() -> Path:
+    """Where the golden files lie: in the installed package."""
+    return Path(__file__).parent / "golden"
+
+
+def read_golden(name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The golden arrays of a component, and what they were made with.
+
+    Raises:
+      ValueError: if there are none.
+    """
+    path = golden_folder() / f"{group(name)}.npz"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; make it with tests/parity/make_golden.py")
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {k.partition(":")[2]: file[k] for k in file.files if k.startswith(f"{name}:")}
+        made_with = {
+            k.partition(":")[2]: str(file[k]) for k in file.files if k.startswith(f"{MADE_WITH}:")
+        }
+    if not arrays:
+        raise ValueError(f"{path} has no {name}; make it again with tests/parity/make_golden.py")
+    return arrays, made_with

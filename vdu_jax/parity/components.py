@@ -1,0 +1,319 @@
+"""What is compared with PyTorch, how closely, and our side of each comparison.
+
+Tolerances of float32 are a contract, kept on a CPU. Those of the other precisions say what rounding
+must be expected to do and are to catch a wrong kernel, not to bound the rounding tightly:
+
+- bfloat16 (8 bits of mantissa, in the network only): 4 to 8 times what a CPU gives.
+- TF32 (11 bits of mantissa, in the operands of matrix products only): a quarter of bfloat16's,
+  since its operands are rounded 8 times finer and all else stays in float32. Reasoned, not
+  measured.
+
+What holds no network keeps float32's tolerance in every precision. Neither a GPU nor a TPU has been
+measured.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vdu_jax import objectives, posterior
+from vdu_jax.diffusion import samplers
+from vdu_jax.diffusion.schedule import NAMES as SCHEDULES
+from vdu_jax.diffusion.schedule import make_schedule
+from vdu_jax.interop import unet2d
+from vdu_jax.metrics import frechet
+from vdu_jax.models import unet
+from vdu_jax.parity import compare, inputs
+from vdu_jax.runtime import fit
+from vdu_jax.types import Params
+
+
+class Precision(NamedTuple):
+    """matmul: of `jax.default_matmul_precision`. dtype: the network's compute type."""
+
+    matmul: str
+    dtype: str
+
+
+PRECISIONS = {
+    "float32": Precision("highest", "float32"),
+    "tf32": Precision("tensorfloat32", "float32"),
+    "bfloat16": Precision("highest", "bfloat16"),
+}
+
+
+def matmul_precision(precision: str):
+    """A context in which matrix products have a precision of `PRECISIONS`."""
+    return jax.default_matmul_precision(PRECISIONS[precision].matmul)
+
+
+class Component(NamedTuple):
+    """One comparison.
+
+    Attributes:
+      name: the same in the reference and in the golden files.
+      measure: of `compare.MEASURES`; taken of every array, the worst counts.
+      tolerance: of each precision.
+      ours: from the name of a precision, which is in force when it is called, to named arrays.
+      about: what is compared, in a few words.
+    """
+
+    name: str
+    measure: str
+    tolerance: Mapping[str, float]
+    ours: Callable[[str], dict[str, np.ndarray]]
+    about: str
+
+    def run(self, precision: str) -> dict[str, np.ndarray]:
+        """Our arrays in a precision of `PRECISIONS`, on the default device."""
+        with matmul_precision(precision):
+            return {name: np.asarray(array) for name, array in self.ours(precision).items()}
+
+
+class Network(NamedTuple):
+    """A `ScoreFn`, and the parameters that its named tensors make."""
+
+    score_fn: Callable
+    params: Params
+    image_shape: tuple[int, int, int]
+
+    def read(self, tensors: compare.Arrays) -> Params:
+        return unet2d.to_params(tensors, self.params, "parity")
+
+
+def network(config: Mapping, precision: str) -> Network:
+    """Our network of a diffusers' `config.json`, with the parameters of `inputs.tensors`."""
+    settings, image_shape = unet2d.read_config(config, "parity")
+    net = unet.from_settings(settings | {"dtype": PRECISIONS[precision].dtype}, image_shape[-1])
+    like = jax.eval_shape(lambda: unet.init_params(net, jax.random.key(0), image_shape))
+    blank = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like)
+    shapes = {name: value.shape for name, value in unet2d.to_tensors(blank).items()}
+    params = unet2d.to_params(inputs.tensors(shapes), like, "parity")
+    return Network(unet.make_score_fn(net), params, image_shape)
+
+
+def linear_schedule():
+    return make_schedule("linear", inputs.NUM_TRAIN_STEPS)
+
+
+def forward(config: Mapping, precision: str) -> dict:
+    net = network(config, precision)
+    xt = inputs.normal(1, len(inputs.TIMES), *net.image_shape)
+    return {"eps": jax.jit(net.score_fn)(net.params, xt, inputs.TIMES)}
+
+
+@functools.cache
+def eps_loss(config_name: str, precision: str) -> tuple[np.ndarray, dict]:
+    """The training loss of a batch of 4 images, and its gradient."""
+    net = network(inputs.UNETS[config_name], precision)
+    weighting = inputs.GRADIENTS[config_name]
+    objective = objectives.ddpm(net.score_fn, linear_schedule(), weighting=weighting)
+    return loss_and_gradient(
+        objective, net.params, (), {"retain": inputs.images(2, 4, *net.image_shape)}, inputs.key(0)
+    )
+
+
+def loss_and_gradient(objective, params, state, images: Mapping, key) -> tuple[np.ndarray, dict]:
+    """An objective's loss (1,) and its gradient by layer; images: of each kind it sees."""
+    batch = {kind: {"image": image} for kind, image in images.items()}
+    run = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
+    (loss, _), gradient = run(params, state, batch, key)
+    return np.reshape(loss, 1), compare.by_layer(unet2d.to_tensors(gradient))
+
+
+def losses(precision: str) -> dict:
+    return {
+        f"{name}/{weighting}": eps_loss(name, precision)[0]
+        for name, weighting in inputs.GRADIENTS.items()
+    }
+
+
+def gradients(config_name: str, precision: str) -> dict:
+    return eps_loss(config_name, precision)[1]
+
+
+def schedule(name: str, precision: str) -> dict:
+    del precision
+    return make_schedule(name, inputs.NUM_TRAIN_STEPS)._asdict()
+
+
+def sampler_steps(cases: Mapping[str, inputs.SamplerCase], precision: str) -> dict:
+    """The image after every step of a plan, each from an image and a prediction that are given."""
+    del precision
+
+    @functools.partial(jax.jit, static_argnames="clip_x0")
+    def follow(rows, given, clip_x0):
+        def body(x0_previous, step):
+            row, x, eps, noise = step
+            x, x0 = samplers.step(row, x, eps, x0_previous, noise, clip_x0=clip_x0)
+            return x0, x
+
+        return jax.lax.scan(body, jnp.zeros_like(given[0][0]), (rows, *given))[1]
+
+    results = {}
+    for name, case in cases.items():
+        plan = samplers.make_plan(linear_schedule(), **case.plan)
+        rows = jax.tree.map(lambda column, case=case: column[np.array(case.steps)], plan)
+        results[name] = follow(rows, inputs.sampler_inputs(case), case.clip_x0)
+    return results
+
+
+def ddim_images(precision: str) -> dict:
+    net = network(inputs.SMALL, precision)
+    plan = samplers.make_plan(linear_schedule(), "ddim", 50)
+    start = inputs.normal(3, 4, *net.image_shape)
+    run = jax.jit(functools.partial(samplers.integrate, net.score_fn, plan=plan))
+    return {"image": run(net.params, start=start)}
+
+
+def checkpoint_moments(part: str, precision: str) -> dict:
+    del precision
+    moments = None
+    for tensors in inputs.checkpoints():
+        moments = posterior.update(moments, tensors) if moments else posterior.start(tensors)
+    return getattr(posterior.finish(moments), part)
+
+
+def vdu_objective(net: Network, case: inputs.VDUCase):
+    """The objective and its state; the pretrained parameters are the network's own."""
+    mean, variance = inputs.vdu_posterior(unet2d.to_tensors(net.params))
+    p_theta = posterior.GaussianPosterior(net.read(mean), net.read(variance), jnp.int32(5))
+    objective = objectives.vdu(
+        net.score_fn,
+        linear_schedule(),
+        p_theta,
+        inputs.NUM_FORGET,
+        gamma=case.gamma,
+        anchor=case.anchor,
+        weighting=case.weighting,
+        plasticity_reduction=case.reduction,
+        stability_reduction=case.reduction,
+    )
+    return objective, objective.init(net.params, {}, inputs.key(0))
+
+
+@functools.cache
+def vdu_losses(precision: str) -> dict:
+    """The VDU loss and its gradient in 4 settings, a little off the pretrained parameters."""
+    net = network(inputs.SMALLEST, precision)
+    params = net.read(inputs.nearby(unet2d.to_tensors(net.params), 0.02, seed=4))
+    images = {"forget": inputs.images(5, 4, *net.image_shape)}
+    results = {}
+    for name, case in inputs.VDU_CASES.items():
+        objective, state = vdu_objective(net, case)
+        results[name] = loss_and_gradient(objective, params, state, images, inputs.key(1))
+    return results
+
+
+def vdu_loss(precision: str) -> dict:
+    return {name: loss for name, (loss, _) in vdu_losses(precision).items()}
+
+
+def vdu_gradients(precision: str) -> dict:
+    return {
+        f"{name}/{layer}": values
+        for name, (_, gradient) in vdu_losses(precision).items()
+        for layer, values in gradient.items()
+    }
+
+
+@functools.cache
+def vdu_run(precision: str) -> dict[str, dict]:
+    """100 updates of VDU: the loss before each, the parameters after them, and their change."""
+    net = network(inputs.SMALL, precision)
+    objective, state = vdu_objective(net, inputs.VDU_RUN)
+    optimizer = optax.adam(inputs.VDU_LEARNING_RATE)
+    step_fn = jax.jit(fit.make_step(objective, optimizer))
+    fitted = fit.init_state(jax.tree.map(jnp.asarray, net.params), optimizer)
+    history = []
+    for step in range(inputs.VDU_STEPS):
+        batch = {"forget": {"image": inputs.vdu_batch(step, net.image_shape)}}
+        fitted, metrics = step_fn(fitted, state, batch, inputs.vdu_key(step))
+        history.append(metrics["loss"])
+    start, end = (inputs.flat(unet2d.to_tensors(p)) for p in (net.params, fitted.params))
+    return {
+        "losses": {"loss": np.array(history)},
+        "parameters": {"parameters": end},
+        "update": {"update": np.float64(end) - start},
+    }
+
+
+def frechet_distances(precision: str) -> dict:
+    del precision
+    return {
+        name: np.array([frechet.frechet_distance(*map(frechet.feature_stats, pair))])
+        for name, pair in inputs.feature_pairs().items()
+    }
+
+
+def _rounding(float32: float, bfloat16: float) -> dict[str, float]:
+    """Tolerances of a component with a network; see the module's docstring."""
+    return {"float32": float32, "tf32": bfloat16 / 4, "bfloat16": bfloat16}
+
+
+def _exact(tolerance: float) -> dict[str, float]:
+    """Tolerances of a component without a network."""
+    return dict.fromkeys(PRECISIONS, tolerance)
+
+
+def _component(name, measure, tolerance, about, function, *arguments) -> Component:
+    return Component(name, measure, tolerance, functools.partial(function, *arguments), about)
+
+
+COMPONENTS = (
+    *(
+        _component(
+            f"unet/{name}", "absolute", _rounding(2e-5, 0.15), "predicted noise", forward, config
+        )
+        for name, config in inputs.UNETS.items()
+    ),
+    _component("loss", "relative", _rounding(1e-4, 5e-3), "noise-prediction loss", losses),
+    *(
+        _component(
+            f"gradients/{name}", "relative", _rounding(1e-4, 0.4), "its gradient", gradients, name
+        )
+        for name in inputs.GRADIENTS
+    ),
+    *(
+        _component(
+            f"schedule/{name}", "absolute", _exact(1e-6), "β, ᾱ, posterior variance", schedule, name
+        )
+        for name in SCHEDULES
+    ),
+    *(
+        _component(
+            f"sampler/{name}", "absolute", _exact(1e-5), "every step", sampler_steps, cases
+        )
+        for name, cases in inputs.SAMPLERS.items()
+    ),
+    _component(
+        "sampler/ddim_50_images", "absolute", _rounding(1e-3, 0.8), "images of 50 steps",
+        ddim_images,
+    ),
+    _component(
+        "posterior/mean", "relative", _exact(1e-6), "over 5 checkpoints", checkpoint_moments, "mean"
+    ),
+    _component(
+        "posterior/variance", "relative", _exact(1e-4), "over 5 checkpoints",
+        checkpoint_moments, "variance",
+    ),
+    _component("vdu/loss", "relative", _rounding(1e-4, 5e-3), "VDU loss, 4 settings", vdu_loss),
+    _component("vdu/gradients", "relative", _rounding(1e-4, 0.2), "its gradient", vdu_gradients),
+    *(
+        _component(
+            f"vdu/100_steps/{part}", measure, _rounding(tolerance, coarse), about,
+            lambda precision, part=part: vdu_run(precision)[part],
+        )
+        for part, measure, tolerance, coarse, about in (
+            ("losses", "relative", 1e-4, 0.01, "the loss along 100 updates"),
+            ("parameters", "relative", 1e-3, 4e-3, "the parameters after them"),
+            ("update", "relative L2", 1e-3, 0.02, "their change"),
+        )
+    ),
+    _component("frechet", "relative", _exact(1e-4), "Fréchet distance", frechet_distances),
+)  # fmt: skip

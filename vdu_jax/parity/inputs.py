@@ -1,0 +1,246 @@
+"""What goes into both sides of a comparison, the same on every machine.
+
+Everything comes from `np.random.RandomState`, whose streams NumPy has frozen, so only results need
+to be stored. The one exception is the noise that an objective draws from its key: `noising`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vdu_jax.diffusion import process
+from vdu_jax.diffusion.schedule import make_schedule
+
+NUM_TRAIN_STEPS = 1000
+TIMES = np.array([0, 437, NUM_TRAIN_STEPS - 1])
+
+
+def _blocks(letters: str, direction: str) -> list[str]:
+    """Block types from "D" (plain) and "A" (with attention), in the order of the network."""
+    return [f"{'Attn' if letter == 'A' else ''}{direction}Block2D" for letter in letters]
+
+
+def unet_config(size, channels: int, widths: tuple[int, ...], levels: str, **settings) -> dict:
+    """A `config.json` of diffusers' UNet2DModel.
+
+    Args:
+      size: one number or (height, width). channels: of the images.
+      widths: channels of each level. levels: "A" or "D" for each, with attention or without.
+      settings: more of UNet2DModel's arguments; what is absent has its default.
+    """
+    return {
+        "sample_size": size,
+        "in_channels": channels,
+        "out_channels": channels,
+        "block_out_channels": list(widths),
+        "down_block_types": _blocks(levels, "Down"),
+        "up_block_types": _blocks(levels[::-1], "Up"),
+    } | settings
+
+
+HO = dict(flip_sin_to_cos=False, freq_shift=1, norm_eps=1e-6, downsample_padding=0)
+UNETS = {
+    # google/ddpm-cifar10-32: 35,746,307 parameters.
+    "ddpm_cifar10": unet_config(
+        32, 3, (128, 256, 256, 256), "DADD", attention_head_dim=None, **HO
+    ),
+    # 28×20 -> 7×5, and the defaults of diffusers: cosines first, symmetric padding.
+    "odd_sizes_and_heads": unet_config(
+        (28, 20), 1, (16, 32, 48), "DAA", layers_per_block=1, norm_num_groups=8
+    ),
+    "scale_shift": unet_config(
+        16, 3, (16, 32), "AD",
+        layers_per_block=1, resnet_time_scale_shift="scale_shift", norm_num_groups=4,
+        attn_norm_num_groups=4, attention_head_dim=4, mid_block_scale_factor=1.5,
+        center_input_sample=True,
+    ),
+    "no_attention": unet_config(
+        16, 3, (32, 64), "DD", add_attention=False, layers_per_block=3, **HO
+    ),
+    "attention_everywhere": unet_config(
+        8, 1, (8, 16, 24), "AAA",
+        layers_per_block=1, norm_num_groups=4, attention_head_dim=8, mid_block_scale_factor=2**0.5,
+        flip_sin_to_cos=True, freq_shift=1,
+    ),
+    "one_head_one_level": unet_config(
+        (6, 10), 3, (24,), "A", norm_num_groups=12, attention_head_dim=None, norm_eps=1e-4,
+        flip_sin_to_cos=False, freq_shift=0,
+    ),
+}  # fmt: skip
+GRADIENTS = {"odd_sizes_and_heads": "simple", "scale_shift": "exact"}  # each with its weighting
+# Small enough to be sampled from, or trained for 100 steps, in seconds; and smaller still.
+SMALL = unet_config(
+    8, 1, (16, 24), "DD", layers_per_block=1, norm_num_groups=4, attention_head_dim=None, **HO
+)
+SMALLEST = unet_config(
+    8, 1, (8,), "D", layers_per_block=1, norm_num_groups=4, add_attention=False, **HO
+)
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    """N(0, 1), float32."""
+    return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+
+
+def images(seed: int, *shape: int) -> np.ndarray:
+    """Uniform in [-1, 1], float32."""
+    return np.random.RandomState(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+def tensors(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray]:
+    """Parameters of a network by their PyTorch names, drawn in the order of the names, float32.
+
+    Weights are N(0, 1 / fan-in), those of a normalisation 1 + 0.1 N(0, 1), biases 0.1 N(0, 1). So
+    activations stay of order 1, and no tensor is trivial, not even where training starts at 0.
+    """
+    random = np.random.RandomState(seed)
+    drawn = {}
+    for name, shape in sorted(shapes.items()):
+        values = random.standard_normal(shape)
+        if len(shape) > 1:
+            values /= np.sqrt(np.prod(shape[1:]))
+        else:
+            values = values / 10 + (not name.endswith(".bias"))
+        drawn[name] = values.astype(np.float32)
+    return drawn
+
+
+def nearby(tensors: Mapping[str, np.ndarray], scale: float, seed: int) -> dict[str, np.ndarray]:
+    """Other parameters, `scale` times N(0, 1) away from these."""
+    random = np.random.RandomState(seed)
+    return {
+        name: (values + scale * random.standard_normal(values.shape)).astype(np.float32)
+        for name, values in sorted(tensors.items())
+    }
+
+
+def variances(tensors: Mapping[str, np.ndarray], scale: float, seed: int) -> dict[str, np.ndarray]:
+    """Positive numbers of these shapes, log-normal around `scale`."""
+    random = np.random.RandomState(seed)
+    return {
+        name: (scale * np.exp(random.standard_normal(values.shape))).astype(np.float32)
+        for name, values in sorted(tensors.items())
+    }
+
+
+def key(seed: int) -> jax.Array:
+    """A key of the generator that gives the same numbers on every device."""
+    return jax.random.key(seed, impl="threefry2x32")
+
+
+def noising(key: jax.Array, shape: tuple[int, ...]) -> process.Noising:
+    """The times and the noise that an objective draws from `key` for images of this shape."""
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        schedule = make_schedule("linear", NUM_TRAIN_STEPS)
+        drawn = process.draw_noising(key, schedule, np.zeros(shape, np.float32))
+        return process.Noising(*map(np.asarray, drawn))
+
+
+class SamplerCase(NamedTuple):
+    """plan: arguments of `samplers.make_plan` for the linear schedule. steps: the rows followed."""
+
+    plan: Mapping[str, Any]
+    clip_x0: bool
+    steps: tuple[int, ...]
+
+
+def _sampler_cases(name: str, spacings: tuple[str, ...], **settings) -> dict[str, SamplerCase]:
+    """50 steps in every spacing, clipped and not."""
+    return {
+        f"{spacing}{'/clipped' if clip else ''}": SamplerCase(
+            dict(name=name, num_steps=50, spacing=spacing, **settings), clip, tuple(range(50))
+        )
+        for spacing in spacings
+        for clip in (False, True)
+    }
+
+
+def _ddpm_cases(variance: str) -> dict[str, SamplerCase]:
+    """As above, and some of the 1000 steps of the whole chain."""
+    some = (0, 1, 100, 500, 900, 990, 997, 998, 999)
+    whole = dict(name="ddpm", num_steps=NUM_TRAIN_STEPS, spacing="leading", variance=variance)
+    return _sampler_cases("ddpm", ("leading", "trailing"), variance=variance) | {
+        "all/clipped": SamplerCase(whole, True, some),
+        "all": SamplerCase(whole, False, some),
+    }
+
+
+SAMPLERS = {
+    "ddpm_fixed_small": _ddpm_cases("fixed_small"),
+    "ddpm_fixed_large": _ddpm_cases("fixed_large"),
+    "ddim_eta0": _sampler_cases("ddim", ("leading", "trailing"), eta=0.0),
+    "ddim_eta0.5": _sampler_cases("ddim", ("leading", "trailing"), eta=0.5),
+    # The other spacings of diffusers' DPM-Solver are grids of n + 1 points, unlike ours.
+    "dpm++2m": _sampler_cases("dpm++2m", ("trailing",)),
+}
+
+
+def sampler_inputs(case: SamplerCase) -> list[np.ndarray]:
+    """x, ε̂ and z of every step followed, each (steps, 2, 2, 2, 2)."""
+    return [normal(seed, len(case.steps), 2, 2, 2, 2) for seed in (6, 7, 8)]
+
+
+def checkpoints() -> list[dict[str, np.ndarray]]:
+    """5 checkpoints that lie as close together as those of a trained network do."""
+    shapes = {"conv.weight": (16, 16, 3, 3), "conv.bias": (16,), "norm.weight": (16,)}
+    centre = tensors(shapes, seed=9)
+    return [nearby(centre, 1e-3, seed=10 + k) for k in range(5)]
+
+
+class VDUCase(NamedTuple):
+    """Settings of `objectives.vdu`; `reduction` is that of both terms."""
+
+    reduction: str
+    anchor: str
+    weighting: str
+    gamma: float = 0.3
+
+
+# Every two of the six values together.
+VDU_CASES = {
+    "/".join(names): VDUCase(*names)
+    for names in (
+        ("sum", "mean", "simple"),
+        ("sum", "pretrained", "exact"),
+        ("mean", "mean", "exact"),
+        ("mean", "pretrained", "simple"),
+    )
+}
+VDU_RUN = VDUCase("sum", "mean", "simple", gamma=0.1)
+VDU_STEPS = 100
+VDU_LEARNING_RATE = 3e-4
+NUM_FORGET = 50
+
+
+def vdu_posterior(pretrained: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
+    """μ* and σ*² of a posterior around these parameters."""
+    return nearby(pretrained, 0.02, seed=20), variances(pretrained, 1e-2, seed=21)
+
+
+def vdu_key(step: int) -> jax.Array:
+    """The key of one of the 100 updates."""
+    return jax.random.fold_in(key(2), step)
+
+
+def vdu_batch(step: int, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """The forget images of one of the 100 updates."""
+    return images(1000 + step, 8, *image_shape)
+
+
+def flat(tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """All parameters as one vector, in the order of their names."""
+    return np.concatenate([np.ravel(tensors[name]) for name in sorted(tensors)])
+
+
+def feature_pairs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Two sets of features (N, F): with covariances of full rank, and of rank N − 1 < F."""
+    pairs = {}
+    for name, count, size in (("full_rank", 400, 16), ("rank_deficient", 24, 48)):
+        mix = normal(30, size, size) / np.sqrt(size)
+        pairs[name] = (
+            normal(31, count, size) @ mix,
+            normal(32, count, size) @ (mix + 0.3 * normal(33, size, size) / np.sqrt(size)) + 0.2,
+        )
+    return pairs
