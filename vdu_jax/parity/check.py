@@ -53,7 +53,7 @@ def table(results: Iterable[Result]) -> str:
     line = "{:<32} {:<9} {:>8} {:>8}  {:<20} {}".format
     rows = [line("component", "precision", "max abs", "max rel", "tolerance", "verdict")]
     for r in results:
-        bound = f"{r.tolerance:.0e} {r.measure}"
+        bound = f"{r.tolerance:.2g} {r.measure}"
         numbers = f"{r.max_abs:.1e}", f"{r.max_rel:.1e}"
         rows.append(line(r.component, r.precision, *numbers, bound, r.verdict))
     return "\n".join(rows)
@@ -71,7 +71,7 @@ def run(precisions: Sequence[str] = ("float32",), as_json: bool = False) -> int:
     with progress.bar(len(COMPONENTS) * len(precisions), "check", unit="component") as bar:
         for precision in precisions:
             for component in COMPONENTS:
-                bar.set_postfix_str(component.name)
+                bar.set_postfix_str(component.name, refresh=False)
                 results.append(against_golden(component, precision))
                 bar.update()
     failed = [r for r in results if r.verdict != "ok"]
