@@ -21,7 +21,15 @@ FORBIDDEN = {
     "config": {"stages", "runtime", "cli"},
     **{room: SHELL for room in PURE},
 }
-IO_LIBRARIES = {"safetensors", "orbax", "grain", "tensorflow_datasets", "absl", "ml_collections", "tensorboardX"}
+IO_LIBRARIES = {
+    "safetensors",
+    "orbax",
+    "grain",
+    "tensorflow_datasets",
+    "absl",
+    "ml_collections",
+    "tensorboardX",
+}
 
 
 def dotted(path):
