@@ -106,7 +106,9 @@ def test_the_same_noise_gives_the_same_image_after_50_ddim_steps(round_trip):
     score_fn, params, schedule, shape = ours(round_trip)
     start = np.random.RandomState(0).randn(4, *shape).astype(np.float32)
     plan = samplers.make_plan(schedule, "ddim", 50, spacing="trailing")
-    mine = jax.jit(lambda p, x: samplers.integrate(score_fn, p, plan, x))(params, jnp.asarray(start))
+    mine = jax.jit(lambda p, x: samplers.integrate(score_fn, p, plan, x))(
+        params, jnp.asarray(start)
+    )
     theirs = draw(round_trip, start, 50)
     assert theirs.std() > 0.1
     assert np.abs(np.asarray(mine) - theirs).max() <= 1e-3
