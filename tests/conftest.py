@@ -1,5 +1,6 @@
 """A run small enough to be made in seconds, and shared by the tests that need one."""
 
+import json
 import os
 import tempfile
 
@@ -66,7 +67,8 @@ def config_file(tmp_path_factory):
 @pytest.fixture
 def config(config_file):
     """That config, free to change."""
-    return cli.parse([f"--config={config_file}", "--workdir=unused"])["config"].value
+    values, _ = cli.parse([f"--config={config_file}", "--workdir=unused"])
+    return values["config"].value
 
 
 @pytest.fixture(scope="session")
@@ -75,3 +77,13 @@ def finished_run(config_file, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "work"
     assert cli.main(["run", f"--config={config_file}", f"--workdir={workdir}"]) == 0
     return workdir
+
+
+@pytest.fixture
+def edit_json():
+    """`edit(path, **values)` sets keys of a JSON file."""
+
+    def edit(path, **values):
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return edit

@@ -11,7 +11,8 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda p: p.stem)
 def test_every_config_is_valid_and_says_how_to_run_it(path):
-    parsed = cli.parse([f"--config={path}", "--workdir=x"])["config"].value
+    values, _ = cli.parse([f"--config={path}", "--workdir=x"])
+    parsed = values["config"].value
     vdu_config.validate(parsed)
     assert f"vdu run --config=configs/{path.name}" in path.read_text()
     assert parsed.methods

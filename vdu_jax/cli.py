@@ -1,4 +1,4 @@
-"""The command line: `vdu STAGE --config=FILE --workdir=DIR [--config.a.b=VALUE …]`."""
+"""The command line: `vdu STAGE --config=FILE --workdir=DIR [--config.a.b=VALUE …]`, and tools."""
 
 import importlib
 import os
@@ -24,6 +24,16 @@ STAGE
   evaluate    PUL, u-FID, class histogram, confidence
   report      report.html and the table
 
+TOOLS
+  import DIR --workdir=DIR [--weights=params|ema]
+              bring in a diffusers model (a folder with safetensors weights)
+  export DIR --workdir=DIR [--config=FILE] [--model=original|METHOD] [--weights=ema|params]
+              write a model as a diffusers folder, for DDPMPipeline.from_pretrained
+  convert FILE FILE.safetensors
+              turn a PyTorch checkpoint into safetensors (needs the extra torch)
+  check [--precision=float32,tf32,bfloat16] [--json]
+              compare this machine's numbers with PyTorch's
+
 --config.KEY=VALUE  changes one setting, e.g. --config.forget.classes='(3,)'
 --overwrite         replace what the workdir holds of another config
 --debug             show the traceback of a user's mistake, too
@@ -39,16 +49,33 @@ XLA_FLAGS = (
 )
 
 
-def parse(argv: Sequence[str]):
-    """The flags of a command line (without the program and the stage).
+# Tool -> its positional arguments and the flags that it cannot do without.
+TOOLS = {
+    "import": (("DIR",), ("workdir",)),
+    "export": (("DIR",), ("workdir",)),
+    "convert": (("FILE", "FILE.safetensors"), ()),
+    "check": ((), ()),
+}
+STAGE_ARGUMENTS = ((), ("config", "workdir"))
+
+
+def parse(argv: Sequence[str], command: str = "run"):
+    """The flags and positional arguments of a command line (without the program and the command).
+
+    Returns:
+      absl's flag values, and a list as long as the command's positional arguments.
 
     Raises:
-      UserError: for an unknown flag or key, or a value of the wrong type.
+      UserError: for an unknown flag or key, a value of the wrong type, or a missing argument.
     """
     from absl import flags
     from ml_collections import config_flags
 
     values = flags.FlagValues()
+    flags.DEFINE_string("model", "original", "what to export", flag_values=values)
+    flags.DEFINE_string("weights", "", "ema or params", flag_values=values)
+    flags.DEFINE_string("precision", "float32", "what to check", flag_values=values)
+    flags.DEFINE_boolean("json", False, "for machines", flag_values=values)
     config_flags.DEFINE_config_file("config", None, "settings", flag_values=values)
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_boolean("overwrite", False, "replace other work", flag_values=values)
@@ -70,29 +97,52 @@ def parse(argv: Sequence[str]):
         raise UserError(f"--config={path} failed: {type(error).__name__}: {error}") from error
     finally:
         sys.argv = program
-    if rest:
-        raise UserError(f"unexpected argument {rest[0]!r}; see `vdu --help`")
-    for flag in ("config", "workdir"):
+    positional, required = TOOLS.get(command, STAGE_ARGUMENTS)
+    if len(rest) > len(positional):
+        raise UserError(f"unexpected argument {rest[len(positional)]!r}; see `vdu --help`")
+    if len(rest) < len(positional):
+        raise UserError(f"{positional[len(rest)]} is missing; see `vdu --help`")
+    for flag in required:
         if not values[flag].value:
             raise UserError(f"--{flag} is missing; see `vdu --help`")
-    return values
+    return values, rest
 
 
 def _one_line(error: Exception) -> str:
     return str(error.args[0] if error.args else error).strip().splitlines()[0]
 
 
-def run_stages(names: Sequence[str], config, workdir: Path, overwrite: bool) -> None:
-    """Run stages in order on a validated config."""
+def run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
+    """Run one stage, or for "run" all in order, on a validated config."""
+    names = STAGES if command == "run" else (command,)
     for name in names:
-        stage = importlib.import_module(f"vdu_jax.stages.{name}")
-        try:
-            stage.run(config, workdir, overwrite)
-        except OSError as error:
-            if error.filename is None and error.errno is None:
-                raise
-            where = error.filename or workdir
-            raise UserError(f"{where}: {error.strerror or error}; check --workdir") from error
+        if command == "run" and name == "train" and config.unlearn.init_from:
+            continue  # the model is there
+        importlib.import_module(f"vdu_jax.stages.{name}").run(config, workdir, overwrite)
+
+
+def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
+    """Run one of `TOOLS`; returns the exit code."""
+    if command == "import":
+        from vdu_jax.stages import importing
+
+        weights = values.weights or "params"
+        importing.run(arguments[0], values.workdir, weights, values.overwrite)
+    elif command == "export":
+        from vdu_jax.stages import exporting
+
+        exporting.run(
+            arguments[0], config, values.workdir, values.model, values.weights, values.overwrite
+        )
+    elif command == "convert":
+        from vdu_jax.interop import convert
+
+        convert.convert(*arguments)
+    else:
+        from vdu_jax.parity import check
+
+        return check.run(values.precision.split(","), values.json)
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,22 +157,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     stage, *rest = argv
     debug = "--debug" in rest
     try:
-        if stage != "run" and stage not in STAGES:
-            raise UserError(f"unknown stage {stage!r}; one of run, {', '.join(STAGES)}")
+        if stage not in ("run", *STAGES, *TOOLS):
+            raise UserError(
+                f"unknown stage {stage!r}; one of run, {', '.join(STAGES)}, or a tool: "
+                f"{', '.join(TOOLS)}"
+            )
         _set_up_jax()
         from vdu_jax.runtime.preemption import Interrupted
 
-        values = parse(rest)
-        from vdu_jax.config import validate
-
+        values, arguments = parse(rest, stage)
+        if values.weights not in ("", "ema", "params"):
+            raise UserError(f"--weights={values.weights}: must be ema or params")
         config = values["config"].value
-        validate(config)
-        workdir = Path(values["workdir"].value)
+        if config is not None:
+            from vdu_jax.config import validate
+
+            validate(config)
         try:
-            run_stages(STAGES if stage == "run" else (stage,), config, workdir, values.overwrite)
+            if stage in TOOLS:
+                return run_tool(stage, arguments, values, config)
+            run_stages(stage, config, Path(values.workdir), values.overwrite)
         except Interrupted as stop:
             print(f"vdu: {stop}; the same command continues", file=sys.stderr)
             return 128 + stop.signum
+        except OSError as error:
+            if error.filename is None and error.errno is None:
+                raise
+            where = error.filename or values.workdir
+            raise UserError(f"{where}: {error.strerror or error}; check its path") from error
     except UserError as error:
         if debug:
             raise

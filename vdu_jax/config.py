@@ -102,6 +102,7 @@ def default() -> ConfigDict:
                 "beta_end": 0.02,
             },
             "train": {
+                "init_from": "",  # workdir of `vdu import` or `vdu train`: start from its model
                 "init_seed": 0,  # of the initial parameters: the same for runs to be pooled
                 "seed": 0,  # of data order, times and noise
                 "steps": 100_000,
@@ -119,7 +120,8 @@ def default() -> ConfigDict:
             },
             "posterior": {
                 "source": "trajectory",  # the last checkpoints of this run, or "runs"
-                "runs": (),  # workdirs of further runs that share train.init_seed
+                # Workdirs of further runs that share train.init_seed, or of imported models.
+                "runs": (),
                 "count": 0,  # checkpoints K; 0 for all that there are
                 "weights": "params",  # or "ema"
                 "variance_floor": 0.0,  # smallest variance, absolute
@@ -129,10 +131,14 @@ def default() -> ConfigDict:
             "sampler": {
                 "name": "ddim",
                 "steps": 50,
-                "eta": 0.0,
+                "eta": 0.0,  # of ddim
+                "variance": "fixed_large",  # of ddpm
                 "spacing": "trailing",
                 "clip_x0": True,
                 "batch_size": 250,
+            },
+            "unlearn": {
+                "init_from": "",  # workdir of `vdu import` or `vdu train`: unlearn its model
             },
             "replay": {
                 "images": 2000,  # drawn from the original model
@@ -222,19 +228,16 @@ def validate(config: ConfigDict) -> None:
       UserError: with the key, its value, and what it must be.
     """
     from vdu_jax import data, objectives
-    from vdu_jax.diffusion import process, samplers, schedule
+    from vdu_jax.diffusion import process, samplers
 
     c = _Check(config)
     c.one_of("data.name", data.dataset_names())
     c.not_negative("data.image_size", "data.channels", "data.cache_mb")
     _validate_forget(c, data.static_info(config.data.name))
-    _validate_model(c, data.static_info(config.data.name))
+    info = data.static_info(config.data.name)
+    validate_model(config, config.data.image_size if info is None else info[0][0])
 
-    c.one_of("diffusion.schedule", schedule.NAMES)
-    c.that("diffusion.num_steps", lambda v: v >= 2, "must be ≥ 2")
-    for key in ("diffusion.beta_start", "diffusion.beta_end"):
-        c.that(key, lambda v: 0 < v < 1, "must lie in (0, 1)")
-
+    validate_diffusion(config)
     c.positive(
         "train.steps",
         "train.batch_size",
@@ -255,7 +258,7 @@ def validate(config: ConfigDict) -> None:
     c.not_negative("posterior.variance_floor")
     c.share("posterior.floor_quantile", "posterior.shrinkage")
     c.that("posterior.count", lambda v: v == 0 or v >= 2, "must be 0 (all) or K ≥ 2 checkpoints")
-    if config.posterior.source == "trajectory":
+    if config.posterior.source == "trajectory" and not config.unlearn.init_from:
         saved = min(config.train.snapshots, config.train.steps // config.train.snapshot_every)
         key = "posterior.count" if config.posterior.count else "train.snapshots"
         c.that(
@@ -264,7 +267,7 @@ def validate(config: ConfigDict) -> None:
             f"the posterior needs K ≥ {max(2, config.posterior.count)} checkpoints and training "
             f"keeps {saved} (train.steps, train.snapshot_every, train.snapshots)",
         )
-    else:
+    elif config.posterior.source == "runs":
         runs = len(config.posterior.runs) + 1
         c.that(
             "posterior.runs",
@@ -277,6 +280,7 @@ def validate(config: ConfigDict) -> None:
 
     c.one_of("sampler.name", samplers.NAMES)
     c.one_of("sampler.spacing", samplers.SPACINGS)
+    c.one_of("sampler.variance", samplers.VARIANCES)
     c.share("sampler.eta")
     total = config.diffusion.num_steps
     c.that("sampler.steps", lambda v: 1 <= v <= total, f"must lie in 1..{total}")
@@ -315,6 +319,21 @@ def validate(config: ConfigDict) -> None:
         _validate_method(c, name, objectives.FACTORIES)
 
 
+def validate_diffusion(config: ConfigDict) -> None:
+    """Refuse settings of the noise schedule that cannot work.
+
+    Raises:
+      UserError: as `validate`.
+    """
+    from vdu_jax.diffusion import schedule
+
+    c = _Check(config)
+    c.one_of("diffusion.schedule", schedule.NAMES)
+    c.that("diffusion.num_steps", lambda v: v >= 2, "must be ≥ 2")
+    for key in ("diffusion.beta_start", "diffusion.beta_end"):
+        c.that(key, lambda v: 0 < v < 1, "must lie in (0, 1)")
+
+
 def _validate_forget(c: _Check, info) -> None:
     high = None if info is None else info[1] - 1
     c.increasing_ints("forget.classes", 0, high)
@@ -326,8 +345,13 @@ def _validate_forget(c: _Check, info) -> None:
     c.not_negative("forget.limit")
 
 
-def _validate_model(c: _Check, info) -> None:
-    model = c.config.model
+def validate_model(config: ConfigDict, image_size: int) -> None:
+    """Refuse settings of the network that cannot work on square images of a size in pixels.
+
+    Raises:
+      UserError: as `validate`.
+    """
+    c, model = _Check(config), config.model
     levels = len(model.block_out_channels)
     c.increasing_ints("model.block_out_channels", 1)
     c.that("model.block_out_channels", lambda v: levels > 0, "must name at least one resolution")
@@ -340,22 +364,24 @@ def _validate_model(c: _Check, info) -> None:
     )
     c.increasing_ints("model.attention_levels", 0, levels - 1)
     c.not_negative("model.attention_head_dim")
-    head = model.attention_head_dim
+    attending = {model.block_out_channels[level] for level in model.attention_levels}
+    if model.mid_attention:
+        attending.add(model.block_out_channels[-1])
     c.that(
         "model.attention_head_dim",
-        lambda v: v == 0 or all(ch % head == 0 for ch in model.block_out_channels),
-        "must divide every number in model.block_out_channels",
+        lambda v: v == 0 or all(channels % v == 0 for channels in attending),
+        "must divide model.block_out_channels wherever there is attention",
     )
     c.that("model.dropout", lambda v: 0 <= v < 1, "must lie in [0, 1)")
     c.one_of("model.time_scale_shift", ("default", "scale_shift"))
     c.one_of("model.downsample_padding", (0, 1))
     for key in ("model.dtype", "model.param_dtype"):
         c.one_of(key, ("float32", "bfloat16"))
-    size = c.config.data.image_size if info is None else info[0][0]
     c.that(
         "model.block_out_channels",
-        lambda v: size % 2 ** (levels - 1) == 0,
-        f"{levels} resolutions need an image size divisible by {2 ** (levels - 1)}, not {size}",
+        lambda v: image_size % 2 ** (levels - 1) == 0,
+        f"{levels} resolutions need an image size divisible by {2 ** (levels - 1)}, not "
+        f"{image_size}",
     )
 
 

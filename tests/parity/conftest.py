@@ -2,4 +2,6 @@
 
 import importlib.util
 
-collect_ignore = [] if importlib.util.find_spec("torch") else ["test_live.py"]
+WITH_TORCH = ["test_live.py", "test_pipeline.py"]
+
+collect_ignore = [] if importlib.util.find_spec("torch") else WITH_TORCH

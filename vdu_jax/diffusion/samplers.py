@@ -23,6 +23,7 @@ from vdu_jax.types import Params, ScoreFn
 
 NAMES = ("ddpm", "ddim", "dpm++2m")
 SPACINGS = ("leading", "trailing", "linspace")
+VARIANCES = ("fixed_small", "fixed_large")
 
 
 class SamplerPlan(NamedTuple):
@@ -73,7 +74,7 @@ def _ddpm(here: np.ndarray, there: np.ndarray, last: np.ndarray, variance: str) 
     elif variance == "fixed_large":
         noise = np.sqrt(1 - ratio)
     else:
-        raise ValueError(f"unknown variance {variance!r}; fixed_small or fixed_large")
+        raise ValueError(f"unknown variance {variance!r}; one of {', '.join(VARIANCES)}")
     return x, x0, np.zeros_like(x), np.where(last, 0.0, noise)
 
 

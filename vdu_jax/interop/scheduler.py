@@ -7,6 +7,7 @@ sample (`config.sampler`).
 from collections.abc import Mapping
 from typing import Any
 
+from vdu_jax.diffusion.samplers import VARIANCES
 from vdu_jax.errors import UserError
 
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
@@ -67,7 +68,7 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, dict]:
     def refuse(key: str, need: str) -> UserError:
         return UserError(f"{where}: {key} = {values.get(key)!r} can't be expressed: {need}")
 
-    kind = config.get("_class_name", "DDPMScheduler")
+    kind = str(config.get("_class_name", "DDPMScheduler"))
     spacing = {"timestep_spacing": "linspace"} if kind == "DPMSolverMultistepScheduler" else {}
     values = DEFAULTS | spacing | dict(config)
     if kind not in CLASSES:
@@ -78,10 +79,10 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, dict]:
         if key not in DEFAULTS.keys() | FIXED.keys() | IGNORED and not key.startswith("_"):
             raise refuse(key, "the key is not known")
     names = {theirs: ours for ours, theirs in SCHEDULES.items()}
-    if values["beta_schedule"] not in names:
+    if str(values["beta_schedule"]) not in names:
         raise refuse("beta_schedule", f"it must be one of {', '.join(names)}")
-    if kind == "DDPMScheduler" and values["variance_type"] not in ("fixed_small", "fixed_large"):
-        raise refuse("variance_type", "it must be fixed_small or fixed_large")
+    if kind == "DDPMScheduler" and values["variance_type"] not in VARIANCES:
+        raise refuse("variance_type", f"it must be {' or '.join(VARIANCES)}")
     if kind == "DPMSolverMultistepScheduler" and values["timestep_spacing"] != "trailing":
         raise refuse("timestep_spacing", "it must be trailing")
     diffusion = {

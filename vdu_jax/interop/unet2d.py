@@ -79,6 +79,15 @@ RENAMED = {
 FLOAT_SETTINGS = ("norm_eps", "dropout", "freq_shift", "mid_block_scale_factor")
 
 
+def same_kind(value: Any, default: Any) -> bool:
+    """Whether a JSON value can stand for `default`: a bool, a number, a string, or a list."""
+    if isinstance(default, bool | str):
+        return isinstance(value, type(default))
+    if isinstance(default, list):
+        return isinstance(value, list | tuple) and all(same_kind(v, default[0]) for v in value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, tuple[int, int, int]]:
     """Our settings (`config.model`) and image shape (H, W, C) from a `config.json`.
 
@@ -90,6 +99,10 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, tuple[int,
         return UserError(f"{where}: {key} = {values.get(key)!r} can't be expressed: {need}")
 
     values = DEFAULTS | {k: v for k, v in config.items() if k not in EMA_KEYS}
+    for key, default in DEFAULTS.items():
+        nullable = default is None or (key == "attention_head_dim" and values[key] is None)
+        if not nullable and not same_kind(values[key], default):
+            raise refuse(key, f"it must be of the kind of {default!r}")
     if values.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise refuse("_class_name", "it must be UNet2DModel")
     for key in values:
@@ -99,8 +112,8 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, tuple[int,
         if values[key] not in allowed:
             raise refuse(key, f"it must be {' or '.join(map(repr, allowed))}")
     channels = values["block_out_channels"]
-    if not isinstance(channels, list | tuple) or not channels:
-        raise refuse("block_out_channels", "it must be a list of numbers")
+    if not channels:
+        raise refuse("block_out_channels", "it must name at least one resolution")
     if values["time_embedding_dim"] not in (None, 4 * channels[0]):
         raise refuse("time_embedding_dim", f"it must be null or {4 * channels[0]}")
     if values["in_channels"] != values["out_channels"]:
@@ -124,8 +137,11 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, tuple[int,
         raise refuse(
             "attn_norm_num_groups", f"it must be norm_num_groups = {values['norm_num_groups']}"
         )
-    size = values["sample_size"]
-    height, width = size if isinstance(size, list | tuple) else (size or 0, size or 0)
+    size = values["sample_size"] or 0
+    sides = list(size) if isinstance(size, list | tuple) else [size, size]
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+        raise refuse("sample_size", "it must be a whole number, two of them, or null")
+    height, width = sides
 
     settings = {ours: values[theirs] for ours, theirs in RENAMED.items()}
     settings |= {key: float(settings[key]) for key in FLOAT_SETTINGS}

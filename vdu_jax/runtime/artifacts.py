@@ -177,7 +177,11 @@ def fingerprint(inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(dumps(inputs, indent=None).encode()).hexdigest()[:16]
 
 
-def upstream(workdir: Path, name: str, command: str | None = None) -> dict:
+# Folders that are not named after the command that makes them.
+COMMANDS = {"samples": "sample", "classifier": "evaluate"}
+
+
+def upstream(workdir: Path, name: str) -> dict:
     """`done.json` of a stage that must have run before.
 
     Raises:
@@ -185,13 +189,19 @@ def upstream(workdir: Path, name: str, command: str | None = None) -> dict:
     """
     path = Path(workdir) / name / "done.json"
     if not path.exists():
+        stage = name.split("/")[0]
         raise UserError(
-            f"{path.parent} holds no finished stage: run `vdu {command or name.split('/')[0]}` "
+            f"{path.parent} holds no finished stage: run `vdu {COMMANDS.get(stage, stage)}` "
             "with the same --config and --workdir first (or `vdu run` for all)"
         )
     return read_json(path)
 
 
-def timings(workdir: Path, name: str) -> dict[str, float]:
+def finished(folder: Path) -> dict:
+    """`upstream` of a model's folder, which may lie in another workdir."""
+    return upstream(folder.parent, folder.name)
+
+
+def timings(folder: Path) -> dict[str, float]:
     """`timings.json` of a finished stage."""
-    return read_json(Path(workdir) / name / "timings.json")
+    return read_json(folder / "timings.json")

@@ -100,6 +100,7 @@ def _sampler(module, diffusion: tuple, settings: tuple, image_shape: tuple) -> C
         settings["steps"],
         eta=settings["eta"],
         spacing=settings["spacing"],
+        variance=settings["variance"],
     )
     return sampling.make_sampler(
         unet.make_score_fn(module),
@@ -190,21 +191,82 @@ def _abstract_params(module: unet.UNet, image_shape: tuple[int, int, int]) -> Pa
     return abstract(shapes, parallel.replicated(parallel.make_mesh()))
 
 
+def model_folder(workdir: Path) -> Path:
+    """The folder of a workdir's own model: `train`, or else `import`.
+
+    Raises:
+      UserError: if there is neither.
+    """
+    for name in ("train", "import"):
+        if (Path(workdir) / name / "inputs.json").exists():
+            return Path(workdir) / name
+    raise UserError(f"{workdir} holds no model: run `vdu train` or `vdu import` there first")
+
+
+def original_folder(config: ConfigDict, workdir: Path) -> Path:
+    """The folder of the model to be unlearned: of this run, or where `unlearn.init_from` says.
+
+    Raises:
+      UserError: if that is another network than the config's.
+    """
+    if not config.unlearn.init_from:
+        train_stage(config, workdir).done()
+        return Path(workdir) / "train"
+    folder = model_folder(config.unlearn.init_from)
+    check_network(config, folder)
+    return folder
+
+
+# Settings that change nothing about what stored parameters compute.
+FREE = ("model.dtype", "model.param_dtype", "model.dropout")
+
+
+def check_network(config: ConfigDict, folder: Path) -> None:
+    """Refuse a stored model whose network or noise schedule is not the config's.
+
+    Raises:
+      UserError: naming the first setting that differs.
+    """
+    recorded = artifacts.read_json(folder / "inputs.json")
+    wanted = artifacts.flatten("", {s: config[s].to_dict() for s in ("model", "diffusion")})
+    for key, value in wanted.items():
+        if key not in FREE and recorded[key] != value:
+            raise UserError(
+                f"config key {key} = {value!r}: the model in {folder} has {recorded[key]!r}; set "
+                "it to that"
+            )
+
+
+def load_last(
+    config: ConfigDict, folder: Path, image_shape: tuple[int, int, int], weights: str
+) -> Params:
+    """The last parameters in a model's folder; an imported model has one kind of weights only.
+
+    Raises:
+      UserError: if it has not finished, or was made for images of another size.
+    """
+    summary = artifacts.finished(folder)["summary"]
+    made_for = tuple(summary.get("image_shape", image_shape))
+    if made_for[0] and made_for != tuple(image_shape):
+        raise UserError(
+            f"the model in {folder} makes images {made_for}, those of the config's data.name are "
+            f"{tuple(image_shape)} (height, width, channels): choose a data set of that shape"
+        )
+    return load_snapshot(config, folder, summary["steps"], weights, image_shape)
+
+
 def load_pretrained(config: ConfigDict, workdir: Path, image_shape: tuple[int, int, int]) -> Params:
-    """θ*: the last checkpoint of `train`, its moving average if it keeps one."""
-    return load_snapshot(
-        config,
-        Path(workdir) / "train",
-        artifacts.upstream(workdir, "train")["summary"]["steps"],
-        "ema" if config.train.ema_decay > 0 else "params",
-        image_shape,
-    )
+    """θ*: the last checkpoint of the model to be unlearned, its moving average if it keeps one."""
+    weights = "ema" if config.train.ema_decay > 0 else "params"
+    return load_last(config, original_folder(config, workdir), image_shape, weights)
 
 
 def load_snapshot(
     config: ConfigDict, directory: Path, step: int, weights: str, image_shape: tuple
 ) -> Params:
-    """Parameters that `runtime.fit` saved under `directory`; weights "params" or "ema"."""
+    """Parameters under `directory`/snapshots; weights "params" or, of a training run, "ema"."""
+    if directory.name == "import":
+        weights = "params"
     with Store(directory / "snapshots", read_only=True) as store:
         return store.restore(step, weights, abstract_params(config, image_shape))
 
@@ -217,17 +279,28 @@ def data_inputs(config: ConfigDict) -> dict:
 def train_stage(config: ConfigDict, workdir: Path) -> StageDir:
     """The folder of `train`."""
     inputs = {s: config[s].to_dict() for s in ("model", "diffusion", "train")}
+    if config.train.init_from:
+        start = model_folder(config.train.init_from)
+        # What it is, not where it lies.
+        inputs["train"]["init_from"] = artifacts.finished(start)["fingerprint"]
     return StageDir(workdir, "train", inputs | {"data": data_inputs(config)})
 
 
 def stage(config: ConfigDict, workdir: Path, name: str, sections, upstream=(), **more) -> StageDir:
     """A later stage's folder, keyed by the config sections and finished stages it depends on.
 
+    The upstream "original" is the model to be unlearned, wherever it lies.
+
     Raises:
-      UserError: if an upstream stage has not finished, or the workdir's model was trained with
-        other settings than the config's.
+      UserError: if an upstream stage has not finished, or the model was made with other settings
+        than the config's.
     """
-    train_stage(config, workdir).done()
+    original = original_folder(config, workdir)
     inputs = {s: config[s].to_dict() for s in sections} | more
-    inputs["upstream"] = {u: artifacts.upstream(workdir, u)["fingerprint"] for u in upstream}
+    inputs["upstream"] = {
+        u: (artifacts.finished(original) if u == "original" else artifacts.upstream(workdir, u))[
+            "fingerprint"
+        ]
+        for u in upstream
+    }
     return StageDir(workdir, name, inputs)

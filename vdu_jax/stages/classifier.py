@@ -125,5 +125,5 @@ def ensure(config: ConfigDict, workdir: Path, overwrite: bool = False):
     with Store(stage.path / "params", read_only=True) as store:
         params = store.restore(0, "params", like)
     reference = artifacts.read_npz(stage.path / "reference.npz")
-    accuracy = artifacts.upstream(workdir, "classifier", "evaluate")["summary"]["accuracy"]
+    accuracy = artifacts.upstream(workdir, "classifier")["summary"]["accuracy"]
     return make_judge(net, params), accuracy, reference

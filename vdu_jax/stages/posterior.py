@@ -20,20 +20,25 @@ from vdu_jax.types import Params
 
 
 def checkpoint_list(config: ConfigDict, workdir: Path) -> list[tuple[Path, int]]:
-    """The (train folder, step) of each checkpoint that the posterior is taken over.
+    """The (folder, step) of each checkpoint that the posterior is taken over.
 
     Raises:
-      UserError: if there are fewer than the config asks for, or a run has not finished.
+      UserError: if there are fewer than the config asks for, a run has not finished, or a model
+        is of another network.
     """
-    section, train = config.posterior, Path(workdir) / "train"
-    own = artifacts.upstream(workdir, "train")["summary"]
+    section, original = config.posterior, build.original_folder(config, workdir)
     if section.source == "trajectory":
-        found = [(train, step) for step in own["snapshots"]]
+        if original.name == "import":
+            raise UserError(
+                f"config key posterior.source = 'trajectory': {original} is a single checkpoint; "
+                "use 'runs', with further imported workdirs in posterior.runs"
+            )
+        found = [(original, step) for step in artifacts.finished(original)["summary"]["snapshots"]]
     else:
-        found = [(train, own["steps"])]
-        for other in section.runs:
-            steps = artifacts.upstream(Path(other), "train")["summary"]["steps"]
-            found.append((Path(other) / "train", steps))
+        folders = [original, *map(build.model_folder, section.runs)]
+        for folder in folders[1:]:
+            build.check_network(config, folder)
+        found = [(f, artifacts.finished(f)["summary"]["steps"]) for f in folders]
     wanted = section.count or len(found)
     if len(found) < max(2, wanted):
         raise UserError(
@@ -65,11 +70,11 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     section = config.posterior
     checkpoints = checkpoint_list(config, workdir)
     others = {
-        str(directory): artifacts.upstream(directory.parent, "train")["fingerprint"]
+        str(directory): artifacts.finished(directory)["fingerprint"]
         for directory, _ in checkpoints
         if directory.parent != Path(workdir)
     }
-    stage = build.stage(config, workdir, "posterior", ("posterior",), ("train",), runs=others)
+    stage = build.stage(config, workdir, "posterior", ("posterior",), ("original",), runs=others)
     if stage.done(overwrite):
         return
     image_shape = build.dataset(config).image_shape

@@ -21,7 +21,7 @@ from vdu_jax.stages import build
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     stage = build.stage(
-        config, workdir, "replay", ("replay", "sampler", "forget"), upstream=("train",)
+        config, workdir, "replay", ("replay", "sampler", "forget"), upstream=("original",)
     )
     if stage.done(overwrite):
         return

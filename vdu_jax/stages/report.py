@@ -68,13 +68,14 @@ def make_table(config: ConfigDict, workdir: Path) -> dict:
     metrics = artifacts.read_json(workdir / "evaluate" / "metrics.json")["models"]
     table = {}
     for model in sample.models(config):
-        source = "train" if model == sample.ORIGINAL else f"unlearn/{model}"
-        summary = artifacts.upstream(workdir, source)["summary"]
+        folder = sample.folder(config, workdir, model)
+        summary = artifacts.finished(folder)["summary"]
         table[model] = {
             "pul": metrics[model]["pul"],
             "u_fid": metrics[model]["u_fid"],
             "steps": summary.get("kept_step", summary["steps"]),
-            "seconds": round(artifacts.timings(workdir, source)["fit"], 1),
+            # An imported model took no time here.
+            "seconds": round(artifacts.timings(folder).get("fit", 0.0), 1),
         }
     return table
 
@@ -82,8 +83,7 @@ def make_table(config: ConfigDict, workdir: Path) -> dict:
 def page(config: ConfigDict, workdir: Path, table: dict) -> str:
     """The whole report as HTML."""
     metrics = artifacts.read_json(workdir / "evaluate" / "metrics.json")
-    trained = artifacts.upstream(workdir, "train")
-    names = trained["summary"]["class_names"]
+    names = build.dataset(config).class_names
     forget = ", ".join(f"{names[c]} (class {c})" for c in config.forget.classes)
     sections = [
         ("Samples from the same noise", _grids(config, workdir)),
@@ -93,7 +93,7 @@ def page(config: ConfigDict, workdir: Path, table: dict) -> str:
         ("Classes of the samples", _histogram(metrics, names)),
         ("Replay", _replay(workdir, metrics)),
         ("Posterior", _posterior(workdir)),
-        ("Settings", _settings(config, trained)),
+        ("Settings", _settings(config, artifacts.upstream(workdir, "posterior"))),
     ]
     body = "".join(f"<h2>{title}</h2>\n{content}\n" for title, content in sections)
     title = f"Unlearning {html.escape(forget)} from {html.escape(config.data.name)}"
@@ -256,9 +256,9 @@ def _posterior(workdir: Path) -> str:
     )
 
 
-def _settings(config: ConfigDict, trained: dict) -> str:
+def _settings(config: ConfigDict, made: dict) -> str:
     settings = html.escape(artifacts.dumps(config.to_dict()))
-    provenance = html.escape(artifacts.dumps(trained["provenance"]))
+    provenance = html.escape(artifacts.dumps(made["provenance"]))
     return (
         "<p>Seeds stand in the settings: <code>train.seed</code>, <code>train.init_seed</code>, "
         "<code>replay.seed</code>, <code>curve.seed</code>, <code>evaluate.seed</code>.</p>"

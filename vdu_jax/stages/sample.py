@@ -20,6 +20,13 @@ def models(config: ConfigDict) -> list[str]:
     return [ORIGINAL, *sorted(config.methods)]
 
 
+def folder(config: ConfigDict, workdir: Path, model: str) -> Path:
+    """Where a model lies: the original, or `unlearn/<method>`."""
+    if model == ORIGINAL:
+        return build.original_folder(config, workdir)
+    return Path(workdir) / "unlearn" / model
+
+
 def load_params(config: ConfigDict, workdir: Path, model: str, image_shape: tuple):
     """The parameters of the original or of the kept step of an unlearned model."""
     if model == ORIGINAL:
@@ -33,7 +40,7 @@ def load_params(config: ConfigDict, workdir: Path, model: str, image_shape: tupl
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     count, seed = config.evaluate.images, config.evaluate.seed
     for model in models(config):
-        source = "train" if model == ORIGINAL else f"unlearn/{model}"
+        source = ORIGINAL if model == ORIGINAL else f"unlearn/{model}"
         stage = build.stage(
             config,
             workdir,
@@ -55,5 +62,5 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
 
 def load(workdir: Path, model: str) -> np.ndarray:
     """The images of a model, (N, H, W, C) uint8."""
-    artifacts.upstream(workdir, f"samples/{model}", "sample")
+    artifacts.upstream(workdir, f"samples/{model}")
     return artifacts.read_npz(Path(workdir) / "samples" / model / "images.npz")["images"]

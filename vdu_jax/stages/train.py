@@ -16,6 +16,17 @@ from vdu_jax.runtime.fit import fit
 from vdu_jax.stages import build
 
 
+def start(config: ConfigDict, net: unet.UNet, image_shape: tuple[int, int, int]):
+    """Fresh parameters, or those of the model that `train.init_from` names."""
+    settings = config.train
+    if not settings.init_from:
+        init = jax.jit(lambda key: unet.init_params(net, key, image_shape))
+        return init(jax.random.key(settings.init_seed))
+    folder = build.model_folder(settings.init_from)
+    build.check_network(config, folder)
+    return build.load_last(config, folder, image_shape, "params")
+
+
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     settings = config.train
     stage = build.train_stage(config, workdir)
@@ -26,9 +37,7 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     source = build.open_split(config, found, "train")
     path = stage.begin()
     net = build.net(config, found.image_shape)
-    params = jax.jit(lambda key: unet.init_params(net, key, found.image_shape))(
-        jax.random.key(settings.init_seed)
-    )
+    params = start(config, net, found.image_shape)
     objective = objectives.ddpm(
         unet.make_score_fn(net),
         build.schedule(config),

@@ -25,7 +25,7 @@ def stage_dir(config: ConfigDict, workdir: Path, name: str) -> artifacts.StageDi
         workdir,
         f"unlearn/{name}",
         ("forget", "sampler", "curve"),
-        upstream=("train", "posterior", "replay"),
+        upstream=("original", "posterior", "replay"),
         method=config.methods[name].to_dict(),
     )
 

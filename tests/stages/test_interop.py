@@ -1,0 +1,251 @@
+"""Importing and exporting models, and starting from imported ones, through the command line."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from vdu_jax import cli
+from vdu_jax.errors import UserError
+from vdu_jax.interop import folder, unet2d
+from vdu_jax.runtime import artifacts
+from vdu_jax.stages import build, exporting, posterior, sample, train
+
+SHAPE = (8, 8, 1)
+
+
+def files(directory):
+    return {
+        p.relative_to(directory).as_posix(): p.read_bytes()
+        for p in directory.rglob("*")
+        if p.is_file()
+    }
+
+
+def without_checksums(model):
+    return model._replace(texts={k: v for k, v in model.texts.items() if k != folder.ORIGIN})
+
+
+def equal(a, b):
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: np.array_equal(x, y), a, b)))
+
+
+def refused(capsys, *argv):
+    """Run a command that must end in one line and exit code 2; returns the line."""
+    assert cli.main([str(a) for a in argv]) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("vdu:")]
+    return line
+
+
+def export(finished_run, config_file, directory, *flags):
+    common = [f"--config={config_file}", f"--workdir={finished_run}"]
+    assert cli.main(["export", str(directory), *common, *flags]) == 0
+    return folder.read(directory)
+
+
+@pytest.fixture(scope="module")
+def exported(finished_run, config_file, tmp_path_factory):
+    """The run's original (moving average and raw) and unlearned model as diffusers folders."""
+    root = tmp_path_factory.mktemp("exported")
+    for name, flags in {
+        "original": [],
+        "raw": ["--weights=params"],
+        "plain": ["--model=plain"],
+    }.items():
+        export(finished_run, config_file, root / name, *flags)
+    return root
+
+
+@pytest.fixture(scope="module")
+def imported(exported, tmp_path_factory):
+    """Those folders, imported again: one workdir each."""
+    root = tmp_path_factory.mktemp("imported")
+    for name in ("original", "raw", "plain"):
+        assert cli.main(["import", str(exported / name), f"--workdir={root / name}"]) == 0
+    return root
+
+
+def test_the_exported_models_are_the_runs(exported, finished_run, config):
+    for name, wanted in {
+        "original": build.load_pretrained(config, finished_run, SHAPE),
+        "raw": build.load_snapshot(config, finished_run / "train", 12, "params", SHAPE),
+        "plain": sample.load_params(config, finished_run, "plain", SHAPE),
+    }.items():
+        model = folder.read(exported / name)
+        assert equal(unet2d.to_params(model.tensors, wanted, name), wanted), name
+        assert model.settings["diffusion"] == config.diffusion.to_dict()
+    original = folder.read(exported / "original").tensors["conv_in.weight"]
+    assert not np.array_equal(original, folder.read(exported / "raw").tensors["conv_in.weight"])
+
+
+def test_export_after_import_gives_the_same_bytes(exported, imported, tmp_path):
+    for name in ("original", "plain"):
+        again = tmp_path / name
+        assert cli.main(["export", str(again), f"--workdir={imported / name}"]) == 0
+        assert files(again) == files(exported / name)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_weights_survive(exported, tmp_path, dtype):
+    from vdu_jax.interop import tensors
+
+    model = folder.read(exported / "original")
+    half = {k: v.astype(tensors.NAMED_TYPES[dtype]) for k, v in model.tensors.items()}
+    folder.write(tmp_path / "half", without_checksums(model)._replace(tensors=half))
+    assert cli.main(["import", str(tmp_path / "half"), f"--workdir={tmp_path / 'w'}"]) == 0
+    assert cli.main(["export", str(tmp_path / "again"), f"--workdir={tmp_path / 'w'}"]) == 0
+    assert files(tmp_path / "again") == files(tmp_path / "half")
+
+
+def test_old_attention_names_survive(config_file, finished_run, exported, tmp_path):
+    model = folder.read(exported / "original")
+    params = unet2d.to_params(
+        model.tensors, build.abstract_params(_config(config_file), SHAPE), "original"
+    )
+    old = unet2d.to_tensors(params, unet2d.DEPRECATED)
+    folder.write(tmp_path / "old", without_checksums(model)._replace(tensors=old))
+    assert cli.main(["import", str(tmp_path / "old"), f"--workdir={tmp_path / 'w'}"]) == 0
+    assert cli.main(["export", str(tmp_path / "again"), f"--workdir={tmp_path / 'w'}"]) == 0
+    assert files(tmp_path / "again") == files(tmp_path / "old")
+
+
+def _config(config_file):
+    return cli.parse([f"--config={config_file}", "--workdir=x"])[0]["config"].value
+
+
+def test_importing_twice_does_nothing_and_another_model_is_refused(
+    exported, imported, tmp_path, capsys
+):
+    shutil.copytree(imported / "original", tmp_path / "w")
+    before = files(tmp_path / "w")
+    assert cli.main(["import", str(exported / "original"), f"--workdir={tmp_path / 'w'}"]) == 0
+    line = refused(capsys, "import", exported / "plain", f"--workdir={tmp_path / 'w'}")
+    assert "use another --workdir" in line
+    assert files(tmp_path / "w") == before
+
+
+def test_the_config_that_import_writes_has_the_models_settings(imported, config):
+    path = imported / "original" / "import" / "config.py"
+    theirs = cli.parse([f"--config={path}", "--workdir=x"])[0]["config"].value
+    for section in ("model", "diffusion"):
+        assert theirs[section].to_dict() == config[section].to_dict()
+    assert theirs.unlearn.init_from == str(imported / "original")
+
+
+def test_a_run_that_unlearns_an_imported_model(imported, config_file, tmp_path):
+    """Every stage after training, with the posterior over two imported folders."""
+    workdir = tmp_path / "w"
+    argv = [
+        f"--config={config_file}",
+        f"--workdir={workdir}",
+        f"--config.unlearn.init_from={imported / 'original'}",
+        "--config.posterior.source=runs",
+        f"--config.posterior.runs=({str(imported / 'raw')!r},)",
+        "--config.evaluate.bits_per_dim_images=0",
+    ]
+    assert cli.main(["run", *argv]) == 0
+    assert not (workdir / "train").exists()
+    config = cli.parse(argv)[0]["config"].value
+    first, second = (
+        build.load_snapshot(config, imported / name / "import", 0, "params", SHAPE)
+        for name in ("original", "raw")
+    )
+    mean = posterior.load(config, workdir, SHAPE).mean
+    jax.tree.map(
+        lambda m, x, y: np.testing.assert_allclose(m, (x + y) / 2, rtol=1e-5, atol=1e-7),
+        mean, first, second,
+    )  # fmt: skip
+    assert equal(build.load_pretrained(config, workdir, SHAPE), first)
+    table = artifacts.read_json(workdir / "report" / "table.json")
+    assert (table["original"]["steps"], table["original"]["seconds"]) == (0, 0.0)
+    exporting.run(tmp_path / "out", config, workdir, "plain")
+    assert folder.read(tmp_path / "out").image_shape == SHAPE
+
+
+def test_training_starts_from_an_imported_model(imported, config_file, tmp_path):
+    argv = [
+        f"--config={config_file}",
+        f"--workdir={tmp_path / 'w'}",
+        f"--config.train.init_from={imported / 'plain'}",
+    ]
+    config = cli.parse(argv)[0]["config"].value
+    start = train.start(config, build.net(config, SHAPE), SHAPE)
+    stored = build.load_snapshot(config, imported / "plain" / "import", 0, "params", SHAPE)
+    assert equal(start, stored)
+    assert cli.main(["train", *argv, "--config.train.learning_rate=1e-12"]) == 0
+    trained = build.load_snapshot(config, tmp_path / "w" / "train", 12, "params", SHAPE)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), trained, start)
+
+
+def test_an_imported_model_that_does_not_fit_the_config_is_refused(
+    imported, config_file, tmp_path, capsys
+):
+    start = [f"--config.unlearn.init_from={imported / 'original'}"]
+    common = ["--workdir=" + str(tmp_path / "w"), f"--config={config_file}"]
+    line = refused(capsys, "posterior", *common, *start)
+    assert "posterior.source = 'trajectory'" in line and "posterior.runs" in line
+    runs = [
+        "--config.posterior.source=runs",
+        f"--config.posterior.runs=({str(imported / 'raw')!r},)",
+    ]
+    line = refused(capsys, "posterior", *common, *start, *runs, "--config.model.norm_eps=0.1")
+    assert "model.norm_eps = 0.1" in line and "1e-06" in line
+    line = refused(capsys, "posterior", *common, *start, *runs, "--config.diffusion.num_steps=99")
+    assert "diffusion.num_steps = 99" in line
+    line = refused(capsys, "posterior", *common, "--config.unlearn.init_from=/nowhere", *runs)
+    assert "/nowhere holds no model" in line
+    line = refused(capsys, "train", *common, "--config.train.init_from=/nowhere")
+    assert "/nowhere holds no model" in line
+    assert not (tmp_path / "w").exists()
+
+
+def test_images_of_another_size_are_refused(imported, config):
+    with pytest.raises(UserError, match=r"makes images \(8, 8, 1\).*\(16, 16, 1\)"):
+        build.load_last(config, imported / "original" / "import", (16, 16, 1), "params")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--model=nothing"], "--model=nothing: one of original, extended, plain"),
+        (["--model=plain", "--weights=ema"], "one kind of weights"),
+        (["--weights=both"], "--weights=both: must be ema or params"),
+        (["--config.train.ema_decay=0.0", "--weights=ema"], "train.ema_decay"),
+    ],
+)
+def test_export_refuses(finished_run, config_file, tmp_path, capsys, flags, said):
+    common = [f"--config={config_file}", f"--workdir={finished_run}"]
+    assert said in refused(capsys, "export", tmp_path / "out", *common, *flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_and_import_without_their_arguments(finished_run, tmp_path, capsys):
+    workdir = f"--workdir={finished_run}"
+    assert "DIR is missing" in refused(capsys, "export", workdir)
+    assert "--workdir is missing" in refused(capsys, "import", tmp_path)
+    assert "unexpected argument" in refused(capsys, "import", tmp_path, "more", workdir)
+    assert "import" in refused(capsys, "export", tmp_path / "out", workdir)
+    line = refused(capsys, "export", tmp_path / "out", workdir, "--model=plain")
+    assert "--config is missing" in line
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "said"),
+    [
+        ("unet/config.json", {"norm_num_groups": 5}, "model.num_groups = 5"),
+        ("unet/config.json", {"layers_per_block": 1.5}, "model.layers_per_block = 1.5"),
+        ("unet/config.json", {"act_fn": "mish"}, "act_fn = 'mish' can't be expressed"),
+        ("scheduler/scheduler_config.json", {"beta_end": 1.5}, "diffusion.beta_end = 1.5"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": "x"}, "num_steps = 'x'"),
+    ],
+)
+def test_import_refuses_a_folder_that_cannot_work(
+    exported, tmp_path, capsys, edit_json, file, values, said
+):
+    source = tmp_path / "source"
+    shutil.copytree(exported / "plain", source)
+    edit_json(source / file, **values)
+    line = refused(capsys, "import", source, f"--workdir={tmp_path / 'w'}")
+    assert said in line and str(source) in line
+    assert not (tmp_path / "w").exists()

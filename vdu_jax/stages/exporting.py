@@ -1,0 +1,67 @@
+"""Write a model of a workdir as a diffusers folder, which PyTorch loads with
+`DDPMPipeline.from_pretrained`."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from vdu_jax.errors import UserError
+from vdu_jax.interop import folder, unet2d
+from vdu_jax.runtime import artifacts
+from vdu_jax.stages import build, importing, sample
+
+
+def run(
+    directory: Path,
+    config: ConfigDict | None,
+    workdir: Path,
+    model: str = sample.ORIGINAL,
+    weights: str = "",
+    overwrite: bool = False,
+) -> None:
+    """Export to `directory`.
+
+    Args:
+      config: the run's; `None` for a workdir that holds an imported model, which is then written
+        as it came, bit by bit.
+      model: "original" or the name of a method.
+      weights: of the original: "ema" or "params"; empty for the ones that were unlearned from.
+
+    Raises:
+      UserError: if there is no such model, or `directory` exists and `overwrite` is off.
+    """
+    workdir = Path(workdir)
+    if config is None:
+        if model != sample.ORIGINAL or weights:
+            raise UserError("--config is missing; without it only an imported model is exported")
+        found = importing.unchanged(workdir / "import")
+    else:
+        found = _of_run(config, workdir, model, weights)
+    folder.write(directory, found, overwrite)
+    size = sum(tensor.size for tensor in found.tensors.values())
+    print(f"exported {size:,} parameters of {workdir} ({model}) to {directory}")
+
+
+def _of_run(config: ConfigDict, workdir: Path, model: str, weights: str) -> folder.ModelFolder:
+    if model not in sample.models(config):
+        raise UserError(f"--model={model}: one of {', '.join(sample.models(config))}")
+    image_shape = build.dataset(config).image_shape
+    if weights:
+        if model != sample.ORIGINAL:
+            raise UserError(f"--weights={weights}: {model} has one kind of weights only")
+        if weights == "ema" and config.train.ema_decay == 0:
+            raise UserError("--weights=ema: train.ema_decay = 0 keeps no moving average")
+        source = build.original_folder(config, workdir)
+        params = build.load_last(config, source, image_shape, weights)
+    else:
+        params = sample.load_params(config, workdir, model, image_shape)
+    settings = {s: config[s].to_dict() for s in ("model", "diffusion", "sampler")}
+    made = artifacts.finished(sample.folder(config, workdir, model))
+    origin = {
+        "model": model,
+        "weights": weights,
+        "summary": made["summary"],
+        "provenance": made["provenance"],
+        "config": config.to_dict(),
+    }
+    return folder.pipeline(settings, image_shape, unet2d.to_tensors(params), origin)

@@ -1,0 +1,146 @@
+"""Bring a diffusers model into a workdir: `train.init_from`, `unlearn.init_from`, `posterior.runs`.
+
+import/snapshots/0/params   its parameters
+import/config.py            a config that unlearns it, to be completed
+import/done.json            with all that is needed to write the same folder again
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vdu_jax import config as vdu_config
+from vdu_jax.errors import UserError
+from vdu_jax.interop import folder, tensors, unet2d
+from vdu_jax.runtime import artifacts
+from vdu_jax.runtime.checkpoints import Store
+from vdu_jax.stages import build
+
+CONFIG = '''"""Unlearning with the model of {source}.
+
+    vdu run --config=THIS_FILE --workdir=DIR
+
+Set the data set and the classes to forget, at least one more imported checkpoint of the same model
+for the posterior, and the methods.
+"""
+
+from vdu_jax import config as vdu_config
+
+
+def get_config():
+    config = vdu_config.default()
+    config.unlearn.init_from = {workdir!r}
+    config.posterior.source = "runs"
+    config.posterior.runs = ()  # workdirs of further imported checkpoints
+{settings}
+    # config.data.name, config.forget.classes
+    # config.methods.vdu = vdu_config.method("vdu")
+    return config
+'''
+
+
+def settings_of(model: folder.ModelFolder, where: Path) -> ConfigDict:
+    """The default config with the model's settings, checked.
+
+    Raises:
+      UserError: if one of them has the wrong type or cannot work.
+    """
+    config = vdu_config.default()
+    for section, values in model.settings.items():
+        for key, value in values.items():
+            try:
+                config[section][key] = value
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{where}: {section}.{key} = {value!r}: {error}") from error
+    try:
+        for size in set(known_shape(config, model.image_shape)[:2]):
+            vdu_config.validate_model(config, size)
+        vdu_config.validate_diffusion(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return config
+
+
+def known_shape(config: ConfigDict, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The image shape, or if the model's folder does not say, the smallest that fits."""
+    smallest = 2 ** (len(config.model.block_out_channels) - 1)
+    height, width, channels = image_shape
+    return (height or smallest, width or smallest, channels)
+
+
+def run(source: Path, workdir: Path, weights: str = "params", overwrite: bool = False) -> None:
+    """Import the pipeline or `UNet2DModel` folder `source`; weights "params" or "ema".
+
+    Raises:
+      UserError: see `interop.folder.read`.
+    """
+    source, workdir = Path(source), Path(workdir)
+    model = folder.read(source, weights)
+    config = settings_of(model, source)
+    like = build.abstract_params(config, known_shape(config, model.image_shape))
+    params = unet2d.to_params(model.tensors, like, source / model.weights)
+    stage = artifacts.StageDir(
+        workdir,
+        "import",
+        {
+            "model": config.model.to_dict(),
+            "diffusion": config.diffusion.to_dict(),
+            "tensors": tensors.checksums(model.tensors),
+            "texts": model.texts,
+        },
+    )
+    if not stage.done(overwrite):
+        path = stage.begin()
+        with Store(path / "snapshots") as store:
+            store.save(0, {"params": params})
+            store.wait()
+        artifacts.write_text(path / "config.py", _config_text(model, source, workdir))
+        types = {name: str(tensor.dtype) for name, tensor in model.tensors.items()}
+        stage.finish(
+            {
+                "steps": 0,
+                "source": str(source.absolute()),
+                "image_shape": model.image_shape,
+                "parameters": sum(tensor.size for tensor in model.tensors.values()),
+                "settings": model.settings,
+                "metadata": model.metadata,
+                "weights": model.weights,
+                "texts": model.texts,
+                "types": types,
+            }
+        )
+    summary = artifacts.finished(stage.path)["summary"]
+    print(f"imported {summary['parameters']:,} parameters of {source} into {stage.path}")
+    print(f"a config to start from: {stage.path / 'config.py'}")
+
+
+def _config_text(model: folder.ModelFolder, source: Path, workdir: Path) -> str:
+    lines = [
+        f"    config.{section}.{key} = {value!r}"
+        for section, values in model.settings.items()
+        for key, value in values.items()
+    ]
+    return CONFIG.format(source=source, workdir=str(workdir.absolute()), settings="\n".join(lines))
+
+
+def unchanged(path: Path) -> folder.ModelFolder:
+    """The folder that was imported to `path` (workdir/import), tensor for tensor.
+
+    Raises:
+      UserError: if the import has not finished or is damaged.
+    """
+    summary: Mapping[str, Any] = artifacts.finished(path)["summary"]
+    image_shape = tuple(summary["image_shape"])
+    config = vdu_config.default()
+    for key, value in summary["settings"]["model"].items():
+        config.model[key] = tuple(value) if isinstance(value, list) else value
+    params = build.load_snapshot(config, path, 0, "params", known_shape(config, image_shape))
+    types = summary["types"]
+    named = unet2d.to_tensors(params, unet2d.attention_names(types))
+    named = {name: value.astype(tensors.NAMED_TYPES[types[name]]) for name, value in named.items()}
+    return folder.ModelFolder(
+        summary["settings"], image_shape, named, summary["metadata"], summary["weights"],
+        summary["texts"],
+    )  # fmt: skip
