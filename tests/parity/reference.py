@@ -69,20 +69,27 @@ def forward(config, dtype=torch.float64):
         return {"eps": as_images(net(xt, torch.from_numpy(inputs.TIMES)).sample)}
 
 
+def exact_weights(noise):
+    """w_t = β_t² / (2 σ_t² α_t (1 − ᾱ_t)): docs/method.md, section 2."""
+    beta, level = noise.betas.double(), noise.alphas_cumprod
+    sigma2 = beta[1:] * (1 - level[:-1]) / (1 - level[1:])
+    # At t = 0 the posterior's variance is 0; Ho et al. take that of t = 1.
+    sigma2 = torch.cat([sigma2[:1], sigma2])
+    return beta**2 / (2 * sigma2 * (1 - beta) * (1 - level))
+
+
+def all_exact_weights():
+    made = {name: scheduler(diffusers.DDPMScheduler, theirs) for name, theirs in SCHEDULES.items()}
+    return {name: exact_weights(noise).numpy() for name, noise in made.items()}
+
+
 def weighted_errors(net, x0, t, eps, weighting):
     """w_t e(θ; x_0, t, ε) of each image: docs/method.md, sections 1 and 2."""
     noise = scheduler(diffusers.DDPMScheduler)
     level = noise.alphas_cumprod[t][:, None, None, None]
     xt = level.sqrt() * x0 + (1 - level).sqrt() * eps
     errors = ((net(xt, t).sample - eps) ** 2).mean((1, 2, 3))
-    if weighting == "simple":
-        return errors
-    beta, level = noise.betas.double()[t], noise.alphas_cumprod[t]
-    # At t = 0 the posterior's variance is 0; Ho et al. take that of t = 1.
-    later = t.clamp(min=1)
-    before = noise.alphas_cumprod[later - 1]
-    sigma2 = noise.betas.double()[later] * (1 - before) / (1 - noise.alphas_cumprod[later])
-    return beta**2 / (2 * sigma2 * (1 - beta) * (1 - level)) * errors
+    return errors * exact_weights(noise)[t] if weighting == "exact" else errors
 
 
 def noising(key, shape):
@@ -305,6 +312,7 @@ REFERENCE = {
     "loss": losses,
     **{f"gradients/{n}": functools.partial(gradients, n) for n in inputs.GRADIENTS},
     **{f"schedule/{n}": functools.partial(schedule, n) for n in SCHEDULES},
+    "weights": all_exact_weights,
     **{
         f"sampler/{n}": functools.partial(sampler_steps, cases)
         for n, cases in inputs.SAMPLERS.items()

@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 from vdu_jax import objectives, posterior
-from vdu_jax.diffusion import samplers
+from vdu_jax.diffusion import process, samplers
 from vdu_jax.diffusion.schedule import NAMES as SCHEDULES
 from vdu_jax.diffusion.schedule import make_schedule
 from vdu_jax.interop import unet2d
@@ -140,6 +140,12 @@ def gradients(config_name: str, precision: str) -> dict:
 def schedule(name: str, precision: str) -> dict:
     del precision
     return make_schedule(name, inputs.NUM_TRAIN_STEPS)._asdict()
+
+
+def exact_weights(precision: str) -> dict:
+    del precision
+    schedules = {name: make_schedule(name, inputs.NUM_TRAIN_STEPS) for name in SCHEDULES}
+    return {name: process.loss_weights(noise, "exact") for name, noise in schedules.items()}
 
 
 def sampler_steps(cases: Mapping[str, inputs.SamplerCase], precision: str) -> dict:
@@ -285,6 +291,7 @@ COMPONENTS = (
         )
         for name in SCHEDULES
     ),
+    _component("weights", "relative", _exact(1e-5), "w_t of the exact bound", exact_weights),
     *(
         _component(
             f"sampler/{name}", "absolute", _exact(1e-5), "every step", sampler_steps, cases
