@@ -69,7 +69,7 @@ UNETS = {
         flip_sin_to_cos=False, freq_shift=0,
     ),
 }  # fmt: skip
-GRADIENTS = {"odd_sizes_and_heads": "simple", "scale_shift": "exact"}  # each with its weighting
+GRADIENTS = {"one_head_one_level": "simple", "scale_shift": "exact"}  # each with its weighting
 # Small enough to be sampled from, or trained for 100 steps, in seconds; and smaller still.
 SMALL = unet_config(
     8, 1, (16, 24), "DD", layers_per_block=1, norm_num_groups=4, attention_head_dim=None, **HO
