@@ -35,9 +35,8 @@ our float32.
 
 def row(r):
     numbers = f"{r.max_abs:.1e} | {r.max_rel:.1e} | {r.l2:.1e}"
-    return (
-        f"| {r.component} | {r.about} | {numbers} | {r.measure} {r.tolerance:.0e} | {r.verdict} |"
-    )
+    bound = f"{r.tolerance:.2g} {r.measure}"
+    return f"| {r.component} | {r.about} | {numbers} | {bound} | {r.verdict} |"
 
 
 def main():
