@@ -56,9 +56,9 @@ def _read(source: Path, torch) -> Mapping:
     if not isinstance(found, Mapping) or not found:
         raise UserError(f"{source} holds no state dict: save the model's state_dict() alone")
     for name, value in found.items():
-        if not isinstance(value, torch.Tensor):
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise UserError(
-                f"{source}: entry {name!r} is no tensor but {type(value).__name__}: save the "
+                f"{source}: entry {name!r} is no named tensor but {type(value).__name__}: save the "
                 "model's state_dict() alone"
             )
     return found
