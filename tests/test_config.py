@@ -50,6 +50,9 @@ def test_every_config_is_valid_and_says_how_to_run_it(path):
         ("sampler.steps", 51, "must lie in 1..50"),
         ("sampler.name", "euler", "must be one of"),
         ("evaluate.seed", 1, "must differ"),
+        ("evaluate.features", "vgg", "must be one of classifier, inception"),
+        ("evaluate.features", "inception", "evaluate.inception_weights = ''"),
+        ("evaluate.reference_images", 3, "must be ≥ 50"),
         ("classifier.widths", (12,), "multiples of 8"),
     ],
 )

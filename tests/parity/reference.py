@@ -17,6 +17,8 @@ import diffusers
 import jax
 import numpy as np
 import torch
+import torchvision
+from pytorch_fid import inception as fid_inception
 from pytorch_fid.fid_score import calculate_frechet_distance
 
 from vdu_jax.parity import compare, inputs
@@ -287,6 +289,38 @@ def vdu_run():
     }
 
 
+def inception_network():
+    """`pytorch_fid.inception.InceptionV3` for the 2048 features, with the weights of `inputs`."""
+    with mock.patch.object(
+        fid_inception, "load_state_dict_from_url", lambda *_, **__: inception_state()
+    ):
+        return fid_inception.InceptionV3([3]).eval()
+
+
+def inception_state():
+    """A state dict of the form of pytorch-fid's published one, with other numbers."""
+    net = torchvision.models.inception_v3(
+        num_classes=1008, aux_logits=False, weights=None, init_weights=False
+    )
+    state = net.state_dict()
+    wanted = {
+        name: tuple(value.shape)
+        for name, value in state.items()
+        if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
+    }
+    drawn = inputs.inception_tensors(wanted)
+    return state | {name: torch.from_numpy(value) for name, value in drawn.items()}
+
+
+def inception_features():
+    net = inception_network().double()
+    with torch.no_grad():
+        return {
+            name: net((as_torch(x) + 1) / 2)[0][:, :, 0, 0].numpy()
+            for name, x in inputs.inception_images().items()
+        }
+
+
 def frechet_distances():
     return {
         name: np.array(
@@ -328,5 +362,6 @@ REFERENCE = {
         f"vdu/100_steps/{part}": lambda part=part: vdu_run()[part]
         for part in ("losses", "parameters", "update")
     },
+    "inception": inception_features,
     "frechet": frechet_distances,
 }

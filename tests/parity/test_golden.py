@@ -56,7 +56,7 @@ def test_tolerances_are_the_contract():
     assert tolerance("sampler/ddim_50_images") == 1e-3
     assert tolerance("vdu/loss") == tolerance("vdu/100_steps/losses") == 1e-4
     assert tolerance("vdu/100_steps/parameters") == 1e-3
-    assert tolerance("frechet") == 1e-4
+    assert tolerance("inception") == tolerance("frechet") == 1e-4
     for component in BY_NAME.values():
         assert component.tolerance.keys() == components.PRECISIONS.keys()
 

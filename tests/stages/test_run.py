@@ -159,7 +159,15 @@ def test_the_report_is_one_file_with_all_that_is_promised(finished_run):
     page = (finished_run / "report" / "report.html").read_text()
     assert not re.search(r"(src|href)\s*=\s*['\"]?(https?:)?//", page)
     assert page.count("data:image/png;base64,") == 4  # three grids and the curve
-    for text in ("commit", "&quot;seed&quot;", "posterior", "gamma", "jaxlib", "PUL % [95 %]"):
+    for text in (
+        "commit",
+        "&quot;seed&quot;",
+        "posterior",
+        "gamma",
+        "jaxlib",
+        "PUL % [95 %]",
+        "KID × 1000",
+    ):
         assert text in page
 
 
@@ -170,6 +178,10 @@ def test_metrics_hold_the_figures(finished_run):
     assert original["pul"] == 0.0
     assert sum(original["histogram"]) == 60
     assert original["bits_per_dim"]["forget"] > 0
+    plain = metrics["models"]["plain"]
+    assert metrics["features"] == "classifier"
+    assert set(plain["kid"]) == {"value", "standard_error"}
+    assert 0 <= plain["precision"] <= 1 and 0 <= plain["recall"] <= 1
     counts = metrics["replay"]
     assert counts["removed"] == counts["removed_rightly"] + counts["removed_wrongly"]
     assert [r["step"] for r in metrics["curves"]["plain"]] == [2, 4]

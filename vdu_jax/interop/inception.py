@@ -1,4 +1,4 @@
-"""The weights of the FID Inception network, from pytorch-fid's file as safetensors."""
+"""The weights of the Inception network that FID is taken with, by their names in PyTorch."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,6 @@ import numpy as np
 
 from vdu_jax.errors import UserError
 from vdu_jax.interop import tensors
-from vdu_jax.interop.unet2d import named_leaves
 from vdu_jax.models import inception
 from vdu_jax.types import Params
 
@@ -23,61 +22,79 @@ LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# Of the classifier on top, and of training: no part of the features.
-UNUSED = ("fc.weight", "fc.bias", ".num_batches_tracked")
 
 
-def tensor_name(path: tuple[str, ...]) -> str:
-    """PyTorch's name of our parameter."""
-    return ".".join([*path[:-1], LEAVES[path[-1]]])
-
-
-def to_tensors(params: Params) -> dict[str, np.ndarray]:
-    """Parameters as named tensors in PyTorch's layout."""
-    return {
-        tensor_name(path): np.asarray(leaf).transpose(3, 2, 0, 1) if leaf.ndim == 4 else leaf
-        for path, leaf in named_leaves(params)
-    }
-
-
-def to_params(named: Mapping[str, np.ndarray], where: str) -> Params:
-    """Named tensors as parameters of `models.inception`.
+def check_file(path: str | Path) -> None:
+    """Refuse a path (`evaluate.inception_weights`) at which there can be no weights.
 
     Raises:
-      UserError: naming `where` and the first tensor that is missing, unexpected or misshapen.
+      UserError: if it is empty, a pickle, or no file; says where to get the weights.
     """
-    like = inception.abstract_params()
-    wanted = {tensor_name(path): leaf for path, leaf in named_leaves(like)}
-    named = {name: value for name, value in named.items() if not name.endswith(UNUSED)}
-    for kind, names in (("missing", wanted.keys() - named), ("unexpected", named.keys() - wanted)):
-        if names:
-            raise UserError(
-                f"{where} is not the FID Inception network: {len(names)} tensors are {kind}, the "
-                f"first is {min(names)}"
-            )
-    leaves = []
-    for name, leaf in wanted.items():
-        value = np.asarray(named[name], np.float32)
-        value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
-        if value.shape != leaf.shape:
-            raise UserError(
-                f"{where}: tensor {name} has the shape {named[name].shape}, which does not fit the "
-                "FID Inception network"
-            )
-        leaves.append(value)
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    if path and Path(path).expanduser().is_file():
+        tensors.refuse_pickle(Path(path).expanduser())
+        return
+    problem = "no such file" if path else "evaluate.features = 'inception' needs the weights"
+    raise UserError(
+        f"config key evaluate.inception_weights = {str(path)!r}: {problem}; get {URL} and run "
+        f"`vdu convert {Path(URL).name} inception.safetensors`, or choose evaluate.features = "
+        "'classifier', which needs no file"
+    )
 
 
 def load(path: str | Path) -> Params:
-    """Parameters from a safetensors file.
+    """Parameters of `models.inception.InceptionV3` from a safetensors file.
 
     Raises:
-      UserError: if there is no such file (it says where to get it), or it is not this network's.
+      UserError: if the file is missing, a pickle or damaged, or naming a tensor that doesn't fit.
     """
-    if not str(path) or not Path(path).is_file():
-        raise UserError(
-            f"config key evaluate.inception_weights = {str(path)!r}: no such file; download {URL}, "
-            "run `vdu convert` on it, and set the key to the result (or set "
-            "evaluate.features=classifier, which needs no file)"
-        )
-    return to_params(tensors.read(Path(path)).tensors, str(path))
+    check_file(path)
+    path = Path(path).expanduser()
+    return params_from_tensors(tensors.read(path, ignored).tensors, path)
+
+
+def ignored(name: str) -> bool:
+    """Whether a tensor plays no part in the features: the last layer, and counts of batches."""
+    return name.startswith("fc.") or name.endswith(".num_batches_tracked")
+
+
+def _name(path: tuple) -> str:
+    *modules, leaf = (key.key for key in path)
+    return ".".join([*modules, LEAVES[leaf]])
+
+
+def params_from_tensors(named: Mapping[str, np.ndarray], where: str | Path = "weights") -> Params:
+    """Parameters (float32) from PyTorch's tensors; a convolution's is (out, in, height, width).
+
+    Raises:
+      UserError: naming `where` and a tensor that is missing, unexpected or of another shape.
+    """
+    shapes = inception.param_shapes()
+    expected = {_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)}
+    found = {name for name in named if not ignored(name)}
+    for names, problem in ((expected - found, "lacks"), (found - expected, "has an unexpected")):
+        if names:
+            raise UserError(
+                f"{where} {problem} tensor {min(names)}: these are not the weights of FID's "
+                f"Inception network, which are at {URL}"
+            )
+
+    def take(path: tuple, like: jax.ShapeDtypeStruct) -> np.ndarray:
+        value = np.asarray(named[_name(path)], np.float32)
+        shape = tuple(like.shape[i] for i in (3, 2, 0, 1)) if len(like.shape) == 4 else like.shape
+        if value.shape != shape:
+            raise UserError(
+                f"{where}: tensor {_name(path)} has shape {value.shape}, not {shape}: these are "
+                f"not the weights of FID's Inception network, which are at {URL}"
+            )
+        return np.ascontiguousarray(value.transpose(2, 3, 1, 0)) if value.ndim == 4 else value
+
+    return jax.tree_util.tree_map_with_path(take, shapes)
+
+
+def tensors_from_params(params: Params) -> dict[str, np.ndarray]:
+    """The inverse of `params_from_tensors`."""
+    named = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        value = np.asarray(leaf)
+        named[_name(path)] = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
+    return named

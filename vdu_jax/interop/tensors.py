@@ -1,7 +1,7 @@
 """Safetensors files: read and written whole, never a pickle."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,8 +41,11 @@ def refuse_pickle(path: Path, converted: Path | None = None) -> None:
         )
 
 
-def read(path: Path) -> TensorFile:
+def read(path: Path, ignored: Callable[[str], bool] = lambda name: False) -> TensorFile:
     """All tensors of a safetensors file.
+
+    Args:
+      ignored: of a name, whether that tensor is left out, whatever it holds.
 
     Raises:
       UserError: if the file is missing, a pickle, truncated, or holds anything but finite float32,
@@ -62,6 +65,8 @@ def read(path: Path) -> TensorFile:
         ) from error
     tensors = {}
     for name, part in parts.items():
+        if ignored(name):
+            continue
         if part["dtype"] not in FLOATS:
             raise UserError(
                 f"{path}: tensor {name} is of type {part['dtype']}; float types are "

@@ -6,7 +6,6 @@ u-FID is this distance between a model's images and D_r; always name the feature
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 
 
 class FeatureStats(NamedTuple):
@@ -41,9 +40,10 @@ def frechet_distance(a: FeatureStats, b: FeatureStats) -> float:
     The trace of the matrix root is taken from the eigenvalues of the symmetric √Σ_a Σ_b √Σ_a,
     which has the same spectrum as Σ_a Σ_b but no complex or negative part to cut away.
     """
-    values, vectors = scipy.linalg.eigh(a.covariance)
+    # NumPy's solver divides and conquers: for 2048 features several times faster than scipy's.
+    values, vectors = np.linalg.eigh(a.covariance)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    spectrum = scipy.linalg.eigvalsh(root @ b.covariance @ root)
+    spectrum = np.linalg.eigvalsh(root @ b.covariance @ root)
     cross = np.sqrt(np.maximum(spectrum, 0)).sum()
     gap = a.mean - b.mean
     distance = gap @ gap + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross

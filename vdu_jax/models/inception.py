@@ -1,9 +1,8 @@
-"""The Inception-v3 network of the Fréchet Inception distance, for inference.
+"""Inception-v3 (Szegedy et al. 2016, arXiv 1512.00567), in the variant that FID is taken with.
 
-Szegedy et al. 2016 (arXiv 1512.00567) in the variant whose published weights every FID is taken
-with (Heusel et al. 2017, arXiv 1706.08500): average pooling counts no padding, and the last block
-pools by maximum. Module names are those of torchvision and pytorch-fid, so that weights map one to
-one.
+The network of TF-GAN and pytorch-fid differs from the paper's in its pooling branches: their
+averages leave the zero padding out, and that of the last block takes maxima. For inference only:
+batch norms use their stored statistics. Modules are named as in torchvision.
 """
 
 from collections.abc import Callable
@@ -15,198 +14,231 @@ import jax.numpy as jnp
 from vdu_jax.types import Params
 
 FEATURES = 2048
-SIZE = 299  # pixels that images are resized to
 
 
-class ConvNormRelu(nn.Module):
-    """Convolution, batch norm with stored statistics, ReLU.
+class StoredNorm(nn.Module):
+    """Batch norm with stored statistics: scale (x − mean) / √(var + 1e-3) + bias."""
 
-    Attributes:
-      features: output channels. kernel: (height, width). padding: zeros on both sides, likewise.
-    """
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        ones, zeros, shape = nn.initializers.ones, nn.initializers.zeros, x.shape[-1:]
+        scale = self.param("scale", ones, shape)
+        bias = self.param("bias", zeros, shape)
+        mean = self.param("mean", zeros, shape)
+        var = self.param("var", ones, shape)
+        return (x - mean) * (jax.lax.rsqrt(var + 1e-3) * scale) + bias
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch norm, ReLU: (B, H, W, C) -> (B, H', W', features)."""
 
     features: int
     kernel: tuple[int, int] = (1, 1)
     stride: int = 1
-    padding: tuple[int, int] = (0, 0)
+    padding: str = "SAME"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        pads = [(p, p) for p in self.padding]
-        x = nn.Conv(
+        conv = nn.Conv(
             self.features,
             self.kernel,
             (self.stride, self.stride),
-            pads,
+            self.padding,
             use_bias=False,
+            # Accelerators would round the factors to fewer bits, and the FID with them.
+            precision=jax.lax.Precision.HIGHEST,
             name="conv",
-        )(x)
-        return nn.relu(StoredNorm(name="bn")(x))
+        )
+        return nn.relu(StoredNorm(name="bn")(conv(x)))
 
 
-class StoredNorm(nn.Module):
-    """Batch norm with the statistics of its training, all kept as parameters of shape (C,)."""
-
-    epsilon: float = 1e-3
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones_init(), shape)
-        bias = self.param("bias", nn.initializers.zeros_init(), shape)
-        mean = self.param("mean", nn.initializers.zeros_init(), shape)
-        var = self.param("var", nn.initializers.ones_init(), shape)
-        return (x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias
+def mean_pool(x: jax.Array) -> jax.Array:
+    """Means of 3x3 windows at stride 1, over those of their pixels that lie in the image."""
+    return nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
 
 
-def max_pool(x: jax.Array, stride: int, padding: int = 0) -> jax.Array:
-    """Largest of 3×3 pixels."""
-    return nn.max_pool(x, (3, 3), (stride, stride), [(padding, padding)] * 2)
+def max_pool(x: jax.Array) -> jax.Array:
+    """Maxima of 3x3 windows at stride 1."""
+    return nn.max_pool(x, (3, 3), padding="SAME")
 
 
-def avg_pool(x: jax.Array) -> jax.Array:
-    """Mean of the up to 3×3 pixels around each, those outside the image left out."""
-    return nn.avg_pool(x, (3, 3), (1, 1), [(1, 1)] * 2, count_include_pad=False)
+def halve(x: jax.Array) -> jax.Array:
+    """Maxima of the 3x3 windows that lie in the image, at stride 2."""
+    return nn.max_pool(x, (3, 3), strides=(2, 2))
 
 
-def layer(x: jax.Array, name: str, features: int, kernel=1, stride: int = 1) -> jax.Array:
-    """A named `ConvNormRelu` that keeps the size, or, with stride 2, takes no padding."""
-    height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
-    padding = (0, 0) if stride == 2 else (height // 2, width // 2)
-    return ConvNormRelu(features, (height, width), stride, padding, name=name)(x)
+def _chain(x: jax.Array, *layers: tuple) -> jax.Array:
+    """Layers (name, features, kernel) one after the other."""
+    for name, features, kernel in layers:
+        x = ConvNorm(features, kernel, name=name)(x)
+    return x
+
+
+def _reduce(x: jax.Array, name: str, features: int) -> jax.Array:
+    return ConvNorm(features, (3, 3), 2, "VALID", name=name)(x)
 
 
 class BlockA(nn.Module):
-    """35×35 (figure 5 of the paper). pool_features: channels of the pooled branch."""
+    """Fig. 5 of the paper, at 35x35: branches of 1x1, 5x5 and two 3x3 convolutions."""
 
     pool_features: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        one = layer(x, "branch1x1", 64)
-        five = layer(layer(x, "branch5x5_1", 48), "branch5x5_2", 64, 5)
-        three = layer(layer(x, "branch3x3dbl_1", 64), "branch3x3dbl_2", 96, 3)
-        three = layer(three, "branch3x3dbl_3", 96, 3)
-        pool = layer(avg_pool(x), "branch_pool", self.pool_features)
-        return jnp.concatenate([one, five, three, pool], axis=-1)
+        return jnp.concatenate(
+            [
+                _chain(x, ("branch1x1", 64, (1, 1))),
+                _chain(x, ("branch5x5_1", 48, (1, 1)), ("branch5x5_2", 64, (5, 5))),
+                _chain(
+                    x,
+                    ("branch3x3dbl_1", 64, (1, 1)),
+                    ("branch3x3dbl_2", 96, (3, 3)),
+                    ("branch3x3dbl_3", 96, (3, 3)),
+                ),
+                _chain(mean_pool(x), ("branch_pool", self.pool_features, (1, 1))),
+            ],
+            -1,
+        )
 
 
 class BlockB(nn.Module):
-    """From 35×35 to 17×17 (figure 10)."""
+    """Fig. 10, from 35x35 to 17x17: strided convolutions beside a maximum."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        three = layer(x, "branch3x3", 384, 3, stride=2)
-        double = layer(layer(x, "branch3x3dbl_1", 64), "branch3x3dbl_2", 96, 3)
-        double = layer(double, "branch3x3dbl_3", 96, 3, stride=2)
-        return jnp.concatenate([three, double, max_pool(x, 2)], axis=-1)
+        double = _chain(x, ("branch3x3dbl_1", 64, (1, 1)), ("branch3x3dbl_2", 96, (3, 3)))
+        return jnp.concatenate(
+            [_reduce(x, "branch3x3", 384), _reduce(double, "branch3x3dbl_3", 96), halve(x)], -1
+        )
 
 
 class BlockC(nn.Module):
-    """17×17 with factorised 7×7 convolutions (figure 6). features: channels inside."""
+    """Fig. 6, at 17x17: 7x7 convolutions factored into 1x7 and 7x1."""
 
-    features: int
+    width: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        inner = self.features
-        one = layer(x, "branch1x1", 192)
-        seven = layer(layer(x, "branch7x7_1", inner), "branch7x7_2", inner, (1, 7))
-        seven = layer(seven, "branch7x7_3", 192, (7, 1))
-        double = layer(layer(x, "branch7x7dbl_1", inner), "branch7x7dbl_2", inner, (7, 1))
-        double = layer(double, "branch7x7dbl_3", inner, (1, 7))
-        double = layer(double, "branch7x7dbl_4", inner, (7, 1))
-        double = layer(double, "branch7x7dbl_5", 192, (1, 7))
-        pool = layer(avg_pool(x), "branch_pool", 192)
-        return jnp.concatenate([one, seven, double, pool], axis=-1)
+        width, row, column = self.width, (1, 7), (7, 1)
+        return jnp.concatenate(
+            [
+                _chain(x, ("branch1x1", 192, (1, 1))),
+                _chain(
+                    x,
+                    ("branch7x7_1", width, (1, 1)),
+                    ("branch7x7_2", width, row),
+                    ("branch7x7_3", 192, column),
+                ),
+                _chain(
+                    x,
+                    ("branch7x7dbl_1", width, (1, 1)),
+                    ("branch7x7dbl_2", width, column),
+                    ("branch7x7dbl_3", width, row),
+                    ("branch7x7dbl_4", width, column),
+                    ("branch7x7dbl_5", 192, row),
+                ),
+                _chain(mean_pool(x), ("branch_pool", 192, (1, 1))),
+            ],
+            -1,
+        )
 
 
 class BlockD(nn.Module):
-    """From 17×17 to 8×8."""
+    """From 17x17 to 8x8, as block B, with a 7x7 convolution in one branch."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        three = layer(layer(x, "branch3x3_1", 192), "branch3x3_2", 320, 3, stride=2)
-        seven = layer(layer(x, "branch7x7x3_1", 192), "branch7x7x3_2", 192, (1, 7))
-        seven = layer(seven, "branch7x7x3_3", 192, (7, 1))
-        seven = layer(seven, "branch7x7x3_4", 192, 3, stride=2)
-        return jnp.concatenate([three, seven, max_pool(x, 2)], axis=-1)
+        small = _chain(x, ("branch3x3_1", 192, (1, 1)))
+        large = _chain(
+            x,
+            ("branch7x7x3_1", 192, (1, 1)),
+            ("branch7x7x3_2", 192, (1, 7)),
+            ("branch7x7x3_3", 192, (7, 1)),
+        )
+        return jnp.concatenate(
+            [_reduce(small, "branch3x3_2", 320), _reduce(large, "branch7x7x3_4", 192), halve(x)], -1
+        )
 
 
 class BlockE(nn.Module):
-    """8×8 with its filter banks widened (figure 7). pool: of the pooled branch."""
+    """Fig. 7, at 8x8: branches that fork into 1x3 and 3x1.
+
+    Attributes:
+      pool: of the pooling branch; `mean_pool` or `max_pool`.
+    """
 
     pool: Callable[[jax.Array], jax.Array]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        one = layer(x, "branch1x1", 320)
-        three = layer(x, "branch3x3_1", 384)
-        three = [
-            layer(three, "branch3x3_2a", 384, (1, 3)),
-            layer(three, "branch3x3_2b", 384, (3, 1)),
-        ]
-        double = layer(layer(x, "branch3x3dbl_1", 448), "branch3x3dbl_2", 384, 3)
-        double = [
-            layer(double, "branch3x3dbl_3a", 384, (1, 3)),
-            layer(double, "branch3x3dbl_3b", 384, (3, 1)),
-        ]
-        pool = layer(self.pool(x), "branch_pool", 192)
-        return jnp.concatenate([one, *three, *double, pool], axis=-1)
-
-
-def stem(x: jax.Array, name: str, features: int, kernel: int, stride: int = 1, padding: int = 0):
-    """A layer of the first part, which pads where it says so."""
-    return ConvNormRelu(features, (kernel, kernel), stride, (padding, padding), name=name)(x)
-
-
-class Inception(nn.Module):
-    """(B, H, W, 3) in [-1, 1], H and W ≥ 75 -> features (B, 2048) ≥ 0, the last average pool."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = stem(x, "Conv2d_1a_3x3", 32, 3, stride=2)
-        x = stem(x, "Conv2d_2a_3x3", 32, 3)
-        x = max_pool(stem(x, "Conv2d_2b_3x3", 64, 3, padding=1), 2)
-        x = stem(x, "Conv2d_3b_1x1", 80, 1)
-        x = max_pool(stem(x, "Conv2d_4a_3x3", 192, 3), 2)
-        for name, pool_features in (("Mixed_5b", 32), ("Mixed_5c", 64), ("Mixed_5d", 64)):
-            x = BlockA(pool_features, name=name)(x)
-        x = BlockB(name="Mixed_6a")(x)
-        for name, features in zip("bcde", (128, 160, 160, 192), strict=True):
-            x = BlockC(features, name=f"Mixed_6{name}")(x)
-        x = BlockD(name="Mixed_7a")(x)
-        x = BlockE(avg_pool, name="Mixed_7b")(x)
-        x = BlockE(lambda y: max_pool(y, 1, padding=1), name="Mixed_7c")(x)
-        return x.mean((1, 2))
+        single = _chain(x, ("branch3x3_1", 384, (1, 1)))
+        double = _chain(x, ("branch3x3dbl_1", 448, (1, 1)), ("branch3x3dbl_2", 384, (3, 3)))
+        return jnp.concatenate(
+            [
+                _chain(x, ("branch1x1", 320, (1, 1))),
+                _chain(single, ("branch3x3_2a", 384, (1, 3))),
+                _chain(single, ("branch3x3_2b", 384, (3, 1))),
+                _chain(double, ("branch3x3dbl_3a", 384, (1, 3))),
+                _chain(double, ("branch3x3dbl_3b", 384, (3, 1))),
+                _chain(self.pool(x), ("branch_pool", 192, (1, 1))),
+            ],
+            -1,
+        )
 
 
 def resize(x: jax.Array, size: int) -> jax.Array:
-    """(B, H, W, C) -> (B, size, size, C), bilinear between pixel centres, without smoothing first.
+    """(B, H, W, C) -> (B, size, size, C), bilinear between pixel centres, without smoothing.
 
-    What pytorch-fid does: `F.interpolate(mode="bilinear", align_corners=False)`.
+    PyTorch's `interpolate(mode="bilinear", align_corners=False)`.
     """
     shape = (x.shape[0], size, size, x.shape[-1])
     return jax.image.resize(x, shape, "bilinear", antialias=False)
 
 
-def features(params: Params, x: jax.Array, size: int = SIZE) -> jax.Array:
-    """Features (B, 2048) of images (B, H, W, C) in [-1, 1], C = 3, or 1 for grey ones.
+class InceptionV3(nn.Module):
+    """Images (B, H, W, 3) in [0, 1] -> the mean features before the last layer, (B, 2048) ≥ 0.
 
-    Args:
-      size: pixels that the images are resized to; distances with the published weights mean
-        nothing at another size.
-
-    Raises:
-      ValueError: for another number of channels.
+    Attributes:
+      resolution: the side to which images are scaled first, at least 75; FID's is 299.
     """
-    if x.shape[-1] not in (1, 3):
-        raise ValueError(f"images have 1 or 3 channels, not {x.shape[-1]}")
-    x = jnp.broadcast_to(x, (*x.shape[:-1], 3))
-    return Inception().apply({"params": params}, resize(x, size))
+
+    resolution: int = 299
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = 2 * resize(x.astype(jnp.float32), self.resolution) - 1
+        x = ConvNorm(32, (3, 3), 2, "VALID", name="Conv2d_1a_3x3")(x)
+        x = ConvNorm(32, (3, 3), 1, "VALID", name="Conv2d_2a_3x3")(x)
+        x = ConvNorm(64, (3, 3), name="Conv2d_2b_3x3")(x)
+        x = halve(x)
+        x = ConvNorm(80, name="Conv2d_3b_1x1")(x)
+        x = ConvNorm(192, (3, 3), 1, "VALID", name="Conv2d_4a_3x3")(x)
+        x = halve(x)
+        for name, pool_features in (("Mixed_5b", 32), ("Mixed_5c", 64), ("Mixed_5d", 64)):
+            x = BlockA(pool_features, name=name)(x)
+        x = BlockB(name="Mixed_6a")(x)
+        for name, width in (("6b", 128), ("6c", 160), ("6d", 160), ("6e", 192)):
+            x = BlockC(width, name=f"Mixed_{name}")(x)
+        x = BlockD(name="Mixed_7a")(x)
+        x = BlockE(mean_pool, name="Mixed_7b")(x)
+        x = BlockE(max_pool, name="Mixed_7c")(x)
+        return x.mean((1, 2))
 
 
-def abstract_params() -> Params:
-    """Shapes of the parameters; nothing is allocated."""
-    image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
-    return jax.eval_shape(Inception().init, jax.random.key(0), image)["params"]
+def param_shapes() -> Params:
+    """The parameters' tree with `jax.ShapeDtypeStruct` leaves; nothing is allocated."""
+    image = jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)
+    return jax.eval_shape(InceptionV3(75).init, jax.random.key(0), image)["params"]
+
+
+def make_feature_fn(net: InceptionV3) -> Callable[[Params, jax.Array], jax.Array]:
+    """`feature_fn(params, x) -> (B, 2048)` for images x (B, H, W, 1 or 3) in [-1, 1].
+
+    Grey images are repeated in the three channels.
+    """
+
+    def feature_fn(params: Params, x: jax.Array) -> jax.Array:
+        x = jnp.broadcast_to(x, (*x.shape[:-1], 3))
+        return net.apply({"params": params}, (x + 1) / 2)
+
+    return feature_fn

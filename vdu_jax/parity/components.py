@@ -8,7 +8,8 @@ must be expected to do and are to catch a wrong kernel, not to bound the roundin
   since its operands are rounded 8 times finer and all else stays in float32. Reasoned, not
   measured.
 
-What holds no network keeps float32's tolerance in every precision. Neither a GPU nor a TPU has been
+What holds no network keeps float32's tolerance in every precision, and so does Inception, whose
+convolutions always ask for the highest. Neither a GPU nor a TPU has been
 measured.
 """
 
@@ -25,9 +26,10 @@ from vdu_jax import objectives, posterior
 from vdu_jax.diffusion import process, samplers
 from vdu_jax.diffusion.schedule import NAMES as SCHEDULES
 from vdu_jax.diffusion.schedule import make_schedule
+from vdu_jax.interop import inception as inception_weights
 from vdu_jax.interop import unet2d
 from vdu_jax.metrics import frechet
-from vdu_jax.models import unet
+from vdu_jax.models import inception, unet
 from vdu_jax.parity import compare, inputs
 from vdu_jax.runtime import fit
 from vdu_jax.types import Params
@@ -249,6 +251,19 @@ def vdu_run(precision: str) -> dict[str, dict]:
     }
 
 
+def inception_features(precision: str) -> dict:
+    del precision  # the network asks for the highest itself
+    blank = jax.tree.map(
+        lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), inception.param_shapes()
+    )
+    shapes = {
+        name: value.shape for name, value in inception_weights.tensors_from_params(blank).items()
+    }
+    params = inception_weights.params_from_tensors(inputs.inception_tensors(shapes), "parity")
+    feature_fn = jax.jit(inception.make_feature_fn(inception.InceptionV3()))
+    return {name: feature_fn(params, x) for name, x in inputs.inception_images().items()}
+
+
 def frechet_distances(precision: str) -> dict:
     del precision
     return {
@@ -321,6 +336,9 @@ COMPONENTS = (
             ("parameters", "relative", 1e-3, 4e-3, "the parameters after them"),
             ("update", "relative L2", 1e-3, 0.02, "their change"),
         )
+    ),
+    _component(
+        "inception", "relative", _exact(1e-4), "Inception-v3's features", inception_features
     ),
     _component("frechet", "relative", _exact(1e-4), "Fréchet distance", frechet_distances),
 )  # fmt: skip

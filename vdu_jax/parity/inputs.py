@@ -107,6 +107,33 @@ def tensors(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, n
     return drawn
 
 
+def inception_tensors(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Weights of the Inception network by their PyTorch names, likewise.
+
+    A ReLU follows every convolution, so those are N(0, 2 / fan-in); scales and variances are
+    uniform in [0.5, 1.5], means and biases 0.1 N(0, 1).
+    """
+    random = np.random.RandomState(40)
+    drawn = {}
+    for name, shape in sorted(shapes.items()):
+        if name.endswith("conv.weight"):
+            values = random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+        elif name.endswith(("bn.weight", "bn.running_var")):
+            values = random.uniform(0.5, 1.5, shape)
+        else:
+            values = 0.1 * random.standard_normal(shape)
+        drawn[name] = values.astype(np.float32)
+    return drawn
+
+
+def inception_images() -> dict[str, np.ndarray]:
+    """Images in [-1, 1] of two sizes, one of them not square, (2, H, W, 3)."""
+    return {
+        f"{height}x{width}": images(41, 2, height, width, 3)
+        for height, width in ((32, 32), (40, 28))
+    }
+
+
 def nearby(tensors: Mapping[str, np.ndarray], scale: float, seed: int) -> dict[str, np.ndarray]:
     """Other parameters, `scale` times N(0, 1) away from these."""
     random = np.random.RandomState(seed)

@@ -1,13 +1,15 @@
-"""Measure the original and the unlearned models: PUL, u-FID, class histogram, confidence.
+"""Measure the original and the unlearned models: PUL, u-FID, KID, precision, recall, classes.
 
     evaluate/metrics.json   the figures; equal configs give equal bytes
 
-u-FID is taken in the classifier's features ("classifier" in the file). For the original it is
-that of its retained-class samples against D_r, its own quality on what must stay; `u_fid_all`
-counts all its samples.
+u-FID, KID, precision and recall are taken against D_r in the features that the file names
+("features"); PUL, the histogram and the confidence are always the classifier's. For the original
+the former four are those of its retained-class samples, its own quality on what must stay;
+`u_fid_all` counts all its samples.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +19,22 @@ from ml_collections import ConfigDict
 from vdu_jax import data
 from vdu_jax.diffusion import likelihood
 from vdu_jax.errors import UserError
-from vdu_jax.metrics import frechet, pul
+from vdu_jax.metrics import frechet, kid, precision_recall, pul
 from vdu_jax.models import unet
 from vdu_jax.runtime import artifacts, progress
-from vdu_jax.stages import build, classifier, replay, sample, unlearn
+from vdu_jax.stages import build, classifier, features, replay, sample, unlearn
 
-FEATURES = "classifier"
+NEIGHBOURS = 3  # of precision and recall
+
+
+class Retained(NamedTuple):
+    """D_r in the features of the evaluation.
+
+    stats: of all its images. some: (n, F) of at most `evaluate.reference_images` of them.
+    """
+
+    stats: frechet.FeatureStats
+    some: np.ndarray
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
@@ -32,43 +44,46 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         config,
         workdir,
         "evaluate",
-        ("evaluate", "forget", "classifier"),
+        ("forget", "classifier"),
         upstream=["replay", *(f"samples/{m}" for m in models)],
         data=build.data_inputs(config),
+        evaluate=features.inputs(config),
     )
     if stage.done(overwrite):
         return
     path = stage.begin()
-    judge, accuracy, reference = classifier.ensure(config, workdir, overwrite)
+    classify, accuracy, reference = classifier.ensure(config, workdir, overwrite)
     forget = tuple(config.forget.classes)
-    is_retained = ~np.isin(reference["labels"], forget)
-    retained = frechet.feature_stats(reference["features"][is_retained])
+    drawn = classify(sample.load(workdir, sample.ORIGINAL)).probabilities
+    if pul.forget_rate(drawn, forget) == 0:
+        raise UserError(
+            f"none of the original's {len(drawn)} images is of forget.classes {forget}: train it "
+            "longer, or raise evaluate.images"
+        )
+    judge, reference = features.ensure(config, classify, reference)
+    retained = choose_retained(config, reference["features"], reference["labels"])
     judged = {model: judge(sample.load(workdir, model)) for model in models}
     original = judged[sample.ORIGINAL]
-    if pul.forget_rate(original.probabilities, forget) == 0:
-        raise UserError(
-            f"none of the original's {len(original.features)} images is of forget.classes "
-            f"{forget}: train it longer, or raise evaluate.images"
-        )
 
     metrics = {
         "classifier": {"accuracy": accuracy},
-        "features": FEATURES,
+        "features": config.evaluate.features,
         "images": config.evaluate.images,
         "forget_classes": forget,
         "u_fid_held_out": held_out_distance(config, judge, retained, forget),
         "models": {},
         "curves": {},
-        "replay": replay_cleaning(workdir, judge, forget),
+        "replay": replay_cleaning(workdir, classify, forget),
     }
     for model in models:
-        figures = measure(config, judged[model], original, retained, forget)
+        figures = measure(config, judged[model], original, forget)
+        kept = judged[model].features
         if model == sample.ORIGINAL:
-            figures["u_fid_all"] = figures["u_fid"]
-            rest = ~np.isin(original.probabilities.argmax(-1), forget)
-            figures["u_fid"] = distance(original.features[rest], retained)
+            figures["u_fid_all"] = distance(kept, retained)
+            kept = kept[~np.isin(original.probabilities.argmax(-1), forget)]
         else:
             metrics["curves"][model] = curve(config, workdir, model, judge, original, retained)
+        figures |= quality(config, kept, retained)
         metrics["models"][model] = figures
     if config.evaluate.bits_per_dim_images:
         for model in models:
@@ -77,15 +92,37 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     stage.finish({"models": models})
 
 
-def distance(features: np.ndarray, reference: frechet.FeatureStats) -> float | None:
-    """Fréchet distance to the reference, or None for fewer than 2 images."""
+def choose_retained(config: ConfigDict, features: np.ndarray, labels: np.ndarray) -> Retained:
+    """D_r from the features (N, F) and labels (N,) of all training images."""
+    retained = features[~np.isin(labels, tuple(config.forget.classes))]
+    limit = min(len(retained), config.evaluate.reference_images)
+    chosen = np.random.default_rng(config.evaluate.seed).choice(len(retained), limit, replace=False)
+    return Retained(frechet.feature_stats(retained), retained[np.sort(chosen)])
+
+
+def distance(features: np.ndarray, retained: Retained) -> float | None:
+    """Fréchet distance to D_r, or None for fewer than 2 images."""
     if len(features) < 2:
         return None
-    return frechet.frechet_distance(frechet.feature_stats(features), reference)
+    return frechet.frechet_distance(frechet.feature_stats(features), retained.stats)
 
 
-def measure(config: ConfigDict, judged, original, retained, forget) -> dict:
-    """The figures of one model's images."""
+def quality(config: ConfigDict, features: np.ndarray, retained: Retained) -> dict:
+    """u-FID, KID, precision and recall of features (N, F); None for too few images."""
+    figures = {"u_fid": distance(features, retained), "kid": None}
+    figures |= {"precision": None, "recall": None}
+    if len(features) >= 2:
+        estimate = kid.kid(features, retained.some, seed=config.evaluate.seed)
+        figures["kid"] = estimate._asdict()
+    if min(len(features), len(retained.some)) > NEIGHBOURS:
+        figures |= precision_recall.precision_recall(
+            features, retained.some, neighbours=NEIGHBOURS
+        )._asdict()
+    return figures
+
+
+def measure(config: ConfigDict, judged, original, forget) -> dict:
+    """The classifier's figures of one model's images."""
     interval = pul.pul(
         judged.probabilities,
         original.probabilities,
@@ -96,7 +133,6 @@ def measure(config: ConfigDict, judged, original, retained, forget) -> dict:
     return {
         "pul": interval.value,
         "pul_interval": [interval.low, interval.high],
-        "u_fid": distance(judged.features, retained),
         "forget_rate": pul.forget_rate(judged.probabilities, forget),
         "confidence": pul.confidence(judged.probabilities),
         "histogram": pul.histogram(judged.probabilities),
@@ -114,8 +150,10 @@ def curve(config: ConfigDict, workdir: Path, model: str, judge, original, retain
     rows = []
     for snapshot in artifacts.upstream(workdir, f"unlearn/{model}")["summary"]["snapshots"]:
         images = unlearn.curve_images(config, path, model, snapshot["step"], image_shape)
-        figures = measure(config, judge(images), original, retained, forget)
-        rows.append(snapshot | {k: figures[k] for k in ("pul", "pul_interval", "u_fid")})
+        judged = judge(images)
+        figures = measure(config, judged, original, forget)
+        row = {k: figures[k] for k in ("pul", "pul_interval")}
+        rows.append(snapshot | row | {"u_fid": distance(judged.features, retained)})
     return rows
 
 
@@ -127,10 +165,10 @@ def held_out_distance(config: ConfigDict, judge, retained, forget) -> float | No
     return distance(judge(images).features, retained)
 
 
-def replay_cleaning(workdir: Path, judge, forget) -> dict:
+def replay_cleaning(workdir: Path, classify, forget) -> dict:
     """How many replay images the detector removed, and how many wrongly by the classifier."""
     replayed = replay.load(workdir)
-    truly = np.isin(judge(replayed.images).probabilities.argmax(-1), forget)
+    truly = np.isin(classify(replayed.images).probabilities.argmax(-1), forget)
     removed = replayed.forget_like
     return {
         "images": len(removed),

@@ -17,6 +17,7 @@ from vdu_jax.runtime import artifacts, pictures
 from vdu_jax.stages import build, sample
 
 GRID = 60
+NETWORKS = {"classifier": "the classifier", "inception": "Inception-v3"}
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto;
@@ -44,7 +45,8 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         artifacts.write_json(stage.path / "table.json", table)
         stage.finish({})
     stored = artifacts.read_json(stage.path / "table.json")
-    show({model: stored[model] for model in sample.models(config)}, path)
+    table = {model: stored[model] for model in sample.models(config)}
+    show(table, path, config.evaluate.features)
 
 
 def grid(workdir: Path, model: str):
@@ -52,13 +54,14 @@ def grid(workdir: Path, model: str):
     return pictures.grid(sample.load(workdir, model)[:GRID])
 
 
-def show(table: dict, path: Path) -> None:
+def show(table: dict, path: Path, features: str) -> None:
     """Print the table, the report's place, and the table as one JSON line."""
     print(f"\n{'model':<16}{'PUL %':>9}{'u-FID':>9}{'steps':>9}{'seconds':>10}")
     for model, row in table.items():
         pul, u_fid = _number(row["pul"], 1), _number(row["u_fid"], 2)
         print(f"{model:<16}{pul:>9}{u_fid:>9}{row['steps']:>9}{row['seconds']:>10.1f}")
-    print("u-FID in the classifier's features; the original's: its retained-class samples.")
+    network = NETWORKS[features]
+    print(f"u-FID in {network}'s features; the original's: its retained-class samples.")
     print(f"report: {path}")
     print(json.dumps(table))
 
@@ -107,6 +110,12 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def _kid(estimate: dict | None) -> str:
+    if estimate is None:
+        return "–"
+    return f"{1000 * estimate['value']:.2f} ± {1000 * estimate['standard_error']:.2f}"
+
+
 def _image(png: bytes, caption: str) -> str:
     data = base64.b64encode(png).decode()
     caption = html.escape(caption)
@@ -143,19 +152,25 @@ def _figures(metrics: dict, table: dict) -> str:
                 model,
                 f"{row['pul']:.1f} [{low:.1f}, {high:.1f}]",
                 _number(row["u_fid"], 2),
+                _kid(m["kid"]),
+                _number(m["precision"], 3),
+                _number(m["recall"], 3),
                 f"{100 * m['forget_rate']:.2f}",
                 f"{m['confidence']:.3f}",
                 row["steps"],
                 f"{row['seconds']:.0f}",
             ]
         )
-    header = ["model", "PUL % [95 %]", "u-FID", "forget class %", "confidence", "steps", "seconds"]
+    header = ["model", "PUL % [95 %]", "u-FID", "KID × 1000", "precision", "recall"]
+    header += ["forget class %", "confidence", "steps", "seconds"]
     original = metrics["models"][sample.ORIGINAL]
     return _rows(header, rows) + (
         f"<p class='note'>{metrics['images']} images a model. u-FID is the Fréchet distance to the "
-        f"retained training images in the {metrics['features']}'s features; for the original, of "
-        f"its retained-class samples (all its samples: {original['u_fid_all']:.2f}; held-out real "
-        f"images: {_number(metrics['u_fid_held_out'], 2)}). The classifier gets "
+        f"retained training images; KID (the kernel distance, with its standard error over "
+        f"subsets), precision and recall are taken against them too, all four in "
+        f"{NETWORKS[metrics['features']]}'s features. For the original they are those of its "
+        f"retained-class samples (u-FID of all its samples: {original['u_fid_all']:.2f}; of "
+        f"held-out real images: {_number(metrics['u_fid_held_out'], 2)}). The classifier gets "
         f"{100 * metrics['classifier']['accuracy']:.1f} % of the held-out images right.</p>"
     )
 
