@@ -53,7 +53,9 @@ def test_estimates_the_distance_of_known_distributions():
     assert squared_mmd(x, y) == pytest.approx(2**3 + 5**3 - 2 * 3**3)
 
 
-def test_is_the_mean_and_standard_error_of_the_subsets():
+@pytest.mark.parametrize("chunk", [7, 1000])
+def test_is_the_mean_and_standard_error_of_the_subsets(chunk, monkeypatch):
+    monkeypatch.setattr(kid_lib, "CHUNK", chunk)
     x, y = sets(1, 40, 30)
     rng = np.random.default_rng(5)
     chosen_x = [np.sort(rng.choice(40, 10, replace=False)) for _ in range(20)]
