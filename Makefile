@@ -26,9 +26,9 @@ test: $(VENV)/installed
 test-parity: $(VENV)/installed-torch
 	$(BIN)/python -m pytest -m torch tests
 
-# Writes docs/parity.md.
-parity: $(VENV)/installed-torch
-	$(BIN)/python tests/parity/report.py
+# Writes docs/parity.md, and exports the demo's models for it.
+parity: $(VENV)/installed-torch demo
+	$(BIN)/python tests/parity/report.py --config=configs/digits.py --workdir=$(WORKDIR)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

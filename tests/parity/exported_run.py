@@ -1,47 +1,43 @@
-"""The classes that an unlearned model draws, in JAX and, exported, in PyTorch."""
+"""What an exported model draws in PyTorch, beside what it draws here."""
 
 import tempfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import scipy.stats
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline
-from tqdm import tqdm
 
 from vdu_jax import cli, data
+from vdu_jax.diffusion import samplers
 from vdu_jax.metrics import pul
+from vdu_jax.models import unet
+from vdu_jax.runtime import progress
 from vdu_jax.stages import build, classifier, exporting, sample
 
 STEPS = 50
 BATCH = 250
 
+# A network as small as the demo's is many times slower on several threads that share cores.
+torch.set_num_threads(1)
 
-def draw_in_pytorch(folder: Path, count: int, seed: int) -> np.ndarray:
-    """DDIM images (count, H, W, C) uint8 of an exported folder, from PyTorch's own noise."""
+
+def ddim(folder: Path, start: np.ndarray, steps: int = STEPS) -> np.ndarray:
+    """Images of an exported folder in PyTorch, from noise; both (B, H, W, C).
+
+    The scheduler is the folder's own. Like ours, it takes the direction to x_t from the clipped
+    x_0, not from the network's output.
+    """
     pipeline = DDPMPipeline.from_pretrained(folder)
     scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
-    scheduler.set_timesteps(STEPS)
-    settings, generator = pipeline.unet.config, torch.manual_seed(seed)
-    shape = (settings.in_channels, settings.sample_size, settings.sample_size)
-    images = []
-    for first in tqdm(range(0, count, BATCH), "PyTorch", unit="batch"):
-        x = torch.randn((min(BATCH, count - first), *shape), generator=generator)
-        with torch.no_grad():
-            for t in scheduler.timesteps:
-                eps = pipeline.unet(x, t).sample
-                x = scheduler.step(eps, t, x, use_clipped_model_output=True).prev_sample
-        images.append(data.to_uint8(x.permute(0, 2, 3, 1).numpy()))
-    return np.concatenate(images)
-
-
-def draw_in_jax(config, workdir: Path, model: str, count: int, seed: int) -> np.ndarray:
-    """DDIM images of the same model, from JAX's noise."""
-    config = config.copy_and_resolve_references()
-    config.sampler.update(name="ddim", steps=STEPS, spacing="trailing", batch_size=BATCH)
-    image_shape = build.dataset(config).image_shape
-    params = sample.load_params(config, workdir, model, image_shape)
-    return build.sampler(config, image_shape)(params, seed, count, "JAX")
+    scheduler.set_timesteps(steps)
+    x = torch.tensor(start).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            eps = pipeline.unet(x, t).sample
+            x = scheduler.step(eps, t, x, use_clipped_model_output=True).prev_sample
+    return x.permute(0, 2, 3, 1).numpy()
 
 
 def homogeneity(a: np.ndarray, b: np.ndarray) -> float:
@@ -52,21 +48,43 @@ def homogeneity(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def compare(config_file: Path, workdir: Path, model: str, count: int = 2000) -> dict:
-    """Export a model, draw in both frameworks, and count classes with the run's classifier.
+    """Export a model of a finished run, and draw with DDIM here and in PyTorch.
 
     Returns:
-      histograms "jax" and "pytorch", and "p" of `homogeneity`.
+      "jax" and "pytorch": how many of `count` images, each side from noise of its own, the run's
+      classifier takes for each class. "p": `homogeneity` of the two. "gap": max|Δ| between the
+      images of both from the same noise.
     """
     values, _ = cli.parse([f"--config={config_file}", f"--workdir={workdir}"])
     config = values["config"].value
+    config.sampler.update(name="ddim", steps=STEPS, spacing="trailing", batch_size=BATCH)
     judge, _, _ = classifier.ensure(config, workdir)
+    image_shape = build.dataset(config).image_shape
+    params = sample.load_params(config, workdir, model, image_shape)
+    start = np.random.RandomState(0).standard_normal((16, *image_shape)).astype(np.float32)
+    plan = samplers.make_plan(build.schedule(config), "ddim", STEPS, spacing="trailing")
+    score_fn = unet.make_score_fn(build.net(config, image_shape))
+    ours = jax.jit(lambda p, x: samplers.integrate(score_fn, p, plan, x))(params, start)
+
+    noise = torch.manual_seed(0)
+    theirs = []
     with tempfile.TemporaryDirectory() as temporary:
-        exporting.run(Path(temporary) / "model", config, workdir, model)
-        theirs = draw_in_pytorch(Path(temporary) / "model", count, seed=0)
-    ours = draw_in_jax(config, workdir, model, count, seed=4)
-    histograms = [pul.histogram(judge(images).probabilities) for images in (ours, theirs)]
+        folder = Path(temporary) / "model"
+        exporting.run(folder, config, workdir, model)
+        gap = np.abs(np.asarray(ours) - ddim(folder, start)).max()
+        with progress.bar(count, f"{model} in PyTorch", unit="image") as bar:
+            for _ in range(0, count, BATCH):
+                batch = torch.randn((BATCH, *image_shape), generator=noise).numpy()
+                theirs.append(data.to_uint8(ddim(folder, batch)))
+                bar.update(BATCH)
+    drawn = build.sampler(config, image_shape)(params, 4, count, f"{model} in JAX")
+    histograms = [
+        pul.histogram(judge(images).probabilities)
+        for images in (drawn, np.concatenate(theirs)[:count])
+    ]
     return {
         "jax": histograms[0].tolist(),
         "pytorch": histograms[1].tolist(),
         "p": homogeneity(*histograms),
+        "gap": float(gap),
     }

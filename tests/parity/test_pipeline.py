@@ -1,11 +1,12 @@
 """Whole folders through PyTorch: diffusers makes them, loads ours, and draws the same images."""
 
+import exported_run
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, EMAModel, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, EMAModel, UNet2DModel
 
 from vdu_jax import cli
 from vdu_jax.diffusion import samplers
@@ -86,22 +87,6 @@ def test_ddpm_pipeline_draws_images(round_trip):
     assert images.std() > 0.05
 
 
-def draw(path, start, steps):
-    """DDIM in PyTorch with the folder's own scheduler settings, from noise (B, H, W, C).
-
-    Like ours, it takes the direction to x_t from the clipped x_0, not from the network's output.
-    """
-    pipeline = DDPMPipeline.from_pretrained(path)
-    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
-    scheduler.set_timesteps(steps)
-    x = torch.tensor(start).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        for t in scheduler.timesteps:
-            eps = pipeline.unet(x, t).sample
-            x = scheduler.step(eps, t, x, use_clipped_model_output=True).prev_sample
-    return x.permute(0, 2, 3, 1).numpy()
-
-
 def test_the_same_noise_gives_the_same_image_after_50_ddim_steps(round_trip):
     score_fn, params, schedule, shape = ours(round_trip)
     start = np.random.RandomState(0).randn(4, *shape).astype(np.float32)
@@ -109,7 +94,7 @@ def test_the_same_noise_gives_the_same_image_after_50_ddim_steps(round_trip):
     mine = jax.jit(lambda p, x: samplers.integrate(score_fn, p, plan, x))(
         params, jnp.asarray(start)
     )
-    theirs = draw(round_trip, start, 50)
+    theirs = exported_run.ddim(round_trip, start, 50)
     assert theirs.std() > 0.1
     assert np.abs(np.asarray(mine) - theirs).max() <= 1e-3
 
