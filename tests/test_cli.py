@@ -96,3 +96,16 @@ def test_another_network_or_config_leaves_the_run_as_it_was(capsys, finished_run
     line = fails(capsys, "sample", *common, "--config.model.layers_per_block=2", "--overwrite")
     assert "model.layers_per_block = 1, the config now says 2" in line
     assert {p: p.read_bytes() for p in finished_run.rglob("*.json")} == before
+
+
+def test_check_refuses_what_it_does_not_know(capsys):
+    assert "--precision=float16: must be of float32" in fails(
+        capsys, "check", "--precision=float32,float16"
+    )
+    assert "unexpected argument" in fails(capsys, "check", "unet")
+
+
+def test_convert_without_its_arguments(capsys, tmp_path):
+    assert "FILE is missing" in fails(capsys, "convert")
+    line = fails(capsys, "convert", tmp_path / "x.bin", tmp_path / "x.safetensors")
+    assert "no such file" in line

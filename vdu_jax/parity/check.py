@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from vdu_jax.errors import UserError
 from vdu_jax.parity import compare
 from vdu_jax.parity.components import COMPONENTS, PRECISIONS, Component
 from vdu_jax.runtime import progress, provenance
@@ -64,7 +65,13 @@ def run(precisions: Sequence[str] = ("float32",), as_json: bool = False) -> int:
 
     Returns:
       1 if a component is out of tolerance, else 0.
+
+    Raises:
+      UserError: for a precision that is not known.
     """
+    for precision in precisions:
+        if precision not in PRECISIONS:
+            raise UserError(f"--precision={precision}: must be of {','.join(PRECISIONS)}")
     environment = provenance.collect()
     _, made_with = compare.read_golden(COMPONENTS[0].name)
     results = []
