@@ -17,6 +17,7 @@ FORBIDDEN = {
     "data": {"runtime", "stages", "cli"},
     "runtime": {"stages", "cli"},
     "objectives": {"stages"},
+    "interop": {"stages", "cli"},
     "parity": {"stages", "cli"},
     "stages": {"cli"},
     "config": {"stages", "runtime", "cli"},

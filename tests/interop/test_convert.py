@@ -15,7 +15,10 @@ from vdu_jax.interop.convert import convert
 
 @pytest.fixture
 def torch():
-    return pytest.importorskip("torch")
+    """For the tests marked with its name, which `make test-parity` runs."""
+    import torch as module
+
+    return module
 
 
 @pytest.fixture
@@ -30,6 +33,7 @@ def refused(source, destination, match):
     assert [p.name for p in destination.parent.iterdir() if "new" in p.name] == []
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("nested", [False, True])
 def test_tensors_keep_names_types_and_values(torch, tmp_path, new, nested):
     state = {
@@ -51,6 +55,7 @@ def test_tensors_keep_names_types_and_values(torch, tmp_path, new, nested):
     assert [p.name for p in tmp_path.iterdir() if p.name != "x.pth"] == [new.name]
 
 
+@pytest.mark.torch
 def test_parameters_of_a_module_are_read_by_the_rest_of_the_library(torch, tmp_path, new):
     layer = torch.nn.Linear(2, 3)
     torch.save(layer.state_dict(), tmp_path / "x.pth")
@@ -60,6 +65,7 @@ def test_parameters_of_a_module_are_read_by_the_rest_of_the_library(torch, tmp_p
     assert stored["bias"].dtype == np.float32
 
 
+@pytest.mark.torch
 def test_a_file_that_would_run_code_is_refused_and_runs_none(torch, tmp_path, new):
     class Trap:
         def __reduce__(self):
@@ -72,6 +78,7 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(torch, tmp_path, ne
     refused(tmp_path / "x.pth", new, "could run code")
 
 
+@pytest.mark.torch
 def test_damaged_files_are_refused(torch, tmp_path, new):
     path = tmp_path / "x.pth"
     torch.save({"w": torch.zeros(2)}, path)
@@ -81,6 +88,7 @@ def test_damaged_files_are_refused(torch, tmp_path, new):
         refused(path, new, r"x\.pth is damaged or no PyTorch checkpoint")
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -95,6 +103,7 @@ def test_what_is_no_state_dict_is_refused(torch, tmp_path, new, content, said):
     refused(tmp_path / "x.pth", new, said)
 
 
+@pytest.mark.torch
 def test_names_must_be_text(torch, tmp_path, new):
     torch.save({1: torch.zeros(2)}, tmp_path / "x.pth")
     refused(tmp_path / "x.pth", new, "entry 1 ")

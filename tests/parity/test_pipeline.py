@@ -1,16 +1,19 @@
 """Whole folders through PyTorch: diffusers makes them, loads ours, and draws the same images."""
 
+import re
+
 import exported_run
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, EMAModel, UNet2DModel
 
 from vdu_jax import cli
 from vdu_jax.diffusion import samplers
-from vdu_jax.interop import folder, unet2d
+from vdu_jax.interop import folder, inception, unet2d
 from vdu_jax.models import unet
 from vdu_jax.stages import build
 
@@ -111,3 +114,31 @@ def test_an_unlearned_model_is_loaded_by_pytorch(finished_run, config_file, tmp_
         theirs = network(torch.tensor(x).permute(0, 3, 1, 2), torch.tensor(t)).sample
     mine = score_fn(params, x, t)
     assert np.abs(np.asarray(mine) - theirs.permute(0, 2, 3, 1).numpy()).max() <= 2e-5
+
+
+def test_a_pickled_model_is_imported_once_it_is_converted_as_the_refusal_says(
+    source, tmp_path, capsys
+):
+    pickled = tmp_path / "pickled"
+    UNet2DModel.from_pretrained(source / "unet").save_pretrained(pickled, safe_serialization=False)
+    argv = ["import", str(pickled), f"--workdir={tmp_path / 'w'}"]
+    assert cli.main(argv) == 2
+    (command,) = re.findall(r"`vdu (convert [^`]+)`", capsys.readouterr().err)
+    assert cli.main(command.split()) == 0
+    assert cli.main(argv) == 0
+    converted = folder.read(pickled).tensors
+    for name, tensor in folder.read(source).tensors.items():
+        np.testing.assert_array_equal(converted[name], tensor)
+
+
+def test_a_file_like_pytorch_fids_is_converted_and_loaded(tmp_path):
+    """Its weights, its unused last layer and its counts, with random numbers."""
+    state = reference.inception_state()
+    torch.save(state, tmp_path / "inception.pth")
+    path = tmp_path / "inception.safetensors"
+    assert cli.main(["convert", str(tmp_path / "inception.pth"), str(path)]) == 0
+    params = inception.load(path)
+    loaded = inception.tensors_from_params(params)
+    assert len(loaded) == 470 and "fc.weight" in state
+    for name, value in loaded.items():
+        np.testing.assert_array_equal(value, state[name].numpy())
