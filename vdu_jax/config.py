@@ -195,7 +195,11 @@ class _Check:
         value = self.get(key)
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"config key {key} = {value}: must be a finite number")
-        if not ok(value):
+        try:
+            fine = ok(value)
+        except TypeError:  # of another kind altogether, such as None
+            fine = False
+        if not fine:
             shown = value.to_dict() if isinstance(value, ConfigDict) else value
             raise UserError(f"config key {key} = {shown!r}: {must}")
 
@@ -339,7 +343,7 @@ def validate_diffusion(config: ConfigDict) -> None:
 
     c = _Check(config)
     c.one_of("diffusion.schedule", schedule.NAMES)
-    c.that("diffusion.num_steps", lambda v: v >= 2, "must be ≥ 2")
+    c.that("diffusion.num_steps", lambda v: 2 <= v <= 10**6, "must lie in 2..1000000")
     for key in ("diffusion.beta_start", "diffusion.beta_end"):
         c.that(key, lambda v: 0 < v < 1, "must lie in (0, 1)")
 
@@ -365,7 +369,8 @@ def validate_model(config: ConfigDict, image_size: int) -> None:
     levels = len(model.block_out_channels)
     c.increasing_ints("model.block_out_channels", 1)
     c.that("model.block_out_channels", lambda v: levels > 0, "must name at least one resolution")
-    c.positive("model.layers_per_block", "model.num_groups", "model.norm_eps")
+    c.that("model.layers_per_block", lambda v: 1 <= v <= 100, "must lie in 1..100")
+    c.positive("model.num_groups", "model.norm_eps")
     c.positive("model.mid_block_scale_factor")
     c.that(
         "model.num_groups",

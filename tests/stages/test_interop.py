@@ -1,5 +1,6 @@
 """Importing and exporting models, and starting from imported ones, through the command line."""
 
+import json
 import shutil
 
 import jax
@@ -10,7 +11,7 @@ from vdu_jax import cli
 from vdu_jax.errors import UserError
 from vdu_jax.interop import folder, unet2d
 from vdu_jax.runtime import artifacts
-from vdu_jax.stages import build, exporting, posterior, sample, train
+from vdu_jax.stages import build, exporting, importing, posterior, sample, train
 
 SHAPE = (8, 8, 1)
 
@@ -249,3 +250,44 @@ def test_import_refuses_a_folder_that_cannot_work(
     line = refused(capsys, "import", source, f"--workdir={tmp_path / 'w'}")
     assert said in line and str(source) in line
     assert not (tmp_path / "w").exists()
+
+
+ODD = [
+    None,
+    -1,
+    0,
+    1.5,
+    "x",
+    [],
+    {},
+    True,
+    [1, 2],
+    [None],
+    [[1]],
+    ["x"],
+    1e30,
+    10**30,
+    float("nan"),
+]
+
+
+@pytest.mark.parametrize("file", ["unet/config.json", "scheduler/scheduler_config.json"])
+def test_any_value_of_any_key_is_read_or_refused_in_one_line(exported, tmp_path, file):
+    """Nothing that a JSON file can hold ends in a traceback or takes for ever."""
+    source = tmp_path / "source"
+    shutil.copytree(exported / "plain", source)
+    (source / folder.ORIGIN).unlink()
+    original = json.loads((source / file).read_text())
+    counts = {"read": 0, "refused": 0}
+    for key in [*original, "unknown"]:
+        for value in ODD:
+            (source / file).write_text(json.dumps(original | {key: value}))
+            try:
+                model = folder.read(source)
+                config = importing.settings_of(model, source)
+                importing.known_shape(config, model.image_shape)
+                counts["read"] += 1
+            except UserError as error:
+                assert str(source) in str(error) and "\n" not in str(error)
+                counts["refused"] += 1
+    assert counts["refused"] > counts["read"] > 0

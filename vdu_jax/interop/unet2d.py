@@ -45,6 +45,7 @@ DEFAULTS = {
     "num_class_embeds": None,
     "num_train_timesteps": None,
 }
+LARGEST = 2**16  # side of an image, in pixels
 # Keys that diffusers' moving average of a model adds to its config.json.
 EMA_KEYS = {
     "decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma",
@@ -132,15 +133,15 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, tuple[int,
         raise refuse("up_block_types", "it must mirror down_block_types")
 
     mid_has_no_norm = values["resnet_time_scale_shift"] == "scale_shift" and values["add_attention"]
-    allowed = {values["norm_num_groups"]} if mid_has_no_norm else {None, values["norm_num_groups"]}
+    allowed = [values["norm_num_groups"]] if mid_has_no_norm else [None, values["norm_num_groups"]]
     if values["attn_norm_num_groups"] not in allowed:
         raise refuse(
             "attn_norm_num_groups", f"it must be norm_num_groups = {values['norm_num_groups']}"
         )
     size = values["sample_size"] or 0
     sides = list(size) if isinstance(size, list | tuple) else [size, size]
-    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
-        raise refuse("sample_size", "it must be a whole number, two of them, or null")
+    if len(sides) != 2 or not all(isinstance(s, int) and 0 <= s <= LARGEST for s in sides):
+        raise refuse("sample_size", f"it must be null or one or two numbers in 1..{LARGEST}")
     height, width = sides
 
     settings = {ours: values[theirs] for ours, theirs in RENAMED.items()}
