@@ -29,6 +29,7 @@ def method(objective: str, **changes: Any) -> ConfigDict:
             "learning_rate": 1e-4,  # of Adam
             "forget_batch": 32,  # images of D_f in a step
             "replay_batch": 96,  # replay images in a step, if the objective sees them
+            "retain_batch": 96,  # images of D_r in a step, if the objective sees them
             "snapshot_every": 20,  # steps between points of the trade-off curve
             "log_every": 10,
             # Keep the snapshot with the least drift among those whose estimated PUL reaches this
@@ -419,8 +420,8 @@ def _validate_method(c: _Check, name: str, factories) -> None:
             f"config key {prefix} lacks {error.args[0]!r}: make it with vdu_jax.config.method(…)"
         ) from None
     c.positive(
-        *(f"{prefix}.{k}" for k in ("steps", "learning_rate", "forget_batch", "replay_batch")),
-        *(f"{prefix}.{k}" for k in ("snapshot_every", "log_every")),
+        *(f"{prefix}.{k}" for k in ("steps", "learning_rate", "snapshot_every", "log_every")),
+        *(f"{prefix}.{k}" for k in ("forget_batch", "replay_batch", "retain_batch")),
     )
     c.that(
         f"{prefix}.snapshot_every",
@@ -447,6 +448,6 @@ def _validate_objective(c: _Check, prefix: str, entry: ConfigDict) -> None:
     try:
         objectives.FACTORIES[entry.objective](
             lambda *a, **k: None, schedule.make_schedule(num_steps=2), tiny, 1, **entry.params
-        ).init(one, {}, None)
+        )
     except ValueError as error:
         raise UserError(f"config key {prefix}.params: {error}") from None

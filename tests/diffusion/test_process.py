@@ -131,3 +131,34 @@ def test_eps_error_hands_the_dropout_key_on():
     noising = process.Noising(jnp.zeros(2, int), jax.random.normal(key, x0.shape))
     error = process.eps_error(score_fn, {}, SCHEDULE, x0, noising, dropout_key=key)
     np.testing.assert_array_equal(error, np.zeros(2))
+
+
+def test_relabelled_error_is_the_eps_error_of_the_other_image_at_high_noise():
+    """And at low noise the squared error of the predicted image, so that it stays bounded."""
+    x0, target, eps = normal(0, 4, 3, 3, 2), normal(1, 4, 3, 3, 2), normal(2, 4, 3, 3, 2)
+    t = np.array([0, 10, 60, 95])
+    a = LEVELS[t][:, None, None, None]
+    assert a[1] > 0.5 > a[2]
+    xt = np.sqrt(a) * x0 + np.sqrt(1 - a) * eps
+    prediction = normal(3, *xt.shape)
+    image_error = ((xt - np.sqrt(1 - a) * prediction) / np.sqrt(a) - target) ** 2
+    eps_error = (prediction - (xt - np.sqrt(a) * target) / np.sqrt(1 - a)) ** 2
+    expected = np.where(a > 0.5, image_error, eps_error).mean((1, 2, 3))
+    found = process.relabelled_error(
+        lambda p, x, t: prediction, None, SCHEDULE, x0, process.Noising(t, eps), target
+    )
+    np.testing.assert_allclose(found, expected, rtol=2e-3)
+
+
+def test_relabelled_error_vanishes_for_a_network_that_denoises_to_the_target():
+    x0, target, eps = normal(0, 3, 3, 3, 2), normal(1, 3, 3, 3, 2), normal(2, 3, 3, 3, 2)
+    t = np.array([5, 50, 90])
+
+    def score_fn(params, xt, t):
+        a = LEVELS[np.asarray(t)][:, None, None, None]
+        return (xt - np.sqrt(a) * target) / np.sqrt(1 - a)
+
+    noising = process.Noising(t, eps)
+    error = process.relabelled_error(score_fn, None, SCHEDULE, x0, noising, target)
+    assert np.abs(error).max() < 1e-6
+    assert process.relabelled_error(score_fn, None, SCHEDULE, x0, noising, x0)[0] > 0.5

@@ -54,6 +54,27 @@ def loss_weights(schedule: Schedule, weighting: str = "simple") -> jax.Array:
     return schedule.betas**2 / (2 * variance * (1 - schedule.betas) * level)
 
 
+def relabelled_error(
+    score_fn: ScoreFn, params: Params, schedule: Schedule, x0: jax.Array, noising, target: jax.Array
+) -> jax.Array:
+    """How far the network is from denoising x_t, noised from x0, to another image: (B,).
+
+    The mean over pixels of (ε_θ(x_t, t) − ε')², where ε' = (x_t − √ᾱ_t target) / √(1 − ᾱ_t) is the
+    noise that would lead from the target to x_t; times min(1, (1 − ᾱ_t)/ᾱ_t), so that at low noise,
+    where ε' is arbitrarily large, the squared error of the predicted image counts instead.
+
+    Args:
+      x0, target: (B, H, W, C) in [-1, 1].
+    """
+    xt = q_sample(schedule, x0, noising.t, noising.eps)
+    a = schedule.alphas_cumprod[noising.t]
+    prediction = score_fn(params, xt, noising.t)
+    gap = predict_x0(schedule, xt, noising.t, prediction) - target
+    # ‖ε_θ − ε'‖² = ᾱ/(1 − ᾱ) ‖x̂_0 − target‖².
+    factor = jnp.minimum(1.0, a / (1 - a))
+    return factor * jnp.square(gap).mean(tuple(range(1, x0.ndim)))
+
+
 class Noising(NamedTuple):
     """One draw of times and noise: t (B,) int32, eps (B, H, W, C)."""
 

@@ -7,9 +7,19 @@ in the config.
 """
 
 from vdu_jax.objectives.ddpm import ddpm
+from vdu_jax.objectives.erase_diff import erase_diff
+from vdu_jax.objectives.esd import esd
+from vdu_jax.objectives.fine_tune import fine_tune
+from vdu_jax.objectives.gradient_ascent import gradient_ascent
+from vdu_jax.objectives.salun import salun
+from vdu_jax.objectives.selective_amnesia import selective_amnesia
+from vdu_jax.objectives.siss import siss
 from vdu_jax.objectives.vdu import vdu
 from vdu_jax.objectives.vdu_extended import vdu_extended
 
-FACTORIES = {"vdu": vdu, "vdu_extended": vdu_extended}
+METHODS = (
+    erase_diff, esd, fine_tune, gradient_ascent, salun, selective_amnesia, siss, vdu, vdu_extended
+)  # fmt: skip
+FACTORIES = {factory.__name__: factory for factory in METHODS}
 
-__all__ = ["FACTORIES", "ddpm", "vdu", "vdu_extended"]
+__all__ = ["FACTORIES", "METHODS", "ddpm", *FACTORIES]

@@ -23,12 +23,16 @@ def anchored(posterior: GaussianPosterior, params, anchor: str) -> GaussianPoste
     """The posterior with μ* as its mean ("mean") or the pretrained θ* ("pretrained").
 
     Raises:
-      ValueError: for another anchor, or if structure or shapes differ from the parameters'.
+      ValueError: if structure or shapes differ from the parameters'.
     """
     chex.assert_trees_all_equal_shapes(posterior.mean, params, exception_type=ValueError)
+    return posterior if anchor == "mean" else posterior._replace(mean=params)
+
+
+def check_anchor(anchor: str) -> None:
+    """Raises: ValueError for an anchor that is not one of `ANCHORS`."""
     if anchor not in ANCHORS:
         raise ValueError(f"unknown anchor {anchor!r}; one of {', '.join(ANCHORS)}")
-    return posterior if anchor == "mean" else posterior._replace(mean=params)
 
 
 def reduction_scale(reduction: str, count: int) -> float:
@@ -75,6 +79,7 @@ def vdu(
     """
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must lie in [0, 1], not {gamma}")
+    check_anchor(anchor)
     weights = process.loss_weights(schedule, weighting)
     dim = num_parameters(posterior.mean)
     plasticity_scale = reduction_scale(plasticity_reduction, num_forget)

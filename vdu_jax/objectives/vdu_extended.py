@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from vdu_jax.diffusion import process
 from vdu_jax.diffusion.schedule import Schedule
-from vdu_jax.objectives.vdu import anchored, reduction_scale
+from vdu_jax.objectives.vdu import anchored, check_anchor, reduction_scale
 from vdu_jax.posterior import GaussianPosterior, energy, num_parameters
 from vdu_jax.types import Objective, Params, ScoreFn
 
@@ -63,6 +63,7 @@ def vdu_extended(
     """
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must lie in [0, 1], not {gamma}")
+    check_anchor(anchor)
     if plasticity not in PLASTICITIES:
         raise ValueError(f"unknown plasticity {plasticity!r}; one of {', '.join(PLASTICITIES)}")
     if stability not in STABILITIES:

@@ -137,7 +137,13 @@ def fit(
     mesh = parallel.make_mesh()
     params = parallel.replicate(params, mesh)
     init_key, step_key = jax.random.split(key)
-    objective_state = parallel.replicate(objective.init(params, loaders, init_key), mesh)
+
+    def sharded(loader):
+        while True:
+            yield parallel.shard_batch(next(loader), mesh)
+
+    batches = {kind: sharded(loader) for kind, loader in loaders.items()}
+    objective_state = parallel.replicate(objective.init(params, batches, init_key), mesh)
     state = parallel.replicate(init_state(params, optimizer, ema_decay), mesh)
     step_fn = jax.jit(make_step(objective, optimizer, ema_decay))
     snapshot_steps = set(snapshot_steps)
@@ -173,10 +179,7 @@ def fit(
 
         with progress.bar(num_steps, label, initial=done) as bar:
             while done < num_steps and stopped is None:
-                batch = {
-                    kind: parallel.shard_batch(next(loader), mesh)
-                    for kind, loader in loaders.items()
-                }
+                batch = {kind: next(images) for kind, images in batches.items()}
                 state, metrics = step_fn(
                     state, objective_state, batch, jax.random.fold_in(step_key, done)
                 )

@@ -52,7 +52,7 @@ def open_loaders(config: ConfigDict, workdir: Path, name: str, sees: frozenset) 
         found = build.dataset(config)
         source = build.open_split(config, found, "train")
         indices = getattr(build.forget_retain(config, source), kind)
-        loaders[kind] = data.make_loader(source.subset(indices), settings.forget_batch, seed=0)
+        loaders[kind] = data.make_loader(source.subset(indices), settings[f"{kind}_batch"], seed=0)
     return loaders
 
 
@@ -73,7 +73,7 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
     if stage.done(overwrite):
         return
     mesh = parallel.make_mesh()
-    for key in ("forget_batch", "replay_batch"):
+    for key in ("forget_batch", "replay_batch", "retain_batch"):
         parallel.check_batch_size(settings[key], mesh, f"methods.{name}.{key}")
     image_shape = build.dataset(config).image_shape
     pretrained = build.load_pretrained(config, workdir, image_shape)

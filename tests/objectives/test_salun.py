@@ -1,0 +1,90 @@
+"""Relabelling of the forget data, in the salient parameters alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdu_jax.diffusion import process
+from vdu_jax.objectives import salun
+from vdu_jax.objectives.salun import SalUnState, salient
+
+
+def make(toy, **settings):
+    return salun(toy.score_fn, toy.schedule, toy.posterior, 40, **settings)
+
+
+def batch(toy):
+    return {"forget": {"image": toy.images(0, 6)}, "replay": {"image": toy.images(1, 9)}}
+
+
+def open_mask(toy):
+    return SalUnState(jax.tree.map(lambda p: jnp.ones(p.shape, bool), toy.start))
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.5])
+def test_loss_by_hand(toy, weight):
+    key, data = jax.random.key(5), batch(toy)
+    loss, metrics = make(toy, replay_weight=weight).loss(toy.params, open_mask(toy), data, key)
+    forget_key, replay_key, pair_key = jax.random.split(key, 3)
+    pairs = np.asarray(jax.random.randint(pair_key, (6,), 0, 9))
+    assert len(set(pairs.tolist())) > 1
+    target, x0 = data["replay"]["image"][pairs], data["forget"]["image"]
+    draw = toy.draw(forget_key, x0)
+    t = np.asarray(process.draw_noising(forget_key, toy.schedule, jnp.asarray(x0)).t)
+    level = toy.levels[t][:, None, None, None]
+    noise = (draw.xt - np.sqrt(level) * target) / np.sqrt(1 - level)
+    error = toy.error(toy.params, draw.xt, noise)[0]
+    error = error * np.minimum(1, (1 - level) / level).ravel()
+    replayed = toy.draw(replay_key, data["replay"]["image"])
+    kept = toy.error(toy.params, replayed.xt, replayed.eps)[0].mean()
+    assert float(metrics["relabelled_error"]) == pytest.approx(error.mean(), rel=1e-3)
+    assert float(loss) == pytest.approx(error.mean() + weight * kept, rel=1e-3)
+
+
+def test_no_gradient_reaches_what_is_not_salient(toy):
+    mask = {"a": jnp.array(False), "b": jnp.array([True, False])}
+    loss = make(toy).loss
+    key, data = jax.random.key(5), batch(toy)
+    masked = jax.grad(lambda p: loss(p, SalUnState(mask), data, key)[0])(toy.params)
+    whole = jax.grad(lambda p: loss(p, open_mask(toy), data, key)[0])(toy.params)
+    assert float(masked["a"]) == 0 and float(masked["b"][1]) == 0
+    assert float(masked["b"][0]) == float(whole["b"][0]) != 0
+    assert float(whole["a"]) != 0
+
+
+def test_the_mask_holds_the_largest_gradients_of_all_tensors_together():
+    gradient = {"a": jnp.array([-9.0, 1.0, 2.0]), "b": jnp.array([[3.0, -8.0, 0.5]])}
+    mask = salient(gradient, 0.5)
+    assert mask["a"].tolist() == [True, False, False]
+    assert mask["b"].tolist() == [[True, True, False]]
+    assert all(m.all() for m in jax.tree.leaves(salient(gradient, 1.0)))
+
+
+def test_the_mask_is_taken_over_batches_of_the_forget_data(toy):
+    images = [toy.images(seed, 8) for seed in range(4)]
+    batches = {"forget": ({"image": images[i]} for i in range(4))}
+    state = make(toy, mask_batches=4, share=0.34).init(toy.start, batches, jax.random.key(0))
+    assert next(batches["forget"], None) is None  # all were taken
+    total = {"a": 0.0, "b": np.zeros(2)}
+    for index, x0 in enumerate(images):
+        draw = toy.draw(jax.random.fold_in(jax.random.key(0), index), x0)
+        _, by_a, by_b = toy.error(toy.start, draw.xt, draw.eps)
+        total["a"] += by_a.mean()
+        total["b"] += by_b.mean(0)
+    sizes = np.abs([total["a"], *total["b"]])
+    largest = np.argmax(sizes)
+    found = np.array([bool(state.mask["a"]), *np.asarray(state.mask["b"])])
+    assert found[largest] and found.sum() <= 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"share": 0.0}, {"share": 1.1}, {"mask_batches": 0}, {"replay_weight": -1.0}]
+)
+def test_settings_out_of_range_raise(toy, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        make(toy, **wrong)
+
+
+def test_it_sees_no_retained_data(toy):
+    assert make(toy).sees == {"forget", "replay"}

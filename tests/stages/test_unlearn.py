@@ -1,0 +1,96 @@
+"""Every method through the stage, and no further into the data than it says."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from vdu_jax import config as vdu_config
+from vdu_jax import objectives
+from vdu_jax.data import source as source_lib
+from vdu_jax.runtime import artifacts
+from vdu_jax.stages import build, unlearn
+
+SMALL = {
+    "esd": {"teacher_steps": 2},
+    "salun": {"mask_batches": 2},
+    "selective_amnesia": {"fisher_batches": 1},
+}
+SEES = {
+    "gradient_ascent": {"forget"},
+    "esd": {"forget"},
+    "vdu": {"forget"},
+    "salun": {"forget", "replay"},
+    "selective_amnesia": {"forget", "replay"},
+    "vdu_extended": {"forget", "replay"},
+    "fine_tune": {"retain"},
+    "erase_diff": {"forget", "retain"},
+    "siss": {"forget", "retain"},
+}
+
+
+def test_every_method_is_listed_here():
+    assert SEES.keys() == objectives.FACTORIES.keys()
+
+
+@pytest.fixture(scope="module")
+def workdir(finished_run, tmp_path_factory):
+    path = tmp_path_factory.mktemp("methods") / "work"
+    shutil.copytree(finished_run, path)
+    shutil.rmtree(path / "unlearn")
+    return path
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The indices of the training split that are read: a set that grows."""
+    seen, real = set(), source_lib.ImageSource.__init__
+
+    def watched(self, fetch, *args, **kwargs):
+        def noted(indices):
+            seen.update(indices)
+            return fetch(indices)
+
+        # Views read through the whole split, which alone knows its own indices.
+        real(self, fetch if "subset" in fetch.__qualname__ else noted, *args, **kwargs)
+
+    monkeypatch.setattr(source_lib.ImageSource, "__init__", watched)
+    return seen
+
+
+@pytest.mark.parametrize("name", SEES)
+def test_a_method_changes_the_model_and_reads_what_it_sees(workdir, config, name, reads):
+    config.methods = {
+        name: vdu_config.method(
+            name,
+            steps=2,
+            snapshot_every=2,
+            forget_batch=8,
+            replay_batch=8,
+            retain_batch=8,
+            log_every=1,
+            learning_rate=1e-4,
+            **SMALL.get(name, {}),
+        )
+    }
+    vdu_config.validate(config)
+    unlearn.run(config, workdir)
+    summary = artifacts.upstream(workdir, f"unlearn/{name}")["summary"]
+    assert set(summary["sees"]) == SEES[name] and summary["kept_step"] == 2
+
+    split = build.forget_retain(config, build.open_split(config, build.dataset(config), "train"))
+    read = {kind: bool(reads & set(getattr(split, kind).tolist())) for kind in ("forget", "retain")}
+    assert read == {kind: kind in SEES[name] for kind in read}
+
+    shape = build.dataset(config).image_shape
+    before = build.load_pretrained(config, workdir, shape)
+    after = build.load_snapshot(config, workdir / "unlearn" / name, 2, "params", shape)
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before, after)
+    largest = max(jax.tree.leaves(moved))
+    assert 0 < largest < 1e-3  # two steps of Adam
+    if name == "salun":
+        still = sum(int((a == b).sum()) for a, b in zip(*map(jax.tree.leaves, (before, after)),
+                                                        strict=True))  # fmt: skip
+        total = sum(leaf.size for leaf in jax.tree.leaves(before))
+        assert 0.4 < still / total < 0.6

@@ -1,0 +1,70 @@
+"""EraseDiff (Wu et al. 2024, arXiv 2401.05779)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vdu_jax.diffusion import process
+from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.posterior import GaussianPosterior
+from vdu_jax.types import Objective, ScoreFn, no_state
+
+
+def multiplier(retain_grad, forget_grad, strength: float) -> jax.Array:
+    """λ = max(0, (η‖∇g‖² − ∇f·∇g) / ‖∇g‖²), f retain and g forget loss.
+
+    The least weight of ∇g with which a step along −(∇f + λ ∇g) also lowers g, at the rate η.
+    """
+    squared = optax.tree.vdot(forget_grad, forget_grad)
+    aligned = optax.tree.vdot(retain_grad, forget_grad)
+    return jnp.maximum(0.0, (strength * squared - aligned) / jnp.maximum(squared, 1e-12))
+
+
+def erase_diff(
+    score_fn: ScoreFn,
+    schedule: Schedule,
+    posterior: GaussianPosterior,
+    num_forget: int,
+    *,
+    strength: float = 1.0,
+) -> Objective:
+    """L = E e(θ; x_r) + λ E‖ε_θ(x_t, t) − u‖², x_t noised D_f, u uniform in [0, 1].
+
+    The forget data's noise is to be predicted as uniform noise, while the retained data is still
+    learned; λ comes from the alignment of the two gradients at every step (`multiplier`). The
+    source's inner loop, which estimates how low the forget loss can go, is left out: that bound has
+    no gradient of its own. It needs the retained data.
+
+    Args:
+      strength: η > 0.
+
+    Raises:
+      ValueError: for a setting out of range.
+    """
+    del posterior, num_forget
+    if strength <= 0:
+        raise ValueError(f"strength must be > 0, not {strength}")
+
+    def loss(params, state, batch, key):
+        del state
+        retain_key, forget_key, noise_key = jax.random.split(key, 3)
+        retained, x0 = batch["retain"]["image"], batch["forget"]["image"]
+        kept = process.draw_noising(retain_key, schedule, retained)
+        noising = process.draw_noising(forget_key, schedule, x0)
+        xt = process.q_sample(schedule, x0, noising.t, noising.eps)
+        target = jax.random.uniform(noise_key, x0.shape)
+
+        def retain_loss(p):
+            return process.eps_error(score_fn, p, schedule, retained, kept).mean()
+
+        def forget_loss(p):
+            return jnp.square(score_fn(p, xt, noising.t) - target).mean()
+
+        weight = jax.lax.stop_gradient(
+            multiplier(jax.grad(retain_loss)(params), jax.grad(forget_loss)(params), strength)
+        )
+        retain, forget = retain_loss(params), forget_loss(params)
+        metrics = {"retain_error": retain, "erasure_error": forget, "multiplier": weight}
+        return retain + weight * forget, metrics
+
+    return Objective(frozenset({"forget", "retain"}), no_state, loss)

@@ -1,0 +1,26 @@
+"""Gradient ascent on the forget data, also called NegGrad."""
+
+from vdu_jax.diffusion import process
+from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.posterior import GaussianPosterior
+from vdu_jax.types import Objective, ScoreFn, no_state
+
+
+def gradient_ascent(
+    score_fn: ScoreFn, schedule: Schedule, posterior: GaussianPosterior, num_forget: int
+) -> Objective:
+    """L = −E e(θ; x_0, t, ε), x_0 from D_f: the training loss with its sign turned.
+
+    The usual baseline, NegGrad in Alberti et al. 2025 (OpenReview SuHScQv5gP). Nothing bounds it or
+    keeps the rest: see `runtime.fit.Guard`.
+    """
+    del posterior, num_forget
+
+    def loss(params, state, batch, key):
+        del state
+        x0 = batch["forget"]["image"]
+        noising = process.draw_noising(key, schedule, x0)
+        error = process.eps_error(score_fn, params, schedule, x0, noising).mean()
+        return -error, {"forget_error": error}
+
+    return Objective(frozenset({"forget"}), no_state, loss)

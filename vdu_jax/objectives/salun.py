@@ -1,0 +1,88 @@
+"""Saliency unlearning (Fan et al. 2024, arXiv 2310.12508), for an unconditional model."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vdu_jax.diffusion import process
+from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.posterior import GaussianPosterior
+from vdu_jax.types import Objective, Params, ScoreFn
+
+
+class SalUnState(NamedTuple):
+    """mask: True where a parameter may change."""
+
+    mask: Params
+
+
+def salient(gradient: Params, share: float) -> Params:
+    """True for the `share` of all parameters whose gradient is largest in size (eq. 3)."""
+    sizes = jnp.concatenate([jnp.abs(g).ravel() for g in jax.tree.leaves(gradient)])
+    threshold = jnp.quantile(sizes, 1 - share)
+    return jax.tree.map(lambda g: jnp.abs(g) >= threshold, gradient)
+
+
+def salun(
+    score_fn: ScoreFn,
+    schedule: Schedule,
+    posterior: GaussianPosterior,
+    num_forget: int,
+    *,
+    share: float = 0.5,
+    mask_batches: int = 20,
+    replay_weight: float = 1.0,
+) -> Objective:
+    """L = E r(θ; x_f → x_r) + β E e(θ; x_r), with gradients of the salient parameters alone.
+
+    The mask is taken from the gradient of the forget error at θ*, by `init`. The source relabels a
+    noised forget image with another class (eq. 7). An unconditional network knows no classes, so
+    the image is asked to denoise to a replay image x_r, drawn from the model itself: r is
+    `process.relabelled_error`. Where the source keeps to retained data, β weighs replay, too.
+
+    Args:
+      share: of the parameters that may change, in (0, 1]; 0.5 in the source.
+      mask_batches: batches of D_f that the mask is taken over.
+      replay_weight: β ≥ 0.
+
+    Raises:
+      ValueError: for a setting out of range.
+    """
+    del posterior, num_forget
+    if not 0 < share <= 1 or mask_batches < 1 or replay_weight < 0:
+        raise ValueError("share must lie in (0, 1], mask_batches be ≥ 1, replay_weight ≥ 0")
+
+    @jax.jit
+    def forget_gradient(params, x0, key):
+        noising = process.draw_noising(key, schedule, x0)
+        return jax.grad(lambda p: process.eps_error(score_fn, p, schedule, x0, noising).mean())(
+            params
+        )
+
+    def init(params, batches, key):
+        total = jax.tree.map(jnp.zeros_like, params)
+        for index in range(mask_batches):
+            x0 = next(batches["forget"])["image"]
+            gradient = forget_gradient(params, x0, jax.random.fold_in(key, index))
+            total = jax.tree.map(jnp.add, total, gradient)
+        return SalUnState(salient(total, share))
+
+    def loss(params, state, batch, key):
+        # A parameter outside the mask is a constant: no gradient reaches it.
+        params = jax.tree.map(
+            lambda p, m: jnp.where(m, p, jax.lax.stop_gradient(p)), params, state.mask
+        )
+        forget_key, replay_key, pair_key = jax.random.split(key, 3)
+        x0, replay = batch["forget"]["image"], batch["replay"]["image"]
+        target = replay[jax.random.randint(pair_key, (len(x0),), 0, len(replay))]
+        noising = process.draw_noising(forget_key, schedule, x0)
+        relabelled = process.relabelled_error(
+            score_fn, params, schedule, x0, noising, target
+        ).mean()
+        noising = process.draw_noising(replay_key, schedule, replay)
+        kept = process.eps_error(score_fn, params, schedule, replay, noising).mean()
+        metrics = {"relabelled_error": relabelled, "replay_error": kept}
+        return relabelled + replay_weight * kept, metrics
+
+    return Objective(frozenset({"forget", "replay"}), init, loss)

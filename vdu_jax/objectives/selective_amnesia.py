@@ -1,0 +1,93 @@
+"""Selective Amnesia (Heng and Soh 2023, arXiv 2305.10120), for an unconditional model."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vdu_jax.diffusion import process
+from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.posterior import GaussianPosterior
+from vdu_jax.types import Objective, Params, ScoreFn
+
+
+class AmnesiaState(NamedTuple):
+    """original: θ*. fisher: F_i ≥ 0, the same structure."""
+
+    original: Params
+    fisher: Params
+
+
+def selective_amnesia(
+    score_fn: ScoreFn,
+    schedule: Schedule,
+    posterior: GaussianPosterior,
+    num_forget: int,
+    *,
+    replay_weight: float = 1.0,
+    fisher_weight: float = 10.0,
+    fisher_batches: int = 20,
+) -> Objective:
+    """L = E r(θ; x_f → u) + γ E e(θ; replay) + λ D Σ_i F_i (θ_i − θ*_i)², u uniform in [-1, 1].
+
+    Elastic weight consolidation and generative replay hold the model while the forget class is led
+    to uniform noise (eq. 6 there). The source relabels a class given by its label. An unconditional
+    network has no labels, so noised forget images are asked to denoise to u: r is
+    `process.relabelled_error`. F_i is the diagonal Fisher E (∂e/∂θ_i)² over single replay images,
+    by `init`. The source sums errors over the D numbers of an image where we take the mean; with
+    the factor D, λ weighs the same.
+
+    Args:
+      replay_weight: γ ≥ 0, 1 in the source's configs. fisher_weight: λ ≥ 0, 10 there.
+      fisher_batches: batches of replay images behind the Fisher.
+
+    Raises:
+      ValueError: for a setting out of range.
+    """
+    del posterior, num_forget
+    if replay_weight < 0 or fisher_weight < 0 or fisher_batches < 1:
+        raise ValueError("replay_weight and fisher_weight must be ≥ 0, fisher_batches ≥ 1")
+
+    @jax.jit
+    def squared_gradients(params, x0, key):
+        noising = process.draw_noising(key, schedule, x0)
+
+        def one(total, example):
+            image, *drawn = (a[None] for a in example)
+            gradient = jax.grad(
+                lambda p: process.eps_error(
+                    score_fn, p, schedule, image, process.Noising(*drawn)
+                ).mean()
+            )(params)
+            return jax.tree.map(lambda t, g: t + jnp.square(g), total, gradient), None
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return jax.lax.scan(one, zeros, (x0, *noising))[0]
+
+    def init(params, batches, key):
+        total, count = jax.tree.map(jnp.zeros_like, params), 0
+        for index in range(fisher_batches):
+            x0 = next(batches["replay"])["image"]
+            squares = squared_gradients(params, x0, jax.random.fold_in(key, index))
+            total, count = jax.tree.map(jnp.add, total, squares), count + len(x0)
+        fisher = jax.tree.map(lambda t: t / count, total)
+        return AmnesiaState(jax.tree.map(jnp.copy, params), fisher)
+
+    def loss(params, state, batch, key):
+        forget_key, replay_key, noise_key = jax.random.split(key, 3)
+        x0, replay = batch["forget"]["image"], batch["replay"]["image"]
+        target = jax.random.uniform(noise_key, x0.shape, minval=-1.0, maxval=1.0)
+        noising = process.draw_noising(forget_key, schedule, x0)
+        amnesia = process.relabelled_error(score_fn, params, schedule, x0, noising, target).mean()
+        noising = process.draw_noising(replay_key, schedule, replay)
+        kept = process.eps_error(score_fn, params, schedule, replay, noising).mean()
+        pulls = jax.tree.map(
+            lambda p, o, f: jnp.sum(f * jnp.square(p - o)), params, state.original, state.fisher
+        )
+        consolidation = x0[0].size * jax.tree.reduce(jnp.add, pulls)
+        metrics = {
+            "relabelled_error": amnesia, "replay_error": kept, "consolidation": consolidation
+        }  # fmt: skip
+        return amnesia + replay_weight * kept + fisher_weight * consolidation, metrics
+
+    return Objective(frozenset({"forget", "replay"}), init, loss)

@@ -1,0 +1,83 @@
+"""Subtracted importance sampled scores (Alberti et al. 2025, OpenReview SuHScQv5gP)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vdu_jax.diffusion import process
+from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.posterior import GaussianPosterior
+from vdu_jax.types import Objective, ScoreFn, no_state
+
+
+def siss(
+    score_fn: ScoreFn,
+    schedule: Schedule,
+    posterior: GaussianPosterior,
+    num_forget: int,
+    *,
+    mixture: float = 0.5,
+    share: float = 0.1,
+) -> Objective:
+    """∇L = ∇E[w_x ‖ε_θ(m_t, t) − ε_x‖²] − s ∇E[w_a ‖ε_θ(m_t, t) − ε_a‖²].
+
+    x is from D_r, a from D_f. m_t is noised from a with probability λ, else from x; ε_x and ε_a are
+    the noises that lead from x and from a to it; w_x = q(m_t|x) / q_λ(m_t) and w_a = q(m_t|a) / q_λ
+    its importance weights under the mixture q_λ = (1 − λ) q(·|x) + λ q(·|a) (eq. 10 there). So one
+    network evaluation serves both terms. s makes the second gradient `share` times as long as the
+    first. It needs the retained data.
+
+    Args:
+      mixture: λ in (0, 1); 0.5 in the source.
+      share: ≥ 0; the source recommends a tenth.
+
+    Raises:
+      ValueError: for a setting out of range.
+    """
+    del posterior, num_forget
+    if not 0 < mixture < 1 or share < 0:
+        raise ValueError("mixture must lie in (0, 1), share be ≥ 0")
+
+    def loss(params, state, batch, key):
+        del state
+        noise_key, choice_key = jax.random.split(key)
+        a = batch["forget"]["image"]
+        retained = batch["retain"]["image"]
+        x = retained[jnp.arange(len(a)) % len(retained)]
+        noising = process.draw_noising(noise_key, schedule, a)
+        from_a = jax.random.bernoulli(choice_key, mixture, (len(a),))
+        source = jnp.where(process.bcast(from_a, a), a, x)
+        mt = process.q_sample(schedule, source, noising.t, noising.eps)
+        level = process.bcast(schedule.alphas_cumprod[noising.t], a)
+
+        def noise_from(image):
+            return (mt - jnp.sqrt(level) * image) / jnp.sqrt(1 - level)
+
+        def log_density(eps):  # log q(m_t | image), up to what both share
+            return -0.5 * jnp.square(eps).sum(tuple(range(1, a.ndim)))
+
+        eps_x, eps_a = noise_from(x), noise_from(a)
+        ratio = log_density(eps_a) - log_density(eps_x)
+        # 1 / (1 − λ + λ e^r) and 1 / ((1 − λ) e^−r + λ), which overflow to 0 as they should.
+        weight_x = 1 / (1 - mixture + mixture * jnp.exp(ratio))
+        weight_a = 1 / ((1 - mixture) * jnp.exp(-ratio) + mixture)
+
+        def terms(p):
+            prediction = score_fn(p, mt, noising.t)
+            axes = tuple(range(1, a.ndim))
+            error_x = jnp.square(prediction - eps_x).mean(axes)
+            error_a = jnp.square(prediction - eps_a).mean(axes)
+            # Where a weight is 0 its ε is of no meaning and as large as can be.
+            return (
+                jnp.where(weight_x > 0, weight_x * error_x, 0.0).mean(),
+                jnp.where(weight_a > 0, weight_a * error_a, 0.0).mean(),
+            )
+
+        keep_grad, forget_grad = (jax.grad(lambda p, i=i: terms(p)[i])(params) for i in (0, 1))
+        lengths = optax.tree.norm(keep_grad), optax.tree.norm(forget_grad)
+        scale = jax.lax.stop_gradient(share * lengths[0] / jnp.maximum(lengths[1], 1e-12))
+        keep, forget = terms(params)
+        metrics = {"retain_error": keep, "forget_error": forget, "scale": scale}
+        return keep - scale * forget, metrics
+
+    return Objective(frozenset({"forget", "retain"}), no_state, loss)
