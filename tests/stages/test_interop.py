@@ -171,7 +171,7 @@ def test_training_starts_from_an_imported_model(imported, config_file, tmp_path)
         f"--config.train.init_from={imported / 'plain'}",
     ]
     config = cli.parse(argv)[0]["config"].value
-    start = train.start(config, build.net(config, SHAPE), SHAPE)
+    start = train.start(config, SHAPE)
     stored = build.load_snapshot(config, imported / "plain" / "import", 0, "params", SHAPE)
     assert equal(start, stored)
     assert cli.main(["train", *argv, "--config.train.learning_rate=1e-12"]) == 0

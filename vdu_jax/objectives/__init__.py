@@ -11,6 +11,7 @@ from vdu_jax.objectives.erase_diff import erase_diff
 from vdu_jax.objectives.esd import esd
 from vdu_jax.objectives.fine_tune import fine_tune
 from vdu_jax.objectives.gradient_ascent import gradient_ascent
+from vdu_jax.objectives.retrain import retrain
 from vdu_jax.objectives.salun import salun
 from vdu_jax.objectives.selective_amnesia import selective_amnesia
 from vdu_jax.objectives.siss import siss
@@ -18,7 +19,8 @@ from vdu_jax.objectives.vdu import vdu
 from vdu_jax.objectives.vdu_extended import vdu_extended
 
 METHODS = (
-    erase_diff, esd, fine_tune, gradient_ascent, salun, selective_amnesia, siss, vdu, vdu_extended
+    erase_diff, esd, fine_tune, gradient_ascent, retrain, salun, selective_amnesia, siss, vdu,
+    vdu_extended,
 )  # fmt: skip
 FACTORIES = {factory.__name__: factory for factory in METHODS}
 

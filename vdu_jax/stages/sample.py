@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdu_jax.runtime import artifacts, pictures
-from vdu_jax.stages import build
+from vdu_jax.stages import build, unlearn
 
 ORIGINAL = "original"
 
@@ -32,8 +32,9 @@ def load_params(config: ConfigDict, workdir: Path, model: str, image_shape: tupl
     if model == ORIGINAL:
         return build.load_pretrained(config, workdir, image_shape)
     kept = artifacts.upstream(workdir, f"unlearn/{model}")["summary"]["kept_step"]
+    weights = unlearn.weights(config, model)
     return build.load_snapshot(
-        config, Path(workdir) / "unlearn" / model, kept, "params", image_shape
+        config, Path(workdir) / "unlearn" / model, kept, weights, image_shape
     )
 
 

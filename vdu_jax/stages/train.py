@@ -4,6 +4,7 @@ train/snapshots/<step>/{params,ema}   the last checkpoints: θ_1 … θ_K
 train/state/, metrics.jsonl, events/  see runtime.fit
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -12,17 +13,23 @@ from ml_collections import ConfigDict
 from vdu_jax import data, objectives, posterior
 from vdu_jax.models import unet
 from vdu_jax.runtime import parallel
-from vdu_jax.runtime.fit import fit
+from vdu_jax.runtime.fit import FitResult, fit
 from vdu_jax.stages import build
+from vdu_jax.types import Params
 
 
-def start(config: ConfigDict, net: unet.UNet, image_shape: tuple[int, int, int]):
+def fresh(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params:
+    """Initial parameters from `train.init_seed`."""
+    net = build.net(config, image_shape)
+    init = jax.jit(lambda key: unet.init_params(net, key, image_shape))
+    return init(jax.random.key(config.train.init_seed))
+
+
+def start(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params:
     """Fresh parameters, or those of the model that `train.init_from` names."""
-    settings = config.train
-    if not settings.init_from:
-        init = jax.jit(lambda key: unet.init_params(net, key, image_shape))
-        return init(jax.random.key(settings.init_seed))
-    folder = build.model_folder(settings.init_from)
+    if not config.train.init_from:
+        return fresh(config, image_shape)
+    folder = build.model_folder(config.train.init_from)
     build.check_network(config, folder)
     return build.load_last(config, folder, image_shape, "params")
 
@@ -32,12 +39,42 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     stage = build.train_stage(config, workdir)
     if stage.done(overwrite):
         return
-    parallel.check_batch_size(settings.batch_size, parallel.make_mesh(), "train.batch_size")
     found = build.dataset(config)
     source = build.open_split(config, found, "train")
+    last, every = settings.steps, settings.snapshot_every
+    snapshots = range(last, max(0, last - every * settings.snapshots), -every)
+    check(config)
     path = stage.begin()
-    net = build.net(config, found.image_shape)
-    params = start(config, net, found.image_shape)
+    params = start(config, found.image_shape)
+    result = fit_on(config, source, params, path, snapshots, "train")
+    stage.finish(
+        {
+            "steps": result.steps,
+            "snapshots": result.snapshots,
+            "parameters": posterior.num_parameters(params),
+            "images": len(source),
+            "class_names": found.class_names,
+        },
+        {"fit": result.seconds},
+    )
+
+
+def check(config: ConfigDict) -> None:
+    """Raises: UserError if a batch cannot be split over the devices."""
+    parallel.check_batch_size(config.train.batch_size, parallel.make_mesh(), "train.batch_size")
+
+
+def fit_on(
+    config: ConfigDict,
+    source: data.ImageSource,
+    params: Params,
+    path: Path,
+    snapshots: Sequence[int],
+    label: str,
+) -> FitResult:
+    """Train from `params` on a source of images with all settings of `config.train`."""
+    settings = config.train
+    net = build.net(config, source.image_shape)
     objective = objectives.ddpm(
         unet.make_score_fn(net),
         build.schedule(config),
@@ -51,29 +88,17 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    last, every = settings.steps, settings.snapshot_every
-    snapshots = range(last, max(0, last - every * settings.snapshots), -every)
-    result = fit(
+    return fit(
         objective,
         params,
         {"retain": loader},
         build.optimizer(build.learning_rate(config), settings.clip_norm),
         key=jax.random.key(settings.seed),
-        num_steps=last,
+        num_steps=settings.steps,
         directory=path,
         snapshot_steps=snapshots,
         save_state_every=settings.save_state_every,
         log_every=settings.log_every,
         ema_decay=settings.ema_decay,
-        label="train",
-    )
-    stage.finish(
-        {
-            "steps": result.steps,
-            "snapshots": result.snapshots,
-            "parameters": posterior.num_parameters(params),
-            "images": len(source),
-            "class_names": found.class_names,
-        },
-        {"fit": result.seconds},
+        label=label,
     )

@@ -15,16 +15,17 @@ from vdu_jax import data, detector, objectives
 from vdu_jax.errors import UserError
 from vdu_jax.models import unet
 from vdu_jax.runtime import artifacts, parallel
-from vdu_jax.runtime.fit import Guard, fit
-from vdu_jax.stages import build, posterior, replay
+from vdu_jax.runtime.fit import FitResult, Guard, fit
+from vdu_jax.stages import build, posterior, replay, train
 
 
 def stage_dir(config: ConfigDict, workdir: Path, name: str) -> artifacts.StageDir:
+    retrained = config.methods[name].objective == "retrain"
     return build.stage(
         config,
         workdir,
         f"unlearn/{name}",
-        ("forget", "sampler", "curve"),
+        ("forget", "sampler", "curve", *(["train"] if retrained else [])),
         upstream=("original", "posterior", "replay"),
         method=config.methods[name].to_dict(),
     )
@@ -75,24 +76,30 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
     mesh = parallel.make_mesh()
     for key in ("forget_batch", "replay_batch", "retain_batch"):
         parallel.check_batch_size(settings[key], mesh, f"methods.{name}.{key}")
+    train.check(config)
     image_shape = build.dataset(config).image_shape
     pretrained = build.load_pretrained(config, workdir, image_shape)
     objective = make_objective(config, workdir, name, image_shape)
     path = stage.begin()
-    result = fit(
-        objective,
-        pretrained,
-        open_loaders(config, workdir, name, objective.sees),
-        build.optimizer(settings.learning_rate),
-        key=jax.random.key(0),
-        num_steps=settings.steps,
-        directory=path,
-        snapshot_steps=range(settings.snapshot_every, settings.steps + 1, settings.snapshot_every),
-        save_state_every=settings.snapshot_every,
-        log_every=settings.log_every,
-        guard=Guard(settings.guard.to_dict()),
-        label=f"unlearn {name}",
-    )
+    if settings.objective == "retrain":
+        result = retrain(config, path, name)
+    else:
+        result = fit(
+            objective,
+            pretrained,
+            open_loaders(config, workdir, name, objective.sees),
+            build.optimizer(settings.learning_rate),
+            key=jax.random.key(0),
+            num_steps=settings.steps,
+            directory=path,
+            snapshot_steps=range(
+                settings.snapshot_every, settings.steps + 1, settings.snapshot_every
+            ),
+            save_state_every=settings.snapshot_every,
+            log_every=settings.log_every,
+            guard=Guard(settings.guard.to_dict()),
+            label=f"unlearn {name}",
+        )
     if not result.snapshots:
         raise UserError(
             f"{path}: the guard ended the run before its first snapshot ({result.stopped}): lower "
@@ -117,11 +124,25 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
     )
 
 
+def retrain(config: ConfigDict, path: Path, name: str) -> FitResult:
+    """Train as `train` did, from the same fresh parameters, on the retained data alone."""
+    source = build.open_split(config, build.dataset(config), "train")
+    retained = source.subset(build.forget_retain(config, source).retain)
+    params = train.fresh(config, source.image_shape)
+    return train.fit_on(config, retained, params, path, [config.train.steps], f"unlearn {name}")
+
+
+def weights(config: ConfigDict, name: str) -> str:
+    """Which parameters of a method's snapshots are its model: "params", or of a retrained "ema"."""
+    retrained = config.methods[name].objective == "retrain"
+    return "ema" if retrained and config.train.ema_decay > 0 else "params"
+
+
 def curve_images(config: ConfigDict, path: Path, name: str, step: int, image_shape: tuple):
     """The images of one snapshot; drawn once, then read back."""
     file = path / "curve" / f"{step:08d}.npz"
     if not file.exists():
-        params = build.load_snapshot(config, path, step, "params", image_shape)
+        params = build.load_snapshot(config, path, step, weights(config, name), image_shape)
         sampler = build.sampler(config, image_shape)
         section = config.curve
         images = sampler(params, section.seed, section.images, f"{name} step {step}")

@@ -1,0 +1,16 @@
+"""The loss of fine-tuning; that it starts afresh is the stage's part."""
+
+import jax
+import numpy as np
+
+from vdu_jax.objectives import fine_tune, retrain
+
+
+def test_it_is_fine_tuning_and_sees_only_what_is_retained(toy):
+    arguments = (toy.score_fn, toy.schedule, toy.posterior, 40)
+    batch, key = {"retain": {"image": toy.images(0, 6)}}, jax.random.key(3)
+    assert retrain(*arguments).sees == {"retain"}
+    loss, _, grad = toy.run(retrain(*arguments), batch, key)
+    same, _, same_grad = toy.run(fine_tune(*arguments), batch, key)
+    assert loss == same > 0
+    np.testing.assert_array_equal(grad["b"], same_grad["b"])
