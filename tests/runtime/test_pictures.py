@@ -1,4 +1,5 @@
 import numpy as np
+from PIL import Image
 
 from vdu_jax.runtime import pictures
 
@@ -14,3 +15,12 @@ def test_grid_holds_every_pixel_in_its_place():
 def test_small_images_are_enlarged():
     picture = pictures.grid(np.zeros((1, 8, 8, 3), np.uint8), columns=1)
     assert picture.mode == "RGB" and min(picture.size) >= 32
+
+
+def test_pictures_beside_each_other_are_wrapped():
+    parts = [Image.new("L", (10, 20), value) for value in (10, 20, 30, 40, 50)]
+    whole = np.asarray(pictures.side_by_side(parts, columns=2, gap=3))
+    assert whole.shape == (3 * 20 + 2 * 3, 2 * 10 + 3)
+    assert (whole[:20, 13:] == 20).all() and (whole[46:, :10] == 50).all()
+    assert (whole[20:23] == 255).all() and (whole[46:, 13:] == 255).all()
+    assert pictures.side_by_side(parts[:1]).size == (10, 20)

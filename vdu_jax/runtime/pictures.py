@@ -26,15 +26,15 @@ def grid(images: np.ndarray, columns: int = 10, pad: int = 1, min_side: int = 32
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
-def side_by_side(pictures: list[Image.Image], gap: int = 24) -> Image.Image:
-    """Pictures of one height in a row, on white."""
-    width = sum(p.width for p in pictures) + gap * (len(pictures) - 1)
-    row = Image.new(pictures[0].mode, (width, pictures[0].height), "white")
-    left = 0
-    for picture in pictures:
-        row.paste(picture, (left, 0))
-        left += picture.width + gap
-    return row
+def side_by_side(pictures: list[Image.Image], columns: int = 4, gap: int = 24) -> Image.Image:
+    """Pictures of one size beside each other on white, `columns` in a row."""
+    width, height = pictures[0].width + gap, pictures[0].height + gap
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    whole = Image.new(pictures[0].mode, (columns * width - gap, rows * height - gap), "white")
+    for i, picture in enumerate(pictures):
+        whole.paste(picture, (i % columns * width, i // columns * height))
+    return whole
 
 
 def png_bytes(picture: Image.Image) -> bytes:
