@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vdu_jax.metrics.pul import confidence, forget_rate, histogram, pul
+from vdu_jax.metrics.pul import confidence, forget_rate, histogram, pul, total_variation
 
 
 def predictions(*counts):
@@ -93,3 +93,17 @@ def test_histogram_counts_every_class_even_empty_ones():
 def test_confidence_is_the_mean_highest_probability():
     assert confidence(np.array([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]])) == pytest.approx(0.6)
     assert confidence(np.full((3, 4), 0.25)) == 0.25
+
+
+def test_total_variation():
+    a, b = np.array([10, 0, 0]), np.array([0, 3, 3])
+    assert total_variation(a, a) == total_variation(a, 7 * a) == 0
+    assert total_variation(a, b) == 1
+    # The largest difference of the probabilities of any set of classes.
+    p, q = np.array([5, 3, 2]), np.array([1, 4, 5])
+    sets = [np.array(s, bool) for s in np.ndindex(2, 2, 2)]
+    assert total_variation(p, q) == pytest.approx(
+        max(abs(p[s].sum() / 10 - q[s].sum() / 10) for s in sets)
+    )
+    with pytest.raises(ValueError, match="empty"):
+        total_variation(a, np.zeros(3))

@@ -7,23 +7,13 @@ import numpy as np
 import pytest
 
 from vdu_jax.models import inception
+from vdu_jax.parity import components
 
 
 @pytest.fixture(scope="module")
 def params():
-    """Random parameters that keep activations of the order of 1."""
-    rng = np.random.RandomState(0)
-
-    def draw(path, like):
-        if len(like.shape) == 4:
-            value = rng.randn(*like.shape) * np.sqrt(2 / np.prod(like.shape[:3]))
-        elif path[-1].key in ("scale", "var"):
-            value = rng.uniform(0.5, 1.5, like.shape)
-        else:
-            value = 0.1 * rng.randn(*like.shape)
-        return jnp.asarray(value, jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, inception.param_shapes())
+    """Random ones, which keep activations of the order of 1."""
+    return components.inception_params()
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from vdu_jax.interop import inception as weights
 from vdu_jax.interop import tensors
 from vdu_jax.metrics import frechet, kid
 from vdu_jax.models import inception
+from vdu_jax.parity import components
 from vdu_jax.runtime import artifacts
 from vdu_jax.stages import build, classifier, evaluate, features, report, sample
 
@@ -24,16 +25,8 @@ TRAINING_IMAGES = 150
 
 @pytest.fixture(scope="module")
 def params():
-    rng = np.random.RandomState(0)
-
-    def draw(path, like):
-        if len(like.shape) == 4:
-            value = rng.randn(*like.shape) * np.sqrt(2 / np.prod(like.shape[:3]))
-        else:
-            value = np.full(like.shape, 1.0 if path[-1].key in ("scale", "var") else 0.1)
-        return value.astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, inception.param_shapes())
+    """Random ones, which keep activations of the order of 1."""
+    return components.inception_params()
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Every method through the stage, and no further into the data than it says."""
 
+import itertools
 import shutil
 
 import jax
@@ -10,7 +11,7 @@ from vdu_jax import config as vdu_config
 from vdu_jax import objectives
 from vdu_jax.data import source as source_lib
 from vdu_jax.runtime import artifacts
-from vdu_jax.stages import build, sample, unlearn
+from vdu_jax.stages import build, evaluate, sample, unlearn
 
 SMALL = {
     "esd": {"teacher_steps": 2},
@@ -60,21 +61,23 @@ def reads(monkeypatch):
     return seen
 
 
+def method(name):
+    return vdu_config.method(
+        name,
+        steps=2,
+        snapshot_every=2,
+        forget_batch=8,
+        replay_batch=8,
+        retain_batch=8,
+        log_every=1,
+        learning_rate=1e-4,
+        **SMALL.get(name, {}),
+    )
+
+
 @pytest.mark.parametrize("name", SEES)
 def test_a_method_changes_the_model_and_reads_what_it_sees(workdir, config, name, reads):
-    config.methods = {
-        name: vdu_config.method(
-            name,
-            steps=2,
-            snapshot_every=2,
-            forget_batch=8,
-            replay_batch=8,
-            retain_batch=8,
-            log_every=1,
-            learning_rate=1e-4,
-            **SMALL.get(name, {}),
-        )
-    }
+    config.methods = {name: method(name)}
     vdu_config.validate(config)
     unlearn.run(config, workdir)
     summary = artifacts.upstream(workdir, f"unlearn/{name}")["summary"]
@@ -99,3 +102,17 @@ def test_a_method_changes_the_model_and_reads_what_it_sees(workdir, config, name
                                                         strict=True))  # fmt: skip
         total = sum(leaf.size for leaf in jax.tree.leaves(before))
         assert 0.4 < still / total < 0.6
+
+
+def test_models_are_measured_against_the_retrained_one(workdir, config, monkeypatch):
+    config.methods = {"gold": method("retrain")}
+    config.evaluate.bits_per_dim_images = 0
+    unlearn.run(config, workdir)
+    sample.run(config, workdir)
+    # So short a run draws the same classes whatever it saw: the original is given others.
+    counts = itertools.chain([np.array([45, 15])], itertools.repeat(np.array([15, 45])))
+    monkeypatch.setattr(evaluate.pul, "histogram", lambda probabilities: next(counts))
+    evaluate.run(config, workdir, overwrite=True)
+    models = artifacts.read_json(workdir / "evaluate" / "metrics.json")["models"]
+    assert models["original"]["tv_to_retrained"] == 0.5
+    assert models["gold"]["tv_to_retrained"] == 0

@@ -1,4 +1,4 @@
-"""Percentage of unlearning (PUL), class histogram and confidence, from class probabilities."""
+"""Percentage of unlearning (PUL), class histograms and confidence, from class probabilities."""
 
 from typing import NamedTuple
 
@@ -61,6 +61,17 @@ def pul(
 def histogram(probabilities: np.ndarray) -> np.ndarray:
     """(K,) counts of the most likely class."""
     return np.bincount(probabilities.argmax(-1), minlength=probabilities.shape[-1])
+
+
+def total_variation(a: np.ndarray, b: np.ndarray) -> float:
+    """½ Σ |a_k/Σa − b_k/Σb| in [0, 1], of two histograms (K,).
+
+    Raises:
+      ValueError: if one of them is empty.
+    """
+    if a.sum() == 0 or b.sum() == 0:
+        raise ValueError("a histogram is empty")
+    return float(0.5 * np.abs(a / a.sum() - b / b.sum()).sum())
 
 
 def confidence(probabilities: np.ndarray) -> float:

@@ -251,15 +251,20 @@ def vdu_run(precision: str) -> dict[str, dict]:
     }
 
 
-def inception_features(precision: str) -> dict:
-    del precision  # the network asks for the highest itself
+def inception_params() -> Params:
+    """Parameters of the Inception network from `inputs.inception_tensors`."""
     blank = jax.tree.map(
         lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), inception.param_shapes()
     )
     shapes = {
         name: value.shape for name, value in inception_weights.tensors_from_params(blank).items()
     }
-    params = inception_weights.params_from_tensors(inputs.inception_tensors(shapes), "parity")
+    return inception_weights.params_from_tensors(inputs.inception_tensors(shapes), "parity")
+
+
+def inception_features(precision: str) -> dict:
+    del precision  # the network asks for the highest itself
+    params = inception_params()
     feature_fn = jax.jit(inception.make_feature_fn(inception.InceptionV3()))
     return {name: feature_fn(params, x) for name, x in inputs.inception_images().items()}
 

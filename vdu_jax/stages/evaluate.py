@@ -5,7 +5,8 @@
 u-FID, KID, precision and recall are taken against D_r in the features that the file names
 ("features"); PUL, the histogram and the confidence are always the classifier's. For the original
 the former four are those of its retained-class samples, its own quality on what must stay;
-`u_fid_all` counts all its samples.
+`u_fid_all` counts all its samples. If a method is "retrain", `tv_to_retrained` is the total
+variation distance between a model's class histogram and that of the (first) retrained one.
 """
 
 from pathlib import Path
@@ -85,6 +86,11 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
             metrics["curves"][model] = curve(config, workdir, model, judge, original, retained)
         figures |= quality(config, kept, retained)
         metrics["models"][model] = figures
+    retrained = [m for m in config.methods if config.methods[m].objective == "retrain"]
+    for model in models if retrained else ():
+        metrics["models"][model]["tv_to_retrained"] = pul.total_variation(
+            *(metrics["models"][m]["histogram"] for m in (model, retrained[0]))
+        )
     if config.evaluate.bits_per_dim_images:
         for model in models:
             metrics["models"][model]["bits_per_dim"] = evidence(config, workdir, model)
