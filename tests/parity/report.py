@@ -27,7 +27,7 @@ against stored numbers.
 
 "max abs" is max|Δ|, "max rel" max|Δ| / max|reference|, "L2" ‖Δ‖ / ‖reference‖, each of the worst
 array of the component. The PyTorch side computes in float64, so the differences are the rounding of
-our float32.
+our float32. Not measured on a GPU or TPU: there, `vdu check` prints these lines for the device.
 
 | component | what | max abs | max rel | L2 | tolerance | verdict |
 |---|---|---|---|---|---|---|
