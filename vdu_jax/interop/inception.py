@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from vdu_jax.errors import UserError
-from vdu_jax.interop import tensors
+from vdu_jax.interop import layout, tensors
 from vdu_jax.models import inception
 from vdu_jax.types import Params
 
@@ -57,9 +57,9 @@ def ignored(name: str) -> bool:
     return name.startswith("fc.") or name.endswith(".num_batches_tracked")
 
 
-def _name(path: tuple) -> str:
-    *modules, leaf = (key.key for key in path)
-    return ".".join([*modules, LEAVES[leaf]])
+def tensor_name(path: tuple[str, ...]) -> str:
+    """PyTorch's name of our parameter."""
+    return ".".join([*path[:-1], LEAVES[path[-1]]])
 
 
 def params_from_tensors(named: Mapping[str, np.ndarray], where: str | Path = "weights") -> Params:
@@ -68,33 +68,31 @@ def params_from_tensors(named: Mapping[str, np.ndarray], where: str | Path = "we
     Raises:
       UserError: naming `where` and a tensor that is missing, unexpected or of another shape.
     """
-    shapes = inception.param_shapes()
-    expected = {_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)}
+    like = inception.param_shapes()
+    wanted = layout.pytorch_shapes(like, tensor_name)
     found = {name for name in named if not ignored(name)}
-    for names, problem in ((expected - found, "lacks"), (found - expected, "has an unexpected")):
+    for names, problem in (
+        (wanted.keys() - found, "lacks"),
+        (found - wanted.keys(), "has an unexpected"),
+    ):
         if names:
             raise UserError(
                 f"{where} {problem} tensor {min(names)}: these are not the weights of FID's "
                 f"Inception network, which are at {URL}"
             )
-
-    def take(path: tuple, like: jax.ShapeDtypeStruct) -> np.ndarray:
-        value = np.asarray(named[_name(path)], np.float32)
-        shape = tuple(like.shape[i] for i in (3, 2, 0, 1)) if len(like.shape) == 4 else like.shape
-        if value.shape != shape:
+    for name, shape in wanted.items():
+        if named[name].shape != shape:
             raise UserError(
-                f"{where}: tensor {_name(path)} has shape {value.shape}, not {shape}: these are "
+                f"{where}: tensor {name} has shape {named[name].shape}, not {shape}: these are "
                 f"not the weights of FID's Inception network, which are at {URL}"
             )
-        return np.ascontiguousarray(value.transpose(2, 3, 1, 0)) if value.ndim == 4 else value
-
-    return jax.tree_util.tree_map_with_path(take, shapes)
+    leaves = [
+        layout.from_pytorch(named[tensor_name(path)], np.float32)
+        for path, _ in layout.named_leaves(like)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def tensors_from_params(params: Params) -> dict[str, np.ndarray]:
     """The inverse of `params_from_tensors`."""
-    named = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        value = np.asarray(leaf)
-        named[_name(path)] = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
-    return named
+    return layout.to_pytorch(params, tensor_name)

@@ -4,6 +4,7 @@ Settings are those of `config.model`; tensors are NumPy arrays by their names in
 convolution's weight is (out, in, height, width) and a dense layer's (out, in).
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 
 from vdu_jax.errors import UserError
+from vdu_jax.interop import layout
 from vdu_jax.types import Params
 
 # The defaults of UNet2DModel's arguments, for keys that a config.json leaves out.
@@ -193,27 +195,14 @@ def tensor_name(path: tuple[str, ...], attention: Mapping[str, str] = MODERN) ->
     return ".".join([*parts, *(attention.get(part, part) for part in middle), LEAVES[leaf]])
 
 
-def named_leaves(params: Params) -> list[tuple[tuple[str, ...], Any]]:
-    """The leaves of a parameter tree with their paths as names."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [(tuple(key.key for key in path), leaf) for path, leaf in leaves]
+def namer(attention: Mapping[str, str] = MODERN) -> layout.NameOf:
+    """`tensor_name` with the attention layers' names fixed."""
+    return functools.partial(tensor_name, attention=attention)
 
 
-def _to_theirs(leaf: np.ndarray, name: str) -> np.ndarray:
-    if name == "kernel":
-        return leaf.transpose((3, 2, 0, 1) if leaf.ndim == 4 else (1, 0))
-    return leaf
-
-
-def to_tensors(
-    params: Params, attention: Mapping[str, str] = MODERN, dtype: Any = None
-) -> dict[str, np.ndarray]:
-    """A parameter tree as named tensors in PyTorch's layout; `dtype`: another type to store."""
-    tensors = {}
-    for path, leaf in named_leaves(params):
-        value = _to_theirs(np.asarray(leaf), path[-1])
-        tensors[tensor_name(path, attention)] = value if dtype is None else value.astype(dtype)
-    return tensors
+def to_tensors(params: Params, attention: Mapping[str, str] = MODERN) -> dict[str, np.ndarray]:
+    """A parameter tree as named tensors in PyTorch's layout."""
+    return layout.to_pytorch(params, namer(attention))
 
 
 def attention_names(tensors: Mapping[str, Any]) -> Mapping[str, str]:
@@ -232,8 +221,8 @@ def to_params(tensors: Mapping[str, np.ndarray], like: Params, where: str) -> Pa
     Raises:
       UserError: naming the first tensor that is missing, unexpected, or of another shape.
     """
-    attention = attention_names(tensors)
-    wanted = {tensor_name(path, attention): (path, leaf) for path, leaf in named_leaves(like)}
+    name_of = namer(attention_names(tensors))
+    wanted = layout.pytorch_shapes(like, name_of)
     missing, unexpected = sorted(wanted.keys() - tensors), sorted(tensors.keys() - wanted)
     if missing or unexpected:
         parts = [
@@ -242,19 +231,16 @@ def to_params(tensors: Mapping[str, np.ndarray], like: Params, where: str) -> Pa
             if names
         ]
         raise UserError(f"{where} does not fit the network of its config: {'; '.join(parts)}")
-    leaves = []
-    for name, (path, leaf) in wanted.items():
-        shape = leaf.shape
-        if path[-1] == "kernel":
-            shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
-        found = tensors[name]
-        if found.shape != shape:
-            permuted = sorted(found.shape) == sorted(shape)
+    for name, shape in wanted.items():
+        found = tensors[name].shape
+        if found != shape:
+            permuted = sorted(found) == sorted(shape)
             raise UserError(
-                f"{where}: tensor {name} has the shape {found.shape}, the network needs {shape}"
+                f"{where}: tensor {name} has the shape {found}, the network needs {shape}"
                 + ("; its axes are permuted" if permuted else "")
             )
-        if path[-1] == "kernel":
-            found = found.transpose((2, 3, 1, 0) if found.ndim == 4 else (1, 0))
-        leaves.append(np.ascontiguousarray(found, leaf.dtype))
+    leaves = [
+        layout.from_pytorch(tensors[name_of(path)], leaf.dtype)
+        for path, leaf in layout.named_leaves(like)
+    ]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -27,7 +27,7 @@ from vdu_jax.diffusion import process, samplers
 from vdu_jax.diffusion.schedule import NAMES as SCHEDULES
 from vdu_jax.diffusion.schedule import make_schedule
 from vdu_jax.interop import inception as inception_weights
-from vdu_jax.interop import unet2d
+from vdu_jax.interop import layout, unet2d
 from vdu_jax.metrics import frechet
 from vdu_jax.models import inception, unet
 from vdu_jax.parity import compare, inputs
@@ -93,8 +93,7 @@ def network(config: Mapping, precision: str) -> Network:
     settings, image_shape = unet2d.read_config(config, "parity")
     net = unet.from_settings(settings | {"dtype": PRECISIONS[precision].dtype}, image_shape[-1])
     like = jax.eval_shape(lambda: unet.init_params(net, jax.random.key(0), image_shape))
-    blank = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like)
-    shapes = {name: value.shape for name, value in unet2d.to_tensors(blank).items()}
+    shapes = layout.pytorch_shapes(like, unet2d.tensor_name)
     params = unet2d.to_params(inputs.tensors(shapes), like, "parity")
     return Network(unet.make_score_fn(net), params, image_shape)
 
@@ -253,12 +252,7 @@ def vdu_run(precision: str) -> dict[str, dict]:
 
 def inception_params() -> Params:
     """Parameters of the Inception network from `inputs.inception_tensors`."""
-    blank = jax.tree.map(
-        lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), inception.param_shapes()
-    )
-    shapes = {
-        name: value.shape for name, value in inception_weights.tensors_from_params(blank).items()
-    }
+    shapes = layout.pytorch_shapes(inception.param_shapes(), inception_weights.tensor_name)
     return inception_weights.params_from_tensors(inputs.inception_tensors(shapes), "parity")
 
 
