@@ -244,8 +244,8 @@ def validate(config: ConfigDict) -> None:
     c = _Check(config)
     c.one_of("data.name", data.dataset_names())
     c.not_negative("data.image_size", "data.channels", "data.cache_mb")
-    _validate_forget(c, data.static_info(config.data.name))
     info = data.static_info(config.data.name)
+    _validate_forget(c, info)
     validate_model(config, config.data.image_size if info is None else info[0][0])
 
     validate_diffusion(config)

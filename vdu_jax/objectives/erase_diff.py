@@ -60,9 +60,8 @@ def erase_diff(
         def forget_loss(p):
             return jnp.square(score_fn(p, xt, noising.t) - target).mean()
 
-        weight = jax.lax.stop_gradient(
-            multiplier(jax.grad(retain_loss)(params), jax.grad(forget_loss)(params), strength)
-        )
+        fixed = jax.lax.stop_gradient(params)  # the weight is a constant of the loss
+        weight = multiplier(jax.grad(retain_loss)(fixed), jax.grad(forget_loss)(fixed), strength)
         retain, forget = retain_loss(params), forget_loss(params)
         metrics = {"retain_error": retain, "erasure_error": forget, "multiplier": weight}
         return retain + weight * forget, metrics

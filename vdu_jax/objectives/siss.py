@@ -73,9 +73,10 @@ def siss(
                 jnp.where(weight_a > 0, weight_a * error_a, 0.0).mean(),
             )
 
-        keep_grad, forget_grad = (jax.grad(lambda p, i=i: terms(p)[i])(params) for i in (0, 1))
-        lengths = optax.tree.norm(keep_grad), optax.tree.norm(forget_grad)
-        scale = jax.lax.stop_gradient(share * lengths[0] / jnp.maximum(lengths[1], 1e-12))
+        # One pass forward for both gradients, which are constants of the loss.
+        _, pull_back = jax.vjp(terms, jax.lax.stop_gradient(params))
+        lengths = [optax.tree.norm(pull_back(which)) for which in ((1.0, 0.0), (0.0, 1.0))]
+        scale = share * lengths[0] / jnp.maximum(lengths[1], 1e-12)
         keep, forget = terms(params)
         metrics = {"retain_error": keep, "forget_error": forget, "scale": scale}
         return keep - scale * forget, metrics

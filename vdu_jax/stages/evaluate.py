@@ -86,7 +86,7 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
             metrics["curves"][model] = curve(config, workdir, model, judge, original, retained)
         figures |= quality(config, kept, retained)
         metrics["models"][model] = figures
-    retrained = [m for m in config.methods if config.methods[m].objective == "retrain"]
+    retrained = [m for m in config.methods if unlearn.is_retrained(config, m)]
     for model in models if retrained else ():
         metrics["models"][model]["tv_to_retrained"] = pul.total_variation(
             *(metrics["models"][m]["histogram"] for m in (model, retrained[0]))

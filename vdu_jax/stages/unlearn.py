@@ -19,13 +19,17 @@ from vdu_jax.runtime.fit import FitResult, Guard, fit
 from vdu_jax.stages import build, posterior, replay, train
 
 
+def is_retrained(config: ConfigDict, name: str) -> bool:
+    """Whether a method trains from scratch, with the settings of `config.train`."""
+    return config.methods[name].objective == "retrain"
+
+
 def stage_dir(config: ConfigDict, workdir: Path, name: str) -> artifacts.StageDir:
-    retrained = config.methods[name].objective == "retrain"
     return build.stage(
         config,
         workdir,
         f"unlearn/{name}",
-        ("forget", "sampler", "curve", *(["train"] if retrained else [])),
+        ("forget", "sampler", "curve", *(["train"] if is_retrained(config, name) else [])),
         upstream=("original", "posterior", "replay"),
         method=config.methods[name].to_dict(),
     )
@@ -81,7 +85,7 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
     pretrained = build.load_pretrained(config, workdir, image_shape)
     objective = make_objective(config, workdir, name, image_shape)
     path = stage.begin()
-    if settings.objective == "retrain":
+    if is_retrained(config, name):
         result = retrain(config, path, name)
     else:
         result = fit(
@@ -134,8 +138,7 @@ def retrain(config: ConfigDict, path: Path, name: str) -> FitResult:
 
 def weights(config: ConfigDict, name: str) -> str:
     """Which parameters of a method's snapshots are its model: "params", or of a retrained "ema"."""
-    retrained = config.methods[name].objective == "retrain"
-    return "ema" if retrained and config.train.ema_decay > 0 else "params"
+    return "ema" if is_retrained(config, name) and config.train.ema_decay > 0 else "params"
 
 
 def curve_images(config: ConfigDict, path: Path, name: str, step: int, image_shape: tuple):
