@@ -136,3 +136,16 @@ def test_ema_against_numpy():
 def test_loaders_must_be_what_the_objective_sees(tmp_path):
     with pytest.raises(ValueError, match="sees"):
         run(tmp_path, objective=OBJECTIVE._replace(sees=frozenset({"forget"})))
+
+
+def test_operations_are_counted_and_those_of_the_preparation_too(tmp_path):
+    once, twice = run(tmp_path / "a", num_steps=4), run(tmp_path / "b", num_steps=8)
+    assert 2 * once.flops == twice.flops > 4 * 20 * 3  # 20 pixels a batch
+
+    def init(params, batches, key):
+        return jax.tree.map(jnp.zeros_like, [next(batches["retain"])["image"] for _ in range(3)])
+
+    prepared = run(tmp_path / "c", num_steps=4, objective=OBJECTIVE._replace(init=init))
+    assert prepared.flops == pytest.approx(once.flops * 7 / 4)
+    again = run(tmp_path / "c", num_steps=4, objective=OBJECTIVE._replace(init=init))
+    assert again.flops == prepared.flops

@@ -11,9 +11,9 @@ import pytest
 from vdu_jax import cli
 from vdu_jax.runtime import artifacts
 from vdu_jax.runtime.checkpoints import Store
-from vdu_jax.stages import build, posterior, replay, sample, train, unlearn
+from vdu_jax.stages import build, evaluate, posterior, replay, sample, train, unlearn
 
-STAGES = ("train", "posterior", "replay", "samples/original", "evaluate", "report")
+STAGES = ("train", "posterior", "replay", "samples/original", "evaluate/original", "report")
 
 
 def files(workdir):
@@ -21,7 +21,8 @@ def files(workdir):
 
 
 def test_every_stage_is_done(finished_run):
-    for name in (*STAGES, "unlearn/plain", "unlearn/extended", "samples/plain", "classifier"):
+    more = ("unlearn/plain", "unlearn/extended", "samples/plain", "evaluate/plain", "classifier")
+    for name in (*STAGES, *more):
         assert artifacts.upstream(finished_run, name)["provenance"]["versions"]["jax"]
 
 
@@ -52,6 +53,48 @@ def test_a_deleted_stage_is_made_again_and_no_other(finished_run, config_file, t
     assert {p: t for p, t in after.items() if p in before} == before
     old, new = (d / "evaluate" / "metrics.json" for d in (finished_run, workdir))
     assert old.read_bytes() == new.read_bytes()
+
+
+def test_a_method_that_is_added_is_measured_and_the_others_are_left(finished_run, config, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished_run, workdir)
+    before = files(workdir / "evaluate" / "plain") | files(workdir / "evaluate" / "original")
+    config.methods.again = config.methods.plain.copy_and_resolve_references()
+    for stage in (unlearn, sample, evaluate):
+        stage.run(config, workdir)
+    models = artifacts.read_json(workdir / "evaluate" / "metrics.json")["models"]
+    assert models["again"] == models["plain"]
+    after = files(workdir / "evaluate" / "plain") | files(workdir / "evaluate" / "original")
+    assert after == before
+
+
+def test_images_of_the_original_are_drawn_once(finished_run, config, tmp_path, monkeypatch):
+    """Another class unlearned from the same model draws none of them again."""
+    config.unlearn.init_from = str(finished_run)
+    config.classifier.dir = str(finished_run)
+    config.forget.classes = (0, 1, 2, 3, 4, 5, 6, 7)
+    drawn = []
+
+    def counted(*args):
+        real = sampler(*args)
+        return lambda params, seed, count, label: (
+            drawn.append(label) or real(params, seed, count, label)
+        )
+
+    sampler = build.sampler
+    monkeypatch.setattr(build, "sampler", counted)
+    posterior.run(config, tmp_path)
+    replay.run(config, tmp_path)
+    sample.run_model(config, tmp_path, "original")
+    assert drawn == []
+    np.testing.assert_array_equal(
+        sample.load(tmp_path, "original"), sample.load(finished_run, "original")
+    )
+    config.replay.seed = 9
+    replay.run(config, tmp_path, overwrite=True)
+    assert drawn == ["sample original"]
+    assert not np.array_equal(replay.load(tmp_path).images, replay.load(finished_run).images)
+    assert not (tmp_path / "classifier").exists()
 
 
 def test_the_posterior_is_the_mean_and_variance_of_the_kept_checkpoints(finished_run, config):

@@ -58,13 +58,22 @@ class Guard(NamedTuple):
 
 
 class FitResult(NamedTuple):
-    """steps: updates made. stopped: why the guard ended the run, or None. seconds: over all
-    sessions of a resumed run, compilation included. snapshots: the saved steps."""
+    """What a run did.
+
+    Attributes:
+      steps: updates made.
+      stopped: why the guard ended the run, or None.
+      seconds: over all sessions of a resumed run, compilation included.
+      snapshots: the saved steps.
+      flops: floating-point operations of all updates, as XLA counts them before it optimises; what
+        the objective prepares is counted by its images, each at the price of one in an update.
+    """
 
     steps: int
     stopped: str | None
     seconds: float
     snapshots: list[int]
+    flops: float
 
 
 def make_step(
@@ -138,12 +147,18 @@ def fit(
     params = parallel.replicate(params, mesh)
     init_key, step_key = jax.random.split(key)
 
+    taken = 0  # images so far
+
     def sharded(loader):
+        nonlocal taken
         while True:
-            yield parallel.shard_batch(next(loader), mesh)
+            batch = next(loader)
+            taken += len(batch["image"])
+            yield parallel.shard_batch(batch, mesh)
 
     batches = {kind: sharded(loader) for kind, loader in loaders.items()}
     objective_state = parallel.replicate(objective.init(params, batches, init_key), mesh)
+    prepared = taken
     state = parallel.replicate(init_state(params, optimizer, ema_decay), mesh)
     step_fn = jax.jit(make_step(objective, optimizer, ema_decay))
     snapshot_steps = set(snapshot_steps)
@@ -153,12 +168,13 @@ def fit(
         Store(directory / "snapshots") as snapshots,
         SignalWatch() as watch,
     ):
-        done, elapsed, stopped = 0, 0.0, None
+        done, elapsed, stopped, flops = 0, 0.0, None, None
         if states.steps():
             done = states.steps()[-1]
             state = states.restore(done, "state", abstract(state))
             saved = states.restore_json(done, "loop")
             elapsed, stopped = saved["seconds"], saved["stopped"]
+            flops = saved["flops"]
             for kind, loader in loaders.items():
                 loader.set_state(saved["loaders"][kind])
         writer = ScalarWriter(directory, resume_step=done)
@@ -169,6 +185,7 @@ def fit(
             loop = {
                 "seconds": time.monotonic() - started,
                 "stopped": stopped,
+                "flops": flops,
                 "loaders": {kind: loader.get_state() for kind, loader in loaders.items()},
             }
             states.save(done, {"state": state}, {"loop": loop})
@@ -180,9 +197,11 @@ def fit(
         with progress.bar(num_steps, label, initial=done) as bar:
             while done < num_steps and stopped is None:
                 batch = {kind: next(images) for kind, images in batches.items()}
-                state, metrics = step_fn(
-                    state, objective_state, batch, jax.random.fold_in(step_key, done)
-                )
+                arguments = (state, objective_state, batch, jax.random.fold_in(step_key, done))
+                if flops is None:
+                    of_step = _flops(step_fn, *arguments)
+                    flops = {"step": of_step, "init": of_step * prepared / (taken - prepared)}
+                state, metrics = step_fn(*arguments)
                 interval.append(metrics)
                 done += 1
                 bar.update()
@@ -209,4 +228,10 @@ def fit(
         states.wait()
         seconds = time.monotonic() - started
         writer.close()
-        return FitResult(done, stopped, seconds, snapshots.steps())
+        total = flops["init"] + done * flops["step"]
+        return FitResult(done, stopped, seconds, snapshots.steps(), total)
+
+
+def _flops(step_fn: Callable, *arguments) -> float:
+    """Of one call of a jitted function; NaN where XLA does not count them."""
+    return float((step_fn.lower(*arguments).cost_analysis() or {}).get("flops", math.nan))

@@ -261,6 +261,27 @@ def load_pretrained(config: ConfigDict, workdir: Path, image_shape: tuple[int, i
     return load_last(config, original_folder(config, workdir), image_shape, weights)
 
 
+def draw_original(config: ConfigDict, workdir: Path, image_shape: tuple, seed: int, count: int):
+    """`count` images (count, H, W, C) uint8 of a seed from the model to be unlearned.
+
+    They are kept beside that model, in `drawn/`: whatever is unlearned from it, they are the same.
+    """
+    folder = original_folder(config, workdir)
+    what = {
+        "model": artifacts.finished(folder)["fingerprint"],
+        "weights": "ema" if config.train.ema_decay > 0 else "params",
+        "sampler": config.sampler.to_dict(),
+        "seed": seed,
+        "count": count,
+    }
+    file = folder / "drawn" / f"{artifacts.fingerprint(what)}.npz"
+    if not file.exists():
+        params = load_pretrained(config, workdir, image_shape)
+        images = sampler(config, image_shape)(params, seed, count, "sample original")
+        artifacts.write_npz(file, images=images)
+    return artifacts.read_npz(file)["images"]
+
+
 def load_snapshot(
     config: ConfigDict, directory: Path, step: int, weights: str, image_shape: tuple
 ) -> Params:

@@ -4,6 +4,8 @@ No unlearning method and no selection rule may see it, for it knows the retained
 
     classifier/params/0/        parameters
     classifier/reference.npz    features and labels of the training images: D_r for u-FID
+
+The folder lies in the workdir, or in `classifier.dir` for runs to share it.
 """
 
 from pathlib import Path
@@ -85,6 +87,11 @@ def make_judge(net: Classifier, params):
     return lambda images: build.map_batches(lambda x: apply(params, x), images, BATCH)
 
 
+def inputs(config: ConfigDict) -> dict:
+    """`config.classifier` as far as it changes results."""
+    return {k: v for k, v in config.classifier.to_dict().items() if k != "dir"}
+
+
 def ensure(config: ConfigDict, workdir: Path, overwrite: bool = False):
     """The judge, its held-out accuracy, and the training images' (features, labels).
 
@@ -93,8 +100,10 @@ def ensure(config: ConfigDict, workdir: Path, overwrite: bool = False):
     """
     found = build.dataset(config)
     net = make_net(config, found.num_classes)
-    stage = build.stage(
-        config, workdir, "classifier", ("classifier",), data=build.data_inputs(config)
+    stage = artifacts.StageDir(
+        Path(config.classifier.dir or workdir),
+        "classifier",
+        {"classifier": inputs(config), "data": build.data_inputs(config)},
     )
     if not stage.done(overwrite):
         source = build.open_split(config, found, "train")
@@ -125,5 +134,5 @@ def ensure(config: ConfigDict, workdir: Path, overwrite: bool = False):
     with Store(stage.path / "params", read_only=True) as store:
         params = store.restore(0, "params", like)
     reference = artifacts.read_npz(stage.path / "reference.npz")
-    accuracy = artifacts.upstream(workdir, "classifier")["summary"]["accuracy"]
+    accuracy = artifacts.finished(stage.path)["summary"]["accuracy"]
     return make_judge(net, params), accuracy, reference

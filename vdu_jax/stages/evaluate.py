@@ -1,6 +1,7 @@
 """Measure the original and the unlearned models: PUL, u-FID, KID, precision, recall, classes.
 
-    evaluate/metrics.json   the figures; equal configs give equal bytes
+    evaluate/<model>/metrics.json   one model's figures; equal configs give equal bytes
+    evaluate/metrics.json           gathered from them
 
 u-FID, KID, precision and recall are taken against D_r in the features that the file names
 ("features"); PUL, the histogram and the confidence are always the classifier's. For the original
@@ -9,6 +10,8 @@ the former four are those of its retained-class samples, its own quality on what
 variation distance between a model's class histogram and that of the (first) retrained one.
 """
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,64 +41,118 @@ class Retained(NamedTuple):
     some: np.ndarray
 
 
+class Yardstick(NamedTuple):
+    """What every model of a workdir is measured with.
+
+    Attributes:
+      classify: uint8 images -> Judgement, with the classifier's features.
+      judge: uint8 images -> Judgement, with the features of the evaluation.
+      accuracy: the classifier's on held-out images.
+      retained: D_r.
+      original: the Judgement of the original's images.
+    """
+
+    classify: Callable[[np.ndarray], classifier.Judgement]
+    judge: Callable[[np.ndarray], classifier.Judgement]
+    accuracy: float
+    retained: Retained
+    original: classifier.Judgement
+
+
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     workdir = Path(workdir)
-    models = sample.models(config)
-    stage = build.stage(
+    yardstick = None
+    for model in sample.models(config):
+        if not stage_dir(config, workdir, model).done(overwrite):
+            yardstick = yardstick or make_yardstick(config, workdir, overwrite)
+            run_model(config, workdir, model, yardstick)
+    path, metrics = workdir / "evaluate" / "metrics.json", gather(config, workdir)
+    if not path.exists() or artifacts.read_json(path) != json.loads(artifacts.dumps(metrics)):
+        artifacts.write_json(path, metrics)
+
+
+def stage_dir(config: ConfigDict, workdir: Path, model: str) -> artifacts.StageDir:
+    second = "replay" if model == sample.ORIGINAL else f"samples/{model}"
+    return build.stage(
         config,
         workdir,
-        "evaluate",
-        ("forget", "classifier"),
-        upstream=["replay", *(f"samples/{m}" for m in models)],
+        f"evaluate/{model}",
+        ("forget",),
+        upstream=(f"samples/{sample.ORIGINAL}", second),
         data=build.data_inputs(config),
+        classifier=classifier.inputs(config),
         evaluate=features.inputs(config),
     )
-    if stage.done(overwrite):
-        return
-    path = stage.begin()
+
+
+def make_yardstick(config: ConfigDict, workdir: Path, overwrite: bool = False) -> Yardstick:
+    """Train or load the classifier, and judge the original's images.
+
+    Raises:
+      UserError: if the classifier is too weak, or the original makes no image of the forget
+        classes.
+    """
     classify, accuracy, reference = classifier.ensure(config, workdir, overwrite)
+    images = sample.load(workdir, sample.ORIGINAL)
     forget = tuple(config.forget.classes)
-    drawn = classify(sample.load(workdir, sample.ORIGINAL)).probabilities
-    if pul.forget_rate(drawn, forget) == 0:
+    if pul.forget_rate(classify(images).probabilities, forget) == 0:
         raise UserError(
-            f"none of the original's {len(drawn)} images is of forget.classes {forget}: train it "
+            f"none of the original's {len(images)} images is of forget.classes {forget}: train it "
             "longer, or raise evaluate.images"
         )
     judge, reference = features.ensure(config, classify, reference)
     retained = choose_retained(config, reference["features"], reference["labels"])
-    judged = {model: judge(sample.load(workdir, model)) for model in models}
-    original = judged[sample.ORIGINAL]
+    return Yardstick(classify, judge, accuracy, retained, judge(images))
 
-    metrics = {
-        "classifier": {"accuracy": accuracy},
-        "features": config.evaluate.features,
-        "images": config.evaluate.images,
-        "forget_classes": forget,
-        "u_fid_held_out": held_out_distance(config, judge, retained, forget),
-        "models": {},
-        "curves": {},
-        "replay": replay_cleaning(workdir, classify, forget),
-    }
-    for model in models:
-        figures = measure(config, judged[model], original, forget)
-        kept = judged[model].features
-        if model == sample.ORIGINAL:
-            figures["u_fid_all"] = distance(kept, retained)
-            kept = kept[~np.isin(original.probabilities.argmax(-1), forget)]
-        else:
-            metrics["curves"][model] = curve(config, workdir, model, judge, original, retained)
-        figures |= quality(config, kept, retained)
-        metrics["models"][model] = figures
-    retrained = [m for m in config.methods if unlearn.is_retrained(config, m)]
-    for model in models if retrained else ():
-        metrics["models"][model]["tv_to_retrained"] = pul.total_variation(
-            *(metrics["models"][m]["histogram"] for m in (model, retrained[0]))
-        )
+
+def run_model(config: ConfigDict, workdir: Path, model: str, yardstick: Yardstick) -> None:
+    """Measure one model, whatever has been measured before; see `stage_dir` for whether it has."""
+    stage = stage_dir(config, workdir, model)
+    path = stage.begin()
+    classify, judge, accuracy, retained, original = yardstick
+    forget = tuple(config.forget.classes)
+    judged = original if model == sample.ORIGINAL else judge(sample.load(workdir, model))
+    figures, kept = measure(config, judged, original, forget), judged.features
+    metrics = {"figures": figures}
+    if model == sample.ORIGINAL:
+        figures["u_fid_all"] = distance(kept, retained)
+        kept = kept[~np.isin(original.probabilities.argmax(-1), forget)]
+        metrics["run"] = {
+            "classifier": {"accuracy": accuracy},
+            "features": config.evaluate.features,
+            "images": config.evaluate.images,
+            "forget_classes": forget,
+            "u_fid_held_out": held_out_distance(config, judge, retained, forget),
+            "replay": replay_cleaning(workdir, classify, forget),
+        }
+    else:
+        metrics["curve"] = curve(config, workdir, model, judge, original, retained)
+    figures |= quality(config, kept, retained)
     if config.evaluate.bits_per_dim_images:
-        for model in models:
-            metrics["models"][model]["bits_per_dim"] = evidence(config, workdir, model)
+        figures["bits_per_dim"] = evidence(config, workdir, model)
     artifacts.write_json(path / "metrics.json", metrics)
-    stage.finish({"models": models})
+    stage.finish({})
+
+
+def load(workdir: Path, model: str) -> dict:
+    """What `run_model` wrote of a model."""
+    artifacts.upstream(workdir, f"evaluate/{model}")
+    return artifacts.read_json(Path(workdir) / "evaluate" / model / "metrics.json")
+
+
+def gather(config: ConfigDict, workdir: Path) -> dict:
+    """All models' figures in one."""
+    measured = {model: load(workdir, model) for model in sample.models(config)}
+    figures = {model: m["figures"] for model, m in measured.items()}
+    retrained = [m for m in config.methods if unlearn.is_retrained(config, m)]
+    for row in figures.values() if retrained else ():
+        row["tv_to_retrained"] = pul.total_variation(
+            *(np.array(r["histogram"]) for r in (row, figures[retrained[0]]))
+        )
+    return measured[sample.ORIGINAL]["run"] | {
+        "models": figures,
+        "curves": {model: m["curve"] for model, m in measured.items() if "curve" in m},
+    }
 
 
 def choose_retained(config: ConfigDict, features: np.ndarray, labels: np.ndarray) -> Retained:

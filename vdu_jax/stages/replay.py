@@ -30,8 +30,9 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     forget = source.subset(build.forget_retain(config, source).forget)
     params = build.load_pretrained(config, workdir, found.image_shape)
     path = stage.begin()
-    sampler = build.sampler(config, found.image_shape)
-    images = sampler(params, config.replay.seed, config.replay.images, "replay")
+    images = build.draw_original(
+        config, workdir, found.image_shape, config.replay.seed, config.replay.images
+    )
     features = build.features(config, found.image_shape)
     forget_images, _ = forget.read()
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from vdu_jax.runtime import artifacts, pictures
-from vdu_jax.stages import build, sample
+from vdu_jax.stages import build, evaluate, sample
 
 GRID = 60
 NETWORKS = {"classifier": "the classifier", "inception": "Inception-v3"}
@@ -34,18 +34,21 @@ overflow: auto; font-size: 12px } .note { color: #666 }
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     workdir = Path(workdir)
-    stage = build.stage(config, workdir, "report", (), upstream=("evaluate", "posterior"))
+    models = sample.models(config)
+    measured = [f"evaluate/{model}" for model in models]
+    stage = build.stage(config, workdir, "report", (), upstream=(*measured, "posterior"))
     path = stage.path / "report.html"
     if not stage.done(overwrite):
-        table = make_table(config, workdir)
+        metrics = evaluate.gather(config, workdir)
+        table = make_table(config, workdir, metrics)
         stage.begin()
-        artifacts.write_text(path, page(config, workdir, table))
-        grids = [grid(workdir, model) for model in sample.models(config)]
+        artifacts.write_text(path, page(config, workdir, table, metrics))
+        grids = [grid(workdir, model) for model in models]
         pictures.save(stage.path / "samples.png", pictures.side_by_side(grids))
         artifacts.write_json(stage.path / "table.json", table)
         stage.finish({})
     stored = artifacts.read_json(stage.path / "table.json")
-    table = {model: stored[model] for model in sample.models(config)}
+    table = {model: stored[model] for model in models}
     show(table, path, config.evaluate.features)
 
 
@@ -66,16 +69,15 @@ def show(table: dict, path: Path, features: str) -> None:
     print(json.dumps(table))
 
 
-def make_table(config: ConfigDict, workdir: Path) -> dict:
+def make_table(config: ConfigDict, workdir: Path, metrics: dict) -> dict:
     """model -> pul, u_fid, steps (to the one kept), seconds (of all the optimisation)."""
-    metrics = artifacts.read_json(workdir / "evaluate" / "metrics.json")["models"]
     table = {}
     for model in sample.models(config):
         folder = sample.folder(config, workdir, model)
         summary = artifacts.finished(folder)["summary"]
         table[model] = {
-            "pul": metrics[model]["pul"],
-            "u_fid": metrics[model]["u_fid"],
+            "pul": metrics["models"][model]["pul"],
+            "u_fid": metrics["models"][model]["u_fid"],
             "steps": summary.get("kept_step", summary["steps"]),
             # An imported model took no time here.
             "seconds": round(artifacts.timings(folder).get("fit", 0.0), 1),
@@ -83,9 +85,8 @@ def make_table(config: ConfigDict, workdir: Path) -> dict:
     return table
 
 
-def page(config: ConfigDict, workdir: Path, table: dict) -> str:
+def page(config: ConfigDict, workdir: Path, table: dict, metrics: dict) -> str:
     """The whole report as HTML."""
-    metrics = artifacts.read_json(workdir / "evaluate" / "metrics.json")
     names = build.dataset(config).class_names
     forget = ", ".join(f"{names[c]} (class {c})" for c in config.forget.classes)
     sections = [

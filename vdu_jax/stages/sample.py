@@ -39,26 +39,34 @@ def load_params(config: ConfigDict, workdir: Path, model: str, image_shape: tupl
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
-    count, seed = config.evaluate.images, config.evaluate.seed
     for model in models(config):
-        source = ORIGINAL if model == ORIGINAL else f"unlearn/{model}"
-        stage = build.stage(
-            config,
-            workdir,
-            f"samples/{model}",
-            ("sampler",),
-            upstream=(source,),
-            evaluate={"images": count, "seed": seed},
-        )
-        if stage.done(overwrite):
-            continue
-        image_shape = build.dataset(config).image_shape
+        run_model(config, workdir, model, overwrite)
+
+
+def run_model(config: ConfigDict, workdir: Path, model: str, overwrite: bool = False) -> None:
+    """Draw the images of one model."""
+    count, seed = config.evaluate.images, config.evaluate.seed
+    source = ORIGINAL if model == ORIGINAL else f"unlearn/{model}"
+    stage = build.stage(
+        config,
+        workdir,
+        f"samples/{model}",
+        ("sampler",),
+        upstream=(source,),
+        evaluate={"images": count, "seed": seed},
+    )
+    if stage.done(overwrite):
+        return
+    image_shape = build.dataset(config).image_shape
+    if model == ORIGINAL:
+        images = build.draw_original(config, workdir, image_shape, seed, count)
+    else:
         params = load_params(config, workdir, model, image_shape)
-        path = stage.begin()
         images = build.sampler(config, image_shape)(params, seed, count, f"sample {model}")
-        artifacts.write_npz(path / "images.npz", images=images)
-        pictures.save(path / "grid.png", pictures.grid(images[:100]))
-        stage.finish({"images": count})
+    path = stage.begin()
+    artifacts.write_npz(path / "images.npz", images=images)
+    pictures.save(path / "grid.png", pictures.grid(images[:100]))
+    stage.finish({"images": count})
 
 
 def load(workdir: Path, model: str) -> np.ndarray:

@@ -51,6 +51,7 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         {
             "steps": result.steps,
             "snapshots": result.snapshots,
+            "flops": result.flops,
             "parameters": posterior.num_parameters(params),
             "images": len(source),
             "class_names": found.class_names,

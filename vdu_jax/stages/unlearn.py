@@ -32,6 +32,7 @@ def stage_dir(config: ConfigDict, workdir: Path, name: str) -> artifacts.StageDi
         ("forget", "sampler", "curve", *(["train"] if is_retrained(config, name) else [])),
         upstream=("original", "posterior", "replay"),
         method=config.methods[name].to_dict(),
+        unlearn={"seed": config.unlearn.seed},
     )
 
 
@@ -52,12 +53,14 @@ def open_loaders(config: ConfigDict, workdir: Path, name: str, sees: frozenset) 
     for kind in sorted(sees):
         if kind == "replay":
             images = replay.load(workdir).cleaned
-            loaders[kind] = replay.loader(images, settings.replay_batch, seed=0)
+            loaders[kind] = replay.loader(images, settings.replay_batch, config.unlearn.seed)
             continue
         found = build.dataset(config)
         source = build.open_split(config, found, "train")
         indices = getattr(build.forget_retain(config, source), kind)
-        loaders[kind] = data.make_loader(source.subset(indices), settings[f"{kind}_batch"], seed=0)
+        loaders[kind] = data.make_loader(
+            source.subset(indices), settings[f"{kind}_batch"], config.unlearn.seed
+        )
     return loaders
 
 
@@ -80,7 +83,8 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
     mesh = parallel.make_mesh()
     for key in ("forget_batch", "replay_batch", "retain_batch"):
         parallel.check_batch_size(settings[key], mesh, f"methods.{name}.{key}")
-    train.check(config)
+    if is_retrained(config, name):
+        train.check(config)
     image_shape = build.dataset(config).image_shape
     pretrained = build.load_pretrained(config, workdir, image_shape)
     objective = make_objective(config, workdir, name, image_shape)
@@ -93,7 +97,7 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
             pretrained,
             open_loaders(config, workdir, name, objective.sees),
             build.optimizer(settings.learning_rate),
-            key=jax.random.key(0),
+            key=jax.random.key(config.unlearn.seed),
             num_steps=settings.steps,
             directory=path,
             snapshot_steps=range(
@@ -121,6 +125,7 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
             "why": why,
             "stopped": result.stopped,
             "steps": result.steps,
+            "flops": result.flops,
             "snapshots": [s._asdict() for s in snapshots],
             "sees": sorted(objective.sees),
         },
