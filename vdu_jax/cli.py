@@ -25,6 +25,9 @@ STAGE
   report      report.html and the table
 
 TOOLS
+  benchmark --config=FILE --workdir=DIR [--only=METHOD/CLASS/SEED [--against=RESULTS.json]]
+              every method on every class and seed of the config; --only makes one cell again
+              and compares it with the published figures
   import DIR --workdir=DIR [--weights=params|ema]
               bring in a diffusers model (a folder with safetensors weights)
   export DIR --workdir=DIR [--config=FILE] [--model=original|METHOD] [--weights=ema|params]
@@ -51,6 +54,7 @@ XLA_FLAGS = (
 
 # Tool -> its positional arguments and the flags that it cannot do without.
 TOOLS = {
+    "benchmark": ((), ("config", "workdir")),
     "import": (("DIR",), ("workdir",)),
     "export": (("DIR",), ("workdir",)),
     "convert": (("FILE", "FILE.safetensors"), ()),
@@ -74,6 +78,8 @@ def parse(argv: Sequence[str], command: str = "run"):
     values = flags.FlagValues()
     flags.DEFINE_string("model", "original", "what to export", flag_values=values)
     flags.DEFINE_string("weights", "", "ema or params", flag_values=values)
+    flags.DEFINE_string("only", "", "a cell of the benchmark", flag_values=values)
+    flags.DEFINE_string("against", "", "published results.json", flag_values=values)
     flags.DEFINE_string("precision", "float32", "what to check", flag_values=values)
     flags.DEFINE_boolean("json", False, "for machines", flag_values=values)
     config_flags.DEFINE_config_file("config", None, "settings", flag_values=values)
@@ -123,7 +129,17 @@ def run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
 
 def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
     """Run one of `TOOLS`; returns the exit code."""
-    if command == "import":
+    if command == "benchmark":
+        from vdu_jax.config import validate_benchmark
+        from vdu_jax.stages import benchmark
+
+        validate_benchmark(config)
+        if values.against and not values.only:
+            raise UserError("--against is for --only: the published figures to compare a cell with")
+        if values.only:
+            return benchmark.run_only(config, values.workdir, values.only, values.against)
+        benchmark.run(config, values.workdir)
+    elif command == "import":
         from vdu_jax.stages import importing
 
         weights = values.weights or "params"

@@ -6,7 +6,7 @@ cannot work into one clear line before anything is computed.
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -40,11 +40,24 @@ def method(objective: str, **changes: Any) -> ConfigDict:
             "params": _objective_defaults(objective),
         }
     )
+    return change_method(objective, entry, changes)
+
+
+def change_method(name: str, entry: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """A copy of an entry of `config.methods` with some settings changed, as in `method`.
+
+    Raises:
+      UserError: for a setting that it does not have, or a value of another type.
+    """
+    entry = ConfigDict(entry.to_dict())
     for key, value in changes.items():
-        section = entry if key in entry else entry.params
+        section = entry if key in entry and key != "params" else entry.params
         if key not in section:
-            raise UserError(f"method {objective!r} has no setting {key!r}")
-        section[key] = value
+            raise UserError(f"method {name!r} has no setting {key!r}")
+        try:
+            section[key] = value
+        except TypeError as error:
+            raise UserError(f"method {name!r}: {error}") from None
     return entry
 
 
@@ -140,6 +153,7 @@ def default() -> ConfigDict:
             },
             "unlearn": {
                 "init_from": "",  # workdir of `vdu import` or `vdu train`: unlearn its model
+                "seed": 0,  # of data order, times and noise
             },
             "replay": {
                 "images": 2000,  # drawn from the original model
@@ -165,7 +179,20 @@ def default() -> ConfigDict:
                 "reference_images": 10_000,  # at most so many of D_r for KID, precision and recall
                 "bits_per_dim_images": 0,  # held-out images for the evidence bound; 0 skips it
             },
+            # `vdu benchmark`: each of `methods` on each of these classes and training seeds.
+            "benchmark": {
+                "classes": (),  # each is forgotten alone
+                "seeds": (0, 1, 2),
+                "method_seeds": {},  # method -> the seeds it is run on, if not on all
+                "tuning_class": -1,  # not among `classes`; for choosing from grids
+                # method -> tuple of {setting: value}, as many for every method that is tuned.
+                "grids": {},
+                # method -> settings outside `methods` that differ in its cells (ablations), e.g.
+                # {"posterior": {"count": 3}}
+                "changes": {},
+            },
             "classifier": {
+                "dir": "",  # folder that holds it, for runs to share; "": the workdir
                 "widths": (32, 64, 128),
                 "blocks": 1,
                 "dropout": 0.1,
@@ -317,8 +344,8 @@ def validate(config: ConfigDict) -> None:
         "replay.seed, curve.seed and evaluate.seed must differ, or images are used twice",
     )
     c.not_negative(
-        "forget.seed", "replay.seed", "curve.seed", "evaluate.seed", "classifier.seed",
-        "evaluate.bits_per_dim_images", "classifier.weight_decay",
+        "forget.seed", "unlearn.seed", "replay.seed", "curve.seed", "evaluate.seed",
+        "classifier.seed", "evaluate.bits_per_dim_images", "classifier.weight_decay",
     )  # fmt: skip
     c.increasing_ints("classifier.widths", 8)
     c.that(
@@ -332,6 +359,56 @@ def validate(config: ConfigDict) -> None:
 
     for name in config.methods:
         _validate_method(c, name, objectives.FACTORIES)
+
+
+def validate_benchmark(config: ConfigDict) -> None:
+    """Refuse a comparison that cannot work or would not be fair; call `validate` first.
+
+    Raises:
+      UserError: as `validate`.
+    """
+    from vdu_jax import data, objectives
+
+    c, section = _Check(config), config.benchmark
+    info = data.static_info(config.data.name)
+    high = None if info is None else info[1] - 1
+    c.increasing_ints("benchmark.classes", 0, high)
+    c.increasing_ints("benchmark.seeds", 0)
+    for key in ("classes", "seeds"):
+        values = section[key]
+        c.that(f"benchmark.{key}", lambda v: len(set(v)) == len(v) > 0, "must name some, each once")
+        del values
+    c.that("methods", lambda v: len(v) > 0, "must name at least one method")
+    for key in ("method_seeds", "grids", "changes"):
+        known = set(config.methods)
+        c.that(f"benchmark.{key}", lambda v, k=known: set(v) <= k, "must name entries of methods")
+    for method, seeds in section.method_seeds.items():
+        c.that(
+            f"benchmark.method_seeds.{method}",
+            lambda v: len(v) > 0 and set(v) <= set(section.seeds),
+            "must be a tuple of some of benchmark.seeds",
+        )
+        del seeds
+    for method in section.changes:
+        c.that(
+            f"benchmark.changes.{method}",
+            lambda v: not set(v) - {"forget", "posterior", "replay", "curve", "sampler"},
+            "may change forget, posterior, replay, curve and sampler only",
+        )
+    if section.grids:
+        c.that(
+            "benchmark.tuning_class",
+            lambda v: v >= 0 and v not in section.classes and (high is None or v <= high),
+            "must be a class that is not among benchmark.classes",
+        )
+        sizes = {len(grid) for grid in section.grids.values()}
+        c.that("benchmark.grids", lambda v: len(sizes) == 1, "must all have as many candidates")
+    for method, grid in section.grids.items():
+        trial = ConfigDict({"methods": {}})
+        for index, changes in enumerate(grid):
+            name = f"{method}-{index}"
+            trial.methods[name] = change_method(method, config.methods[method], changes)
+            _validate_method(_Check(trial), name, objectives.FACTORIES)
 
 
 def validate_diffusion(config: ConfigDict) -> None:

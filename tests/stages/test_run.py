@@ -59,7 +59,7 @@ def test_a_method_that_is_added_is_measured_and_the_others_are_left(finished_run
     workdir = tmp_path / "copy"
     shutil.copytree(finished_run, workdir)
     before = files(workdir / "evaluate" / "plain") | files(workdir / "evaluate" / "original")
-    config.methods.again = config.methods.plain.copy_and_resolve_references()
+    config.methods = dict(config.methods) | {"again": config.methods.plain}
     for stage in (unlearn, sample, evaluate):
         stage.run(config, workdir)
     models = artifacts.read_json(workdir / "evaluate" / "metrics.json")["models"]

@@ -1,0 +1,323 @@
+"""Every method on every forget class and training seed: the cells of a comparison.
+
+    seed-<s>/                      the model trained with a seed, and what is drawn from it
+    seed-<s>/run-<i>/              further runs from the same initial parameters (ablations)
+    seed-<s>/class-<c>[+<changes>]/  a workdir like any other: one class unlearned from that model
+    tuning/class-<c>/              the candidates for each method's settings, on a class of its own
+    tuning/<method>/               which of them was chosen
+    again/<cell>/                  a cell made again by --only
+    classifier/                    shared
+    results.json                   all figures, with config and versions; see `comparison`
+
+A cell is METHOD/CLASS/SEED. Each is made by the same stages as `vdu run`, so what is finished is
+skipped and a run that was killed continues. results.json holds nothing that depends on time or
+interruptions.
+"""
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vdu_jax import config as config_lib
+from vdu_jax import detector
+from vdu_jax.errors import UserError
+from vdu_jax.runtime import artifacts
+from vdu_jax.stages import (
+    build,
+    comparison,
+    evaluate,
+    posterior,
+    relearn,
+    replay,
+    sample,
+    train,
+    unlearn,
+)  # fmt: skip
+
+SEED_STEP = 10  # between the sampling seeds of two training seeds
+RUN_STEP = 1000  # between the training seeds of two runs from the same initial parameters
+GRID = 48
+# What `--only` prints and compares.
+FIGURES = (
+    "pul", "u_fid", "kid", "precision", "recall", "confidence", "histogram", "kept_step", "steps",
+)  # fmt: skip
+
+
+class Cell(NamedTuple):
+    """One method, one forget class, one training seed."""
+
+    method: str
+    forget: int
+    seed: int
+
+    def __str__(self):
+        return f"{self.method}/{self.forget}/{self.seed}"
+
+
+def parse_cell(config: ConfigDict, text: str) -> Cell:
+    """A cell of the benchmark from METHOD/CLASS/SEED.
+
+    Raises:
+      UserError: if it is not one.
+    """
+    found = {str(cell): cell for cell in cells(config)}
+    if text not in found:
+        raise UserError(
+            f"--only={text}: no cell METHOD/CLASS/SEED of this config; its methods are "
+            f"{', '.join(sorted(config.methods))}, e.g. --only={next(iter(found))}"
+        )
+    return found[text]
+
+
+def cells(config: ConfigDict) -> list[Cell]:
+    """All cells: seed by seed, class by class, what is retrained first."""
+    section = config.benchmark
+    names = sorted(config.methods, key=lambda m: (not unlearn.is_retrained(config, m), m))
+    return [
+        Cell(method, forget, seed)
+        for seed in section.seeds
+        for forget in section.classes
+        for method in names
+        if seed in section.method_seeds.get(method, section.seeds)
+    ]
+
+
+def seed_config(config: ConfigDict, seed: int) -> ConfigDict:
+    """The config of a training seed: other parameters, data order, noise and samples."""
+    new = config.copy_and_resolve_references()
+    new.train.seed = new.train.init_seed = new.unlearn.seed = seed
+    for section in ("replay", "curve", "evaluate", "relearn"):
+        new[section].seed += SEED_STEP * seed
+    return new
+
+
+def cell_config(
+    config: ConfigDict, workdir: Path, method: str, forget: int, seed: int, entries: dict
+) -> ConfigDict:
+    """The config of a workdir in which a class is unlearned from a seed's model.
+
+    Args:
+      method: whose `config.benchmark.changes` apply. entries: name -> settings of `methods` there.
+    """
+    new = seed_config(config, seed)
+    new.forget.classes = (forget,)
+    new.unlearn.init_from = str(workdir / f"seed-{seed}")
+    new.classifier.dir = str(workdir)
+    new.methods = entries
+    new.update(config.benchmark.changes.get(method, {}))
+    if new.posterior.source == "runs":
+        folder = workdir / f"seed-{seed}"
+        new.posterior.runs = tuple(str(folder / f"run-{i}") for i in range(1, new.posterior.count))
+    return new
+
+
+def place(config: ConfigDict, root: Path, method: str, forget: int) -> Path:
+    """The workdir of a class under `root`. Methods with the same changes share it."""
+    changes = config.benchmark.changes.get(method, {})
+    suffix = f"+{artifacts.fingerprint(artifacts.flatten('', changes))[:8]}" if changes else ""
+    return root / f"class-{forget}{suffix}"
+
+
+def candidates(config: ConfigDict, method: str) -> list[ConfigDict]:
+    """The settings that a method is tuned over: its grid's changes of the config's."""
+    entry = config.methods[method]
+    return [config_lib.change_method(method, entry, c) for c in config.benchmark.grids[method]]
+
+
+def tune(config: ConfigDict, workdir: Path, method: str) -> ConfigDict:
+    """A method's settings: those of its grid that do best on the tuning class.
+
+    Which are best says the rule that keeps a step (`detector.choose_step`). It sees D_f and the
+    model alone, for every method: the classifier and the retained data have no part in it.
+    """
+    section = config.benchmark
+    if method not in section.grids:
+        return config.methods[method]
+    entries, forget, seed = candidates(config, method), section.tuning_class, section.seeds[0]
+    named = {f"{method}-{i}": entry for i, entry in enumerate(entries)}
+    new = cell_config(config, workdir, method, forget, seed, named)
+    folder = place(config, workdir / "tuning", method, forget)
+    prepare(new, folder)
+    stage = artifacts.StageDir(
+        workdir,
+        f"tuning/{method}",
+        {f"{name}": unlearn.stage_dir(new, folder, name).inputs for name in named},
+    )
+    if not stage.done():
+        stage.begin()
+        best = []
+        for index, name in enumerate(named):
+            unlearn.run_method(new, folder, name)
+            summary = artifacts.upstream(folder, f"unlearn/{name}")["summary"]
+            kept = next(s for s in summary["snapshots"] if s["step"] == summary["kept_step"])
+            best.append(detector.Snapshot(index, kept["estimated_pul"], kept["drift"]))
+        chosen, _ = detector.choose_step(best, config.methods[method].target_pul)
+        rows = [
+            {"changes": dict(c), "estimated_pul": s.estimated_pul, "drift": s.drift}
+            for c, s in zip(section.grids[method], best, strict=True)
+        ]
+        stage.finish({"chosen": chosen, "candidates": rows})
+    return entries[artifacts.finished(stage.path)["summary"]["chosen"]]
+
+
+def prepare(config: ConfigDict, folder: Path) -> None:
+    """What all methods of a class share: the trained model, posterior, replay."""
+    base = config.copy_and_resolve_references()
+    base.unlearn.init_from = base.train.init_from
+    train.run(base, Path(config.unlearn.init_from))
+    for run in map(Path, config.posterior.runs):
+        base.train.seed = config.train.seed + RUN_STEP * int(run.name.removeprefix("run-"))
+        train.run(base, run)
+    posterior.run(config, folder)
+    replay.run(config, folder)
+
+
+def run_cell(
+    config: ConfigDict, workdir: Path, root: Path, cell: Cell, settings: ConfigDict, cache: dict
+) -> dict:
+    """Unlearn, sample, evaluate, relearn: whatever of it is not finished.
+
+    Args:
+      root: folder in which the class's workdir lies. settings: the method's.
+      cache: workdir of a class -> `evaluate.Yardstick`, the last one.
+
+    Returns:
+      The figures of the cell, and under "original" those of the model unlearned from.
+    """
+    new = cell_config(config, workdir, cell.method, cell.forget, cell.seed, {cell.method: settings})
+    folder = place(config, root, cell.method, cell.forget)
+    prepare(new, folder)
+    unlearn.run_method(new, folder, cell.method)
+    for model in (sample.ORIGINAL, cell.method):
+        sample.run_model(new, folder, model)
+        if not evaluate.stage_dir(new, folder, model).done():
+            if folder not in cache:
+                cache.clear()
+                cache[folder] = evaluate.make_yardstick(new, folder)
+            evaluate.run_model(new, folder, model, cache[folder])
+        if new.relearn.images:
+            relearn.run_model(new, folder, model)
+    return figures(new, folder, cell.method)
+
+
+def figures(config: ConfigDict, folder: Path, method: str) -> dict:
+    """All that is published of a cell; nothing of it depends on time or interruptions."""
+    made = artifacts.upstream(folder, f"unlearn/{method}")
+    training = artifacts.finished(build.original_folder(config, folder))
+    summary = made["summary"]
+    rows = {}
+    for model in (method, sample.ORIGINAL):
+        measured = evaluate.load(folder, model)
+        rows[model] = measured.pop("figures") | measured
+        if config.relearn.images:
+            rows[model]["relearning"] = artifacts.upstream(folder, f"relearn/{model}")["summary"]
+    row = rows[method]
+    for key in ("kept_step", "why", "stopped", "steps", "sees"):
+        row[key] = summary[key]
+    row["share_of_training"] = summary["flops"] / training["summary"]["flops"]
+    row["original"] = rows[sample.ORIGINAL]
+    row["provenance"] = made["provenance"]
+    return row
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
+    """Run all cells and write what `comparison` makes of them."""
+    workdir, todo, cache, results = Path(workdir), cells(config), {}, {}
+    settings = {method: tune(config, workdir, method) for method in sorted(config.methods)}
+
+    def missing(cell: Cell) -> bool:
+        root = workdir / f"seed-{cell.seed}"
+        last = "relearn" if config.relearn.images else "evaluate"
+        folder = place(config, root, cell.method, cell.forget)
+        return not (folder / last / cell.method / "done.json").exists()
+
+    started, made, left = time.monotonic(), 0, sum(map(missing, todo))
+    for cell in todo:
+        new = missing(cell)
+        row = run_cell(
+            config, workdir, workdir / f"seed-{cell.seed}", cell, settings[cell.method], cache
+        )
+        results[cell] = row
+        if new:
+            made, left = made + 1, left - 1
+            minutes = left * (time.monotonic() - started) / made / 60
+            print(
+                f"cell {cell}: PUL {row['pul']:.1f} %, u-FID {row['u_fid']:.2f}; {left} of "
+                f"{len(todo)} left, about {minutes:.0f} min",
+                file=sys.stderr,
+                flush=True,
+            )
+    published = comparison.results(config, tunings(config, workdir), results)
+    artifacts.write_json(workdir / "results.json", published)
+    comparison.write(published, workdir, grids(config, workdir))
+    print(comparison.table(published))
+    print(f"results: {workdir / 'results.json'}")
+
+
+def tunings(config: ConfigDict, workdir: Path) -> dict:
+    """method -> what its tuning found, and the settings chosen."""
+    found = {}
+    for method in sorted(config.methods):
+        entry = config.methods[method]
+        found[method] = {}
+        if method in config.benchmark.grids:
+            found[method] = artifacts.upstream(workdir, f"tuning/{method}")["summary"]
+            entry = candidates(config, method)[found[method]["chosen"]]
+        found[method]["settings"] = entry.to_dict()
+    return found
+
+
+def grids(config: ConfigDict, workdir: Path) -> dict[int, dict[str, np.ndarray]]:
+    """class -> model -> its first images (GRID, H, W, C), of the first training seed."""
+    found = {}
+    for cell in cells(config):
+        if cell.seed == config.benchmark.seeds[0]:
+            folder = place(config, workdir / f"seed-{cell.seed}", cell.method, cell.forget)
+            rows = found.setdefault(cell.forget, {})
+            for model in (sample.ORIGINAL, cell.method):
+                if model not in rows:
+                    rows[model] = sample.load(folder, model)[:GRID]
+    return found
+
+
+def run_only(config: ConfigDict, workdir: Path, text: str, against: str = "") -> int:
+    """Make one cell again, beside the others, and compare it with what is published.
+
+    Args:
+      text: METHOD/CLASS/SEED.
+      against: a results.json to compare with and to take tuned settings from; "" for the workdir's,
+        if it has one.
+
+    Returns:
+      The exit code: 1 if a figure is not the published one.
+    """
+    workdir, cell = Path(workdir), parse_cell(config, text)
+    file = Path(against or workdir / "results.json")
+    published = artifacts.read_json(file) if against or file.exists() else None
+    if published and str(cell) not in published["cells"]:
+        raise UserError(f"{file} has no cell {cell}: name another file with --against")
+    if published and against:
+        settings = ConfigDict(published["tuned"][cell.method]["settings"])
+    else:
+        settings = tune(config, workdir, cell.method)
+    root = workdir / "again" / str(cell)
+    if (place(config, root, cell.method, cell.forget) / "finished").exists():
+        shutil.rmtree(root)
+    row = run_cell(config, workdir, root, cell, settings, {})
+    artifacts.write_text(place(config, root, cell.method, cell.forget) / "finished", "")
+    print(json.dumps({k: row[k] for k in FIGURES}))
+    if published is None:
+        return 0
+    old = published["cells"][str(cell)]
+    differ = [k for k in FIGURES if json.loads(artifacts.dumps(row[k])) != old[k]]
+    for key in differ:
+        print(f"{cell}: {key} = {row[key]}, published {old[key]}")
+    if not differ:
+        print(f"{cell}: equal to {file}")
+    return int(bool(differ))

@@ -1,0 +1,290 @@
+"""What a benchmark publishes: results.json, a table, a CSV file, a plot and grids.
+
+results.json         config, versions, settings, every cell, mean ± standard error
+table.md             one row a method
+cells.csv            one row a cell
+tradeoff.png         PUL against u-FID over the steps, all methods
+grids/class-<c>.png  the same noise through every model
+"""
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vdu_jax.metrics import pul, tradeoff
+from vdu_jax.runtime import artifacts, pictures
+
+ORIGINAL = "original"
+LEVELS = (80, 90, 95)  # PUL at which methods are compared by u-FID
+# Column of the table -> key of a cell's row, digits after the point.
+COLUMNS = {
+    "PUL %": ("pul", 1),
+    "u-FID": ("u_fid", 2),
+    "u-FID / retrain's": ("u_fid_ratio", 2),
+    "KID × 1000": ("kid_1000", 1),
+    "precision": ("precision", 3),
+    "recall": ("recall", 3),
+    "TV": ("tv_to_retrained", 3),
+    "relearning steps": ("relearning_steps", 0),
+    "step kept": ("kept_step", 0),
+    "% of training": ("percent_of_training", 2),
+}
+
+
+def results(config: ConfigDict, tuned: Mapping, rows: Mapping) -> dict:
+    """Everything that is published, as JSON.
+
+    Args:
+      tuned: method -> what its tuning found and its settings. rows: cell (`benchmark.Cell`) ->
+        figures, see `benchmark.figures`.
+    """
+    settings = config.to_dict()
+    for key in ("dir", "manual_dir"):  # where files lie is nobody else's business
+        del settings["data"][key]
+    versions = []
+    cells = {}
+    for cell, row in rows.items():
+        row = dict(row)
+        made = row.pop("provenance")
+        if made not in versions:
+            versions.append(made)
+        cells[str(cell)] = row
+        cells.setdefault(f"{ORIGINAL}/{cell.forget}/{cell.seed}", row.pop("original"))
+    _compare_with_retrained(cells, settings["methods"])
+    for row in cells.values():
+        row["kid_1000"] = None if row["kid"] is None else 1000 * row["kid"]["value"]
+        row["relearning_steps"] = row.get("relearning", {}).get("steps")
+        if "share_of_training" in row:
+            row["percent_of_training"] = 100 * row["share_of_training"]
+    _at_equal_forgetting(cells)
+    return {
+        "config": settings,
+        "provenance": versions,
+        "tuned": dict(tuned),
+        "cells": cells,
+        "summary": summarise(cells),
+    }
+
+
+def _split(cell: str) -> tuple[str, str, str]:
+    method, forget, seed = cell.rsplit("/", 2)
+    return method, forget, seed
+
+
+def _compare_with_retrained(cells: dict, methods: Mapping) -> None:
+    """Total variation and u-FID ratio to the retrained model of the same class.
+
+    Of the same seed if there is one, or else the mean over those that there are.
+    """
+    gold = next((m for m, entry in methods.items() if entry["objective"] == "retrain"), None)
+    for name, row in cells.items():
+        _, forget, seed = _split(name)
+        same = cells.get(f"{gold}/{forget}/{seed}")
+        there = [r for n, r in cells.items() if _split(n)[:2] == (gold, forget)]
+        row["tv_to_retrained"] = row["u_fid_ratio"] = None
+        if not there:
+            continue
+        reference = same["u_fid"] if same else float(np.mean([r["u_fid"] for r in there]))
+        if row["u_fid"] is not None:
+            row["u_fid_ratio"] = row["u_fid"] / reference
+        histogram = sum(np.array(r["histogram"]) for r in ([same] if same else there))
+        row["tv_to_retrained"] = pul.total_variation(np.array(row["histogram"]), histogram)
+
+
+def _at_equal_forgetting(cells: dict) -> None:
+    """u-FID where the curve reaches each of `LEVELS`."""
+    for name, row in cells.items():
+        method, forget, seed = _split(name)
+        if method == ORIGINAL:
+            continue
+        start = cells[f"{ORIGINAL}/{forget}/{seed}"]
+        curve = [(0.0, start["u_fid_all"])]
+        curve += [(r["pul"], r["u_fid"]) for r in row["curve"] if r["u_fid"] is not None]
+        row["u_fid_at"] = {str(level): tradeoff.u_fid_at(curve, level) for level in LEVELS}
+
+
+def summarise(cells: Mapping) -> dict:
+    """method -> figure -> {mean, standard_error, count} over its cells, absent values left out."""
+    keys = [key for key, _ in COLUMNS.values()] + ["confidence", "u_fid_all"]
+    summary = {}
+    for method in dict.fromkeys(_split(name)[0] for name in cells):
+        rows = [row for name, row in cells.items() if _split(name)[0] == method]
+        flat = [
+            row | {f"u_fid_at_{k}": v for k, v in row.get("u_fid_at", {}).items()} for row in rows
+        ]
+        summary[method] = {"cells": len(rows)}
+        for key in [*keys, *(f"u_fid_at_{level}" for level in LEVELS)]:
+            values = [row[key] for row in flat if row.get(key) is not None]
+            if values:
+                summary[method][key] = tradeoff.spread(values)._asdict()
+    return summary
+
+
+def order(published: Mapping) -> list[str]:
+    """The original, what is retrained, then the methods by their u-FID."""
+    methods, summary = published["config"]["methods"], published["summary"]
+
+    def rank(name):
+        if name == ORIGINAL:
+            return (0, 0.0)
+        retrained = methods[name]["objective"] == "retrain"
+        return (1 if retrained else 2, summary[name].get("u_fid", {"mean": math.inf})["mean"])
+
+    return sorted(summary, key=rank)
+
+
+def table(published: Mapping) -> str:
+    """The figures in Markdown: mean ± standard error over classes and seeds."""
+    summary, lines = published["summary"], []
+
+    def line(cells):
+        lines.append("| " + " | ".join(cells) + " |")
+
+    header = ["method", "sees", "cells", *COLUMNS]
+    line(header)
+    line(["---"] * len(header))
+    for name in order(published):
+        figures = summary[name]
+        row = [name, _sees(published, name), str(figures["cells"])]
+        for key, digits in COLUMNS.values():
+            row.append(_shown(figures.get(key), digits, figures["cells"]))
+        line(row)
+    lines.append("")
+    line(["u-FID at equal PUL", *(f"{level} %" for level in LEVELS)])
+    line(["---"] * (1 + len(LEVELS)))
+    for name in order(published)[1:]:
+        values = [summary[name].get(f"u_fid_at_{level}") for level in LEVELS]
+        line([name, *(_shown(value, 2, summary[name]["cells"]) for value in values)])
+    return "\n".join(lines) + "\n"
+
+
+def _sees(published: Mapping, name: str) -> str:
+    rows = (row for cell, row in published["cells"].items() if _split(cell)[0] == name)
+    return ", ".join(next(rows).get("sees", [])) or "–"
+
+
+def _shown(value: Mapping | None, digits: int, cells: int) -> str:
+    """mean ± standard error; in brackets how many of the cells have a value, if not all."""
+    if value is None:
+        return "–"
+    text = f"{value['mean']:.{digits}f}"
+    if value["standard_error"] is not None:
+        text += f" ± {value['standard_error']:.{digits}f}"
+    return text if value["count"] == cells else f"{text} ({value['count']} of {cells})"
+
+
+def csv_text(published: Mapping) -> str:
+    """One row a cell."""
+    buffer = io.StringIO()
+    keys = [key for key, _ in COLUMNS.values()] + ["confidence", "steps", "stopped"]
+    levels = [str(level) for level in LEVELS]
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(
+        [
+            "method",
+            "class",
+            "seed",
+            "pul_low",
+            "pul_high",
+            *keys,
+            *(f"u_fid_at_{k}" for k in levels),
+        ]
+    )
+    for name, row in published["cells"].items():
+        at = row.get("u_fid_at", {})
+        writer.writerow(
+            [*_split(name), *row["pul_interval"], *(row.get(k) for k in keys)]
+            + [at.get(k) for k in levels]
+        )
+    return buffer.getvalue()
+
+
+def write(published: Mapping, folder: Path, grids: Mapping) -> None:
+    """The table, the CSV file, the plot and the grids.
+
+    Args:
+      grids: class -> model -> its first images (n, H, W, C) uint8.
+    """
+    artifacts.write_text(folder / "table.md", table(published))
+    artifacts.write_text(folder / "cells.csv", csv_text(published))
+    _save(plot(published), folder / "tradeoff.png")
+    for forget, models in grids.items():
+        names = [name for name in order(published) if name in models]
+        _save(grid({n: models[n] for n in names}), folder / "grids" / f"class-{forget}.png")
+
+
+def _save(figure, path: Path) -> None:
+    with artifacts.atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+
+
+def plot(published: Mapping):
+    """PUL against u-FID over the steps, each point a mean over the cells that reached it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes, summary = figure.subplots(), published["summary"]
+    names = order(published)
+    for index, name in enumerate(n for n in names if n != ORIGINAL):
+        colour, marker = f"C{index % 10}", "os^Dv"[index // 10 % 5]
+        kept = summary[name]
+        axes.errorbar(
+            kept["pul"]["mean"],
+            kept["u_fid"]["mean"],
+            xerr=kept["pul"]["standard_error"],
+            yerr=kept["u_fid"]["standard_error"],
+            fmt="*",
+            ms=15,
+            color=colour,
+            mec="black",
+            zorder=3,
+            label=name,
+        )
+        points = _mean_curve(published, name)
+        axes.plot(*zip(*points, strict=True), marker=marker, ms=4, lw=1, color=colour, alpha=0.7)
+    own = summary[ORIGINAL]["u_fid"]["mean"]
+    axes.axhline(own, color="grey", ls="--", lw=1, label="original, retained classes")
+    axes.set_yscale("log")
+    axes.set_xlabel("PUL (%): more is forgotten to the right")
+    axes.set_ylabel("u-FID: better images below")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _mean_curve(published: Mapping, name: str) -> list[tuple[float, float]]:
+    points: dict[int, list] = {}
+    for cell, row in published["cells"].items():
+        if _split(cell)[0] == name:
+            for r in row["curve"]:
+                if r["u_fid"] is not None:
+                    points.setdefault(r["step"], []).append((r["pul"], r["u_fid"]))
+    return [tuple(np.mean(points[step], axis=0)) for step in sorted(points)]
+
+
+def grid(models: Mapping[str, np.ndarray]):
+    """The models' images beside each other, with their names."""
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(models))
+    rows = -(-len(models) // columns)
+    pictures_of = {name: pictures.grid(images, columns=8) for name, images in models.items()}
+    first = next(iter(pictures_of.values()))
+    width = 3.0
+    figure = Figure(
+        figsize=(width * columns, (width * first.height / first.width + 0.3) * rows),
+        layout="constrained",
+    )
+    for axes, (name, picture) in zip(
+        figure.subplots(rows, columns, squeeze=False).flat, pictures_of.items(), strict=False
+    ):
+        axes.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set_title(name, fontsize=10)
+    for axes in figure.axes:
+        axes.axis("off")
+    return figure
