@@ -10,7 +10,7 @@ from pathlib import Path
 import vdu_jax
 from vdu_jax.errors import UserError
 
-STAGES = ("train", "posterior", "replay", "unlearn", "sample", "evaluate", "report")
+STAGES = ("train", "posterior", "replay", "unlearn", "sample", "evaluate", "relearn", "report")
 
 USAGE = f"""usage: vdu STAGE --config=FILE --workdir=DIR [--config.KEY=VALUE …] [FLAGS]
 
@@ -22,6 +22,7 @@ STAGE
   unlearn     every method of the config
   sample      draw images from the original and the unlearned models
   evaluate    PUL, u-FID, class histogram, confidence
+  relearn     steps on forget images until the class is back; only with relearn.images > 0
   report      report.html and the table
 
 TOOLS
@@ -124,6 +125,8 @@ def run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
     for name in names:
         if command == "run" and name == "train" and config.unlearn.init_from:
             continue  # the model is there
+        if command == "run" and name == "relearn" and not config.relearn.images:
+            continue  # not asked for
         importlib.import_module(f"vdu_jax.stages.{name}").run(config, workdir, overwrite)
 
 

@@ -179,6 +179,14 @@ def default() -> ConfigDict:
                 "reference_images": 10_000,  # at most so many of D_r for KID, precision and recall
                 "bits_per_dim_images": 0,  # held-out images for the evidence bound; 0 skips it
             },
+            "relearn": {
+                "images": 0,  # at each check; 0 skips the stage
+                "seed": 4,  # of these images, of the choice among D_f, of times and noise
+                "forget_images": 64,  # m: how many of D_f are shown again
+                "batch_size": 32,
+                "learning_rate": 1e-4,  # of Adam
+                "checks": (1, 2, 5, 10, 20, 50, 100, 200, 500),  # steps; the last ends it
+            },
             # `vdu benchmark`: each of `methods` on each of these classes and training seeds.
             "benchmark": {
                 "classes": (),  # each is forgotten alone
@@ -337,16 +345,24 @@ def validate(config: ConfigDict) -> None:
     if config.evaluate.features == "inception":
         inception.check_file(config.evaluate.inception_weights)
     c.that("evaluate.reference_images", lambda v: v >= 50, "must be ≥ 50")
-    seeds = [config.replay.seed, config.curve.seed, config.evaluate.seed]
+    seeds = ("replay.seed", "curve.seed", "evaluate.seed", "relearn.seed")
     c.that(
         "evaluate.seed",
-        lambda v: len(set(seeds)) == 3,
-        "replay.seed, curve.seed and evaluate.seed must differ, or images are used twice",
+        lambda v: len({c.get(key) for key in seeds}) == len(seeds),
+        f"{', '.join(seeds)} must differ, or images are used twice",
     )
     c.not_negative(
-        "forget.seed", "unlearn.seed", "replay.seed", "curve.seed", "evaluate.seed",
-        "classifier.seed", "evaluate.bits_per_dim_images", "classifier.weight_decay",
+        *seeds, "forget.seed", "unlearn.seed", "classifier.seed",
+        "evaluate.bits_per_dim_images", "classifier.weight_decay",
     )  # fmt: skip
+    c.that("relearn.images", lambda v: v == 0 or v >= 50, "must be 0 (not measured) or ≥ 50")
+    c.positive("relearn.forget_images", "relearn.batch_size", "relearn.learning_rate")
+    c.increasing_ints("relearn.checks", 1)
+    c.that(
+        "relearn.checks",
+        lambda v: len(v) > 0 and list(v) == sorted(set(v)),
+        "must name steps, in order and each once",
+    )
     c.increasing_ints("classifier.widths", 8)
     c.that(
         "classifier.widths",

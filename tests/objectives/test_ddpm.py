@@ -29,6 +29,15 @@ def test_it_sees_retain_alone_and_needs_no_state(toy):
         objective.loss(toy.params, (), {"forget": {"image": toy.images(0, 2)}}, jax.random.key(0))
 
 
+def test_it_sees_another_kind_if_told_so(toy):
+    batch, key = {"image": toy.images(0, 2)}, jax.random.key(0)
+    objective = ddpm(toy.score_fn, toy.schedule, kind="forget")
+    assert objective.sees == {"forget"}
+    loss, _ = objective.loss(toy.params, (), {"forget": batch}, key)
+    same, _ = ddpm(toy.score_fn, toy.schedule).loss(toy.params, (), {"retain": batch}, key)
+    assert loss == same
+
+
 @pytest.mark.parametrize("dropout", [False, True])
 def test_dropout_key_is_given_only_if_asked_for(toy, dropout):
     seen = []

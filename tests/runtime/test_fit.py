@@ -102,6 +102,13 @@ def test_sigterm_saves_and_the_same_call_continues(tmp_path):
     )
 
 
+def test_a_signal_in_the_last_step_stops_too(tmp_path):
+    with pytest.raises(Interrupted, match="step 12 of 12"):
+        run(tmp_path, at=12, action=lambda: signal.raise_signal(signal.SIGINT))
+    result = run(tmp_path, at=1, action=pytest.fail)  # nothing is left to do
+    assert result.steps == 12 and result.snapshots == [6, 12]
+
+
 def test_the_guard_ends_the_run_before_the_bad_snapshot(tmp_path):
     def diverging(params, state, batch, key):
         return -params["b"], {"b": params["b"]}

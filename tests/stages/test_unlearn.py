@@ -9,7 +9,6 @@ import pytest
 
 from vdu_jax import config as vdu_config
 from vdu_jax import objectives
-from vdu_jax.data import source as source_lib
 from vdu_jax.runtime import artifacts
 from vdu_jax.stages import build, evaluate, sample, unlearn
 
@@ -42,23 +41,6 @@ def workdir(finished_run, tmp_path_factory):
     shutil.copytree(finished_run, path)
     shutil.rmtree(path / "unlearn")
     return path
-
-
-@pytest.fixture
-def reads(monkeypatch):
-    """The indices of the training split that are read: a set that grows."""
-    seen, real = set(), source_lib.ImageSource.__init__
-
-    def watched(self, fetch, *args, **kwargs):
-        def noted(indices):
-            seen.update(indices)
-            return fetch(indices)
-
-        # Views read through the whole split, which alone knows its own indices.
-        real(self, fetch if "subset" in fetch.__qualname__ else noted, *args, **kwargs)
-
-    monkeypatch.setattr(source_lib.ImageSource, "__init__", watched)
-    return seen
 
 
 def method(name):

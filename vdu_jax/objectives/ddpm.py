@@ -8,21 +8,26 @@ from vdu_jax.types import Objective, ScoreFn, no_state
 
 
 def ddpm(
-    score_fn: ScoreFn, schedule: Schedule, *, weighting: str = "simple", dropout: bool = False
+    score_fn: ScoreFn,
+    schedule: Schedule,
+    *,
+    weighting: str = "simple",
+    dropout: bool = False,
+    kind: str = "retain",
 ) -> Objective:
     """E w_t e(θ; x_0, t, ε) (Ho et al. 2020, eq. 14 for w_t = 1).
-
-    It sees "retain", which before anything is to be forgotten is the whole training set.
 
     Args:
       weighting: see `process.loss_weights`.
       dropout: draw dropout masks; for networks with a dropout rate above 0.
+      kind: the data that it sees. Before anything is to be forgotten, "retain" is the whole
+        training set.
     """
     weights = process.loss_weights(schedule, weighting)
 
     def loss(params, state, batch, key):
         del state
-        x0 = batch["retain"]["image"]
+        x0 = batch[kind]["image"]
         noise_key, dropout_key = jax.random.split(key)
         noising = process.draw_noising(noise_key, schedule, x0)
         error = process.eps_error(
@@ -35,4 +40,4 @@ def ddpm(
         )
         return (weights[noising.t] * error).mean(), {"error": error.mean()}
 
-    return Objective(frozenset({"retain"}), no_state, loss)
+    return Objective(frozenset({kind}), no_state, loss)

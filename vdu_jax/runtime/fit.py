@@ -219,7 +219,7 @@ def fit(
                     save_snapshot()
                 if done % save_state_every == 0 or done == num_steps or stopped or watch.received:
                     save_state()
-                if watch.received and done < num_steps:
+                if watch.received:
                     states.wait()
                     raise Interrupted(
                         watch.received, f"stopped at step {done} of {num_steps}, state saved"

@@ -255,10 +255,14 @@ def load_last(
     return load_snapshot(config, folder, summary["steps"], weights, image_shape)
 
 
+def weights(config: ConfigDict) -> str:
+    """Which of a training run's parameters are its model: the moving average if it keeps one."""
+    return "ema" if config.train.ema_decay > 0 else "params"
+
+
 def load_pretrained(config: ConfigDict, workdir: Path, image_shape: tuple[int, int, int]) -> Params:
     """θ*: the last checkpoint of the model to be unlearned, its moving average if it keeps one."""
-    weights = "ema" if config.train.ema_decay > 0 else "params"
-    return load_last(config, original_folder(config, workdir), image_shape, weights)
+    return load_last(config, original_folder(config, workdir), image_shape, weights(config))
 
 
 def draw_original(config: ConfigDict, workdir: Path, image_shape: tuple, seed: int, count: int):

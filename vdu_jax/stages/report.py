@@ -35,8 +35,10 @@ overflow: auto; font-size: 12px } .note { color: #666 }
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     workdir = Path(workdir)
     models = sample.models(config)
-    measured = [f"evaluate/{model}" for model in models]
-    stage = build.stage(config, workdir, "report", (), upstream=(*measured, "posterior"))
+    upstream = ["posterior", *(f"evaluate/{model}" for model in models)]
+    if config.relearn.images:
+        upstream += [f"relearn/{model}" for model in models]
+    stage = build.stage(config, workdir, "report", (), upstream=upstream)
     path = stage.path / "report.html"
     if not stage.done(overwrite):
         metrics = evaluate.gather(config, workdir)
@@ -95,6 +97,7 @@ def page(config: ConfigDict, workdir: Path, table: dict, metrics: dict) -> str:
         ("Forgetting against quality over the steps", _curve(config, workdir, metrics)),
         ("Which step is kept", _kept(config, workdir)),
         ("Classes of the samples", _histogram(metrics, names)),
+        *([("Relearning", _relearning(config, workdir))] if config.relearn.images else []),
         ("Replay", _replay(workdir, metrics)),
         ("Posterior", _posterior(workdir)),
         ("Settings", _settings(config, artifacts.upstream(workdir, "posterior"))),
@@ -244,6 +247,25 @@ def _histogram(metrics: dict, names: list[str]) -> str:
     return _rows(["model", *names], rows)
 
 
+def _relearning(config: ConfigDict, workdir: Path) -> str:
+    section, rows = config.relearn, []
+    for model in sample.models(config):
+        summary = artifacts.upstream(workdir, f"relearn/{model}")["summary"]
+        steps = summary["steps"]
+        if model == sample.ORIGINAL:
+            steps = "–" if steps is None else f"{'≤ ' * summary['at_most']}{steps} of its training"
+        elif steps is None:
+            steps = f"> {section.checks[-1]}"
+        rates = [f"{100 * check['rate']:.1f} at {check['step']}" for check in summary["checks"]]
+        rows.append([model, steps, ", ".join(rates)])
+    return _rows(["model", "steps", "forget class % at the checks"], rows) + (
+        f"<p class='note'>Optimiser steps on {section.forget_images} forget images (or all, if "
+        f"there are fewer) until the forget class is back at half the original's "
+        f"{100 * summary['original_rate']:.1f} %: the first check that finds it; "
+        f"{section.images} images a check. Forgetting that returns at once was hiding.</p>"
+    )
+
+
 def _replay(workdir: Path, metrics: dict) -> str:
     counts, summary = metrics["replay"], artifacts.upstream(workdir, "replay")["summary"]
     return (
@@ -277,7 +299,8 @@ def _settings(config: ConfigDict, made: dict) -> str:
     provenance = html.escape(artifacts.dumps(made["provenance"]))
     return (
         "<p>Seeds stand in the settings: <code>train.seed</code>, <code>train.init_seed</code>, "
-        "<code>replay.seed</code>, <code>curve.seed</code>, <code>evaluate.seed</code>.</p>"
+        "<code>replay.seed</code>, <code>curve.seed</code>, <code>evaluate.seed</code>, "
+        "<code>relearn.seed</code>.</p>"
         f"<details open><summary>versions and commit</summary><pre>{provenance}</pre></details>"
         f"<details><summary>full config</summary><pre>{settings}</pre></details>"
     )

@@ -143,7 +143,7 @@ def retrain(config: ConfigDict, path: Path, name: str) -> FitResult:
 
 def weights(config: ConfigDict, name: str) -> str:
     """Which parameters of a method's snapshots are its model: "params", or of a retrained "ema"."""
-    return "ema" if is_retrained(config, name) and config.train.ema_decay > 0 else "params"
+    return build.weights(config) if is_retrained(config, name) else "params"
 
 
 def curve_images(config: ConfigDict, path: Path, name: str, step: int, image_shape: tuple):
