@@ -35,11 +35,14 @@ class Objective(NamedTuple):
         an iterator over batches; the state is a pytree of arrays (a Fisher, a mask, a teacher) or
         `()`.
       loss: `(params, state, batch, key) -> (scalar, metrics)`, pure and differentiable.
+      init_computes: whether `init` passes the images that it takes through the network; for the
+        count of operations.
     """
 
     sees: frozenset
     init: Callable[[Params, Mapping[str, Any], chex.PRNGKey], Any]
     loss: Callable[[Params, Any, Batch, chex.PRNGKey], tuple[chex.Array, Metrics]]
+    init_computes: bool = True
 
 
 def no_state(params: Params, batches: Mapping[str, Any], key: chex.PRNGKey) -> tuple:

@@ -82,10 +82,22 @@ class Noising(NamedTuple):
     eps: jax.Array
 
 
-def draw_noising(key: chex.PRNGKey, schedule: Schedule, x0: jax.Array) -> Noising:
-    """t uniform in [0, T) and ε ~ N(0, I) for each image of x0 (B, H, W, C)."""
+def draw_noising(
+    key: chex.PRNGKey, schedule: Schedule, x0: jax.Array, stratified: bool = False
+) -> Noising:
+    """t uniform in [0, T) and ε ~ N(0, I) for each image of x0 (B, H, W, C).
+
+    Stratified times lie T/B apart, in a random order and with a common random shift: each is still
+    uniform, and a mean over the batch varies less (Kingma et al. 2021, arXiv 2107.00630, sec. I.1).
+    """
     t_key, eps_key = jax.random.split(key)
-    t = jax.random.randint(t_key, (len(x0),), 0, schedule.num_steps)
+    if stratified:
+        shift_key, order_key = jax.random.split(t_key)
+        places = (jax.random.uniform(shift_key) + jnp.arange(len(x0)) / len(x0)) % 1.0
+        t = (jax.random.permutation(order_key, places) * schedule.num_steps).astype(jnp.int32)
+        t = jnp.minimum(t, schedule.num_steps - 1)
+    else:
+        t = jax.random.randint(t_key, (len(x0),), 0, schedule.num_steps)
     return Noising(t, jax.random.normal(eps_key, x0.shape, x0.dtype))
 
 

@@ -7,6 +7,7 @@ in the config.
 """
 
 from vdu_jax.objectives.ddpm import ddpm
+from vdu_jax.objectives.demixing import demixing
 from vdu_jax.objectives.erase_diff import erase_diff
 from vdu_jax.objectives.esd import esd
 from vdu_jax.objectives.fine_tune import fine_tune
@@ -19,8 +20,8 @@ from vdu_jax.objectives.vdu import vdu
 from vdu_jax.objectives.vdu_extended import vdu_extended
 
 METHODS = (
-    erase_diff, esd, fine_tune, gradient_ascent, retrain, salun, selective_amnesia, siss, vdu,
-    vdu_extended,
+    demixing, erase_diff, esd, fine_tune, gradient_ascent, retrain, salun, selective_amnesia, siss,
+    vdu, vdu_extended,
 )  # fmt: skip
 FACTORIES = {factory.__name__: factory for factory in METHODS}
 

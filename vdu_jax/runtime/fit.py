@@ -200,7 +200,8 @@ def fit(
                 arguments = (state, objective_state, batch, jax.random.fold_in(step_key, done))
                 if flops is None:
                     of_step = _flops(step_fn, *arguments)
-                    flops = {"step": of_step, "init": of_step * prepared / (taken - prepared)}
+                    share = prepared / (taken - prepared) if objective.init_computes else 0.0
+                    flops = {"step": of_step, "init": of_step * share}
                 state, metrics = step_fn(*arguments)
                 interval.append(metrics)
                 done += 1

@@ -1,0 +1,121 @@
+"""Taking the forget data out of the mixture that the model has learned. Ours.
+
+The training data are a mixture, p = π p_f + (1 − π) p_r, and so is the noised x_t. The optimal
+prediction is then ε* = w ε_f + (1 − w) ε_r, where w(x_t) is the probability that x_t comes from p_f
+and ε_f, ε_r are the optimal predictions for either part. A model of p_r alone would predict
+
+    ε_r = ε* + w (ε_r − ε_f).
+
+ε* is the trained network. The correction needs p_f and p_r only as far as they differ at x_t, and
+there D_f and cleaned replay stand for them: w, ε_f and ε_r on the right are those of the two finite
+sets, in closed form (`diffusion.empirical`). No retained data is needed, and nothing is maximised.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vdu_jax.diffusion import empirical, process
+from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.objectives.vdu import anchored, check_anchor
+from vdu_jax.posterior import GaussianPosterior, energy, num_parameters
+from vdu_jax.types import Objective, Params, ScoreFn
+
+
+class DemixingState(NamedTuple):
+    """teacher: θ*. forget, replay: the images that stand for p_f and p_r. posterior: anchored."""
+
+    teacher: Params
+    forget: jax.Array
+    replay: jax.Array
+    posterior: GaussianPosterior
+
+
+def correction(
+    schedule: Schedule, forget: jax.Array, replay: jax.Array, share: float, xt: jax.Array, t
+) -> jax.Array:
+    """w(x_t) (ε_r − ε_f)(x_t), (B, H, W, C).
+
+    Args:
+      forget, replay: (N, H, W, C), (M, H, W, C) in [-1, 1]. share: π in (0, 1).
+      xt: (B, H, W, C). t: (B,) integers in [0, T).
+    """
+    of_forget = empirical.denoise(schedule, forget, xt, t)
+    of_replay = empirical.denoise(schedule, replay, xt, t)
+    odds = jnp.log(share / (1 - share)) + of_forget.log_density - of_replay.log_density
+    return process.bcast(jax.nn.sigmoid(odds), xt) * (of_replay.eps - of_forget.eps)
+
+
+def demixing(
+    score_fn: ScoreFn,
+    schedule: Schedule,
+    posterior: GaussianPosterior,
+    num_forget: int,
+    *,
+    forget_share: float = 0.0,
+    reference_images: int = 1000,
+    replay_weight: float = 1.0,
+    gamma: float = 0.0,
+    anchor: str = "pretrained",
+) -> Objective:
+    """L = E v_t ‖ε_θ − (ε_θ* + c)‖²(x_t) + λ E‖ε_θ − ε_θ*‖²(x'_t) + γ S(θ).
+
+    c is the `correction`; x_t noised D_f, x'_t noised replay, at stratified times; v_t =
+    min(1, (1 − ᾱ_t)/ᾱ_t), so that at low noise the error of the predicted image counts; ‖·‖² the
+    mean over pixels; S the posterior energy of `vdu` divided by d.
+
+    Args:
+      forget_share: π, the share of the model's samples that is forget-like, in (0, 1); 0 for what
+        the cleaning of replay found (the stage fills it in).
+      reference_images: at most so many of D_f, and of replay, stand for p_f and p_r.
+      replay_weight: λ ≥ 0. gamma: γ ≥ 0. anchor: as for `vdu`.
+
+    Raises:
+      ValueError: for a setting out of range.
+    """
+    if not 0 <= forget_share < 1 or reference_images < 1 or replay_weight < 0 or gamma < 0:
+        raise ValueError(
+            "forget_share must lie in [0, 1), reference_images be ≥ 1, replay_weight and gamma ≥ 0"
+        )
+    check_anchor(anchor)
+    dim = num_parameters(posterior.mean)
+
+    def take(batches, count):
+        parts = []
+        while sum(map(len, parts)) < count:
+            parts.append(next(batches)["image"])
+        return jnp.concatenate(parts)[:count]
+
+    def init(params, batches, key):
+        del key
+        forget = take(batches["forget"], min(reference_images, num_forget))
+        replay = take(batches["replay"], reference_images)
+        teacher = jax.tree.map(jnp.copy, params)
+        return DemixingState(teacher, forget, replay, anchored(posterior, params, anchor))
+
+    def loss(params, state, batch, key):
+        forget_key, replay_key = jax.random.split(key)
+        x0 = batch["forget"]["image"]
+        noising = process.draw_noising(forget_key, schedule, x0, stratified=True)
+        xt = process.q_sample(schedule, x0, noising.t, noising.eps)
+        target = score_fn(state.teacher, xt, noising.t) + correction(
+            schedule, state.forget, state.replay, forget_share, xt, noising.t
+        )
+        prediction = score_fn(params, xt, noising.t)
+        a = process.bcast(schedule.alphas_cumprod[noising.t], xt)
+        corrected = jnp.minimum(1, (1 - a) / a) * jnp.square(
+            prediction - jax.lax.stop_gradient(target)
+        )
+        replay = batch["replay"]["image"]
+        again = process.draw_noising(replay_key, schedule, replay, stratified=True)
+        xt = process.q_sample(schedule, replay, again.t, again.eps)
+        kept = jax.lax.stop_gradient(score_fn(state.teacher, xt, again.t))
+        drift = jnp.square(score_fn(params, xt, again.t) - kept).mean()
+        away = energy(state.posterior, params) / dim
+        total = corrected.mean() + replay_weight * drift + gamma * away
+        forget_error = jnp.square(prediction - noising.eps).mean()
+        metrics = {"corrected": corrected.mean(), "drift": drift, "energy": away}
+        return total, metrics | {"forget_error": forget_error}
+
+    return Objective(frozenset({"forget", "replay"}), init, loss, init_computes=False)
