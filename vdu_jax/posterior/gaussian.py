@@ -1,5 +1,6 @@
 """The diagonal Gaussian posterior of Panda et al. 2025 (arXiv 2510.04058)."""
 
+import math
 from typing import NamedTuple
 
 import chex
@@ -58,13 +59,24 @@ def apply_floor(posterior: GaussianPosterior, floor: float) -> GaussianPosterior
 
     With few checkpoints many sample variances are almost 0 by chance (for K = 2 their relative
     spread is √2) and would pin their parameters.
+
+    Raises:
+      ValueError: for a floor that is not > 0 and finite.
     """
+    if not 0 < floor < math.inf:
+        raise ValueError(f"floor must be > 0 and finite, not {floor}")
     variance = jax.tree.map(lambda v: jnp.maximum(v, floor), posterior.variance)
     return posterior._replace(variance=variance)
 
 
 def apply_shrinkage(posterior: GaussianPosterior, amount: float) -> GaussianPosterior:
-    """σ² ← (1 − a) σ² + a · mean of σ² over the layer's tensor, a in [0, 1]."""
+    """σ² ← (1 − a) σ² + a · mean of σ² over the layer's tensor, a in [0, 1].
+
+    Raises:
+      ValueError: for another a.
+    """
+    if not 0 <= amount <= 1:
+        raise ValueError(f"amount must lie in [0, 1], not {amount}")
     variance = jax.tree.map(lambda v: (1 - amount) * v + amount * jnp.mean(v), posterior.variance)
     return posterior._replace(variance=variance)
 

@@ -89,7 +89,7 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
             "config key posterior.variance_floor: some variances over the checkpoints are 0; "
             "set it (or posterior.floor_quantile) above 0"
         )
-    result = posterior.apply_floor(shrunk, floor)
+    result = posterior.apply_floor(shrunk, floor) if floor > 0 else shrunk
     with Store(path / "gaussian") as store:
         store.save(0, {"posterior": result})
         store.wait()
