@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from vdu_jax.diffusion import process
 from vdu_jax.diffusion.schedule import Schedule
-from vdu_jax.posterior import GaussianPosterior
+from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, Params, ScoreFn
 
 
@@ -21,7 +21,7 @@ class AmnesiaState(NamedTuple):
 def selective_amnesia(
     score_fn: ScoreFn,
     schedule: Schedule,
-    posterior: GaussianPosterior,
+    posterior: Posterior,
     num_forget: int,
     *,
     replay_weight: float = 1.0,

@@ -1,4 +1,4 @@
-"""The trained posterior p(θ | D): per-parameter statistics over checkpoints, and its energy."""
+"""The trained posterior p(θ | D): families of Gaussians behind one `energy(posterior, params)`."""
 
 from vdu_jax.posterior.gaussian import (
     GaussianPosterior,
@@ -9,16 +9,22 @@ from vdu_jax.posterior.gaussian import (
     num_parameters,
     relative_floor,
 )
+from vdu_jax.posterior.low_rank import LowRankPosterior, low_rank
 from vdu_jax.posterior.streaming import Moments, finish, start, update
+
+Posterior = GaussianPosterior | LowRankPosterior
 
 __all__ = [
     "GaussianPosterior",
+    "LowRankPosterior",
     "Moments",
+    "Posterior",
     "apply_floor",
     "apply_shrinkage",
     "energy",
     "finish",
     "layer_summary",
+    "low_rank",
     "num_parameters",
     "relative_floor",
     "start",
