@@ -1,5 +1,6 @@
 """The trained posterior p(θ | D): families of Gaussians behind one `energy(posterior, params)`."""
 
+from vdu_jax.posterior.fisher import diagonal_fisher, laplace
 from vdu_jax.posterior.gaussian import (
     GaussianPosterior,
     apply_floor,
@@ -21,8 +22,10 @@ __all__ = [
     "Posterior",
     "apply_floor",
     "apply_shrinkage",
+    "diagonal_fisher",
     "energy",
     "finish",
+    "laplace",
     "layer_summary",
     "low_rank",
     "num_parameters",
