@@ -11,6 +11,7 @@ from vdu_jax.posterior.gaussian import (
     relative_floor,
 )
 from vdu_jax.posterior.low_rank import LowRankPosterior, low_rank
+from vdu_jax.posterior.natural import natural
 from vdu_jax.posterior.streaming import Moments, finish, start, update
 
 Posterior = GaussianPosterior | LowRankPosterior
@@ -28,6 +29,7 @@ __all__ = [
     "laplace",
     "layer_summary",
     "low_rank",
+    "natural",
     "num_parameters",
     "relative_floor",
     "start",
