@@ -10,7 +10,7 @@ from vdu_jax.types import Params
 
 
 class NaturalState(NamedTuple):
-    """variance: σ*², the parameters' structure. A state, or programs would hold it as a constant."""
+    """variance: σ*², the parameters' structure. A state, or programs hold it as a constant."""
 
     variance: Params
 

@@ -9,11 +9,13 @@ the model alone.
 from pathlib import Path
 
 import jax
+import optax
 from ml_collections import ConfigDict
 
 from vdu_jax import data, detector, objectives
 from vdu_jax.errors import UserError
 from vdu_jax.models import unet
+from vdu_jax.posterior import natural
 from vdu_jax.runtime import artifacts, parallel
 from vdu_jax.runtime.fit import FitResult, Guard, fit
 from vdu_jax.stages import build, posterior, replay, train
@@ -61,15 +63,24 @@ def open_loaders(config: ConfigDict, workdir: Path, name: str, sees: frozenset) 
     return loaders
 
 
-def make_objective(config: ConfigDict, workdir: Path, name: str, image_shape: tuple):
+def make_objective(config: ConfigDict, workdir: Path, name: str, image_shape: tuple, trained):
+    """The method's objective; `trained` is the posterior."""
     settings = config.methods[name]
     return objectives.FACTORIES[settings.objective](
         unet.make_score_fn(build.net(config, image_shape)),
         build.schedule(config),
-        posterior.load(config, workdir, image_shape),
+        trained,
         artifacts.upstream(workdir, "replay")["summary"]["forget_images"],
         **settings.params,
     )
+
+
+def optimizer(config: ConfigDict, name: str, trained) -> optax.GradientTransformation:
+    """What `methods.<name>.optimizer` says; `trained` is the posterior."""
+    settings = config.methods[name]
+    if settings.optimizer == "natural":
+        return natural(trained.variance, settings.learning_rate)
+    return build.optimizer(settings.learning_rate)
 
 
 def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = False) -> None:
@@ -83,7 +94,8 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
     train.check(config)
     image_shape = build.dataset(config).image_shape
     pretrained = build.load_pretrained(config, workdir, image_shape)
-    objective = make_objective(config, workdir, name, image_shape)
+    trained = posterior.load(config, workdir, image_shape)
+    objective = make_objective(config, workdir, name, image_shape, trained)
     path = stage.begin()
     if is_retrained(config, name):
         result = retrain(config, path, name)
@@ -92,7 +104,7 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
             objective,
             pretrained,
             open_loaders(config, workdir, name, objective.sees),
-            build.optimizer(settings.learning_rate),
+            optimizer(config, name, trained),
             key=jax.random.key(0),
             num_steps=settings.steps,
             directory=path,
