@@ -40,6 +40,8 @@ def test_every_config_is_valid_and_says_how_to_run_it(path):
         ("posterior.count", 1, "K ≥ 2"),
         ("posterior.count", 9, "training keeps 3"),
         ("posterior.source", "runs", "posterior.runs"),
+        ("posterior.family", "swag", "must be one of diagonal, fisher, low_rank"),
+        ("methods.plain.optimizer", "sgd", "must be one of adam, natural"),
         ("posterior.shrinkage", 1.1, "must lie in [0, 1]"),
         ("data.name", "imagenet", "data.name = 'imagenet': must be one of"),
         ("model.block_out_channels", (8, 16, 32, 64, 128), "divisible by 16, not 8"),
@@ -76,6 +78,38 @@ def test_impossible_values_are_refused_by_key(config, key, value, said):
         vdu_config.validate(config)
     assert said in str(caught.value)
     assert key.rsplit(".", 1)[0].split(".params")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("prior_precision", 0.0, "must be > 0"),
+        ("prior_precision", float("nan"), "finite"),
+        ("fisher_images", 0, "must be > 0"),
+        ("training_images", -1, "must be ≥ 0"),
+        ("fisher_seed", -1, "must be ≥ 0"),
+        ("fisher_seed", 2, "must differ from replay.seed, curve.seed and evaluate.seed"),
+    ],
+)
+def test_impossible_values_of_the_fisher_are_refused(config, key, value, said):
+    config.posterior[key] = value
+    vdu_config.validate(config)  # they say nothing about the other families
+    config.posterior.family = "fisher"
+    with pytest.raises(UserError, match=f"config key posterior.{key} = .*{said}"):
+        vdu_config.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("train.snapshots", 1), ("posterior.count", 1), ("posterior.source", "runs")],
+)
+def test_the_fisher_needs_one_checkpoint(config, key, value):
+    section, name = key.split(".")
+    config[section][name] = value
+    with pytest.raises(UserError, match="K ≥ 2"):
+        vdu_config.validate(config)
+    config.posterior.family = "fisher"
+    vdu_config.validate(config)
 
 
 def test_a_method_takes_the_objectives_own_settings_and_no_others():

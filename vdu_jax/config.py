@@ -26,7 +26,10 @@ def method(objective: str, **changes: Any) -> ConfigDict:
         {
             "objective": objective,
             "steps": 200,  # optimiser steps
-            "learning_rate": 1e-4,  # of Adam
+            "optimizer": "adam",  # or "natural": gradient descent times the posterior's variance
+            "learning_rate": 1e-4,  # with natural, 1/γ is the closed form; see `posterior.natural`
+            "decay": "constant",  # of the learning rate, or "linear" to 0
+            "beta2": 0.999,  # of Adam
             "forget_batch": 32,  # images of D_f in a step
             "replay_batch": 96,  # replay images in a step, if the objective sees them
             "retain_batch": 96,  # images of D_r in a step, if the objective sees them
@@ -133,11 +136,20 @@ def default() -> ConfigDict:
                 "log_every": 100,
             },
             "posterior": {
+                # "diagonal", "low_rank" (SWAG), or "fisher" (Laplace) of the original model alone.
+                "family": "diagonal",
+                # Of diagonal and low_rank.
                 "source": "trajectory",  # the last checkpoints of this run, or "runs"
                 # Workdirs of further runs that share train.init_seed, or of imported models.
                 "runs": (),
                 "count": 0,  # checkpoints K; 0 for all that there are
                 "weights": "params",  # or "ema"
+                # Of fisher.
+                "fisher_images": 500,  # drawn from the original model
+                "fisher_seed": 5,
+                "training_images": 0,  # N that it was trained on; 0: as many as the data set has
+                "prior_precision": 1.0,
+                # Of every family's diagonal part.
                 "variance_floor": 0.0,  # smallest variance, absolute
                 "floor_quantile": 0.1,  # and as a quantile of all variances
                 "shrinkage": 0.0,  # towards the mean variance of the tensor, in [0, 1]
@@ -299,30 +311,7 @@ def validate(config: ConfigDict) -> None:
     c.one_of("train.decay", ("constant", "cosine", "linear"))
     c.that("train.ema_decay", lambda v: 0 <= v < 1, "must lie in [0, 1)")
 
-    c.one_of("posterior.source", ("trajectory", "runs"))
-    c.one_of("posterior.weights", ("params", "ema"))
-    c.not_negative("posterior.variance_floor")
-    c.share("posterior.floor_quantile", "posterior.shrinkage")
-    c.that("posterior.count", lambda v: v == 0 or v >= 2, "must be 0 (all) or K ≥ 2 checkpoints")
-    if config.posterior.source == "trajectory" and not config.unlearn.init_from:
-        saved = min(config.train.snapshots, config.train.steps // config.train.snapshot_every)
-        key = "posterior.count" if config.posterior.count else "train.snapshots"
-        c.that(
-            key,
-            lambda v: saved >= max(2, config.posterior.count),
-            f"the posterior needs K ≥ {max(2, config.posterior.count)} checkpoints and training "
-            f"keeps {saved} (train.steps, train.snapshot_every, train.snapshots)",
-        )
-    elif config.posterior.source == "runs":
-        runs = len(config.posterior.runs) + 1
-        c.that(
-            "posterior.runs",
-            lambda v: runs >= max(2, config.posterior.count),
-            f"with this run they give {runs} checkpoints, and K ≥ "
-            f"{max(2, config.posterior.count)} are needed",
-        )
-    if config.posterior.weights == "ema":
-        c.that("train.ema_decay", lambda v: v > 0, "posterior.weights = 'ema' needs an average")
+    _validate_posterior(c)
 
     c.one_of("sampler.name", samplers.NAMES)
     c.one_of("sampler.spacing", samplers.SPACINGS)
@@ -453,6 +442,50 @@ def _validate_forget(c: _Check, info) -> None:
     c.not_negative("forget.limit")
 
 
+def _validate_posterior(c: _Check) -> None:
+    config = c.config
+    section = config.posterior
+    c.one_of("posterior.family", ("diagonal", "low_rank", "fisher"))
+    c.one_of("posterior.source", ("trajectory", "runs"))
+    c.one_of("posterior.weights", ("params", "ema"))
+    c.not_negative("posterior.variance_floor")
+    c.share("posterior.floor_quantile", "posterior.shrinkage")
+    if section.family == "fisher":
+        c.positive("posterior.fisher_images", "posterior.prior_precision")
+        c.not_negative("posterior.training_images", "posterior.fisher_seed")
+        others = ("replay.seed", "curve.seed", "evaluate.seed", "relearn.seed")
+        c.that(
+            "posterior.fisher_seed",
+            lambda v: v not in map(c.get, others),
+            f"must differ from {', '.join(others)}, or images are used twice",
+        )
+        return
+    wanted = max(2, section.count)
+    c.that(
+        "posterior.count",
+        lambda v: v == 0 or v >= 2,
+        "must be 0 (all) or K ≥ 2 checkpoints; posterior.family = 'fisher' needs one only",
+    )
+    if section.source == "trajectory" and not config.unlearn.init_from:
+        saved = min(config.train.snapshots, config.train.steps // config.train.snapshot_every)
+        c.that(
+            "posterior.count" if section.count else "train.snapshots",
+            lambda v: saved >= wanted,
+            f"the posterior needs K ≥ {wanted} checkpoints and training keeps {saved} "
+            "(train.steps, train.snapshot_every, train.snapshots)",
+        )
+    elif section.source == "runs":
+        runs = len(section.runs) + 1
+        c.that(
+            "posterior.runs",
+            lambda v: runs >= wanted,
+            f"with this run they give {runs} checkpoints, and K ≥ {wanted} are needed; "
+            "posterior.family = 'fisher' needs one only",
+        )
+    if section.weights == "ema":
+        c.that("train.ema_decay", lambda v: v > 0, "posterior.weights = 'ema' needs an average")
+
+
 def validate_model(config: ConfigDict, image_size: int) -> None:
     """Refuse settings of the network that cannot work on square images of a size in pixels.
 
@@ -512,6 +545,9 @@ def _validate_method(c: _Check, name: str, factories) -> None:
         raise UserError(
             f"config key {prefix} lacks {error.args[0]!r}: make it with vdu_jax.config.method(…)"
         ) from None
+    c.one_of(f"{prefix}.optimizer", ("adam", "natural"))
+    c.one_of(f"{prefix}.decay", ("constant", "linear"))
+    c.that(f"{prefix}.beta2", lambda v: 0 <= v < 1, "must lie in [0, 1)")
     c.positive(
         *(f"{prefix}.{k}" for k in ("steps", "learning_rate", "snapshot_every", "log_every")),
         *(f"{prefix}.{k}" for k in ("forget_batch", "replay_batch", "retain_batch")),

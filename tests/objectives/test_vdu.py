@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdu_jax.objectives import vdu
+from vdu_jax import posterior
+from vdu_jax.objectives import vdu, vdu_extended
 
 NUM_FORGET = 40
 
@@ -130,6 +131,24 @@ def test_the_state_is_the_anchored_posterior(toy):
     pretrained = make(toy, anchor="pretrained").init(toy.start, {}, jax.random.key(0)).posterior
     assert pretrained.mean["a"] == toy.start["a"]
     assert pretrained.variance["a"] == toy.posterior.variance["a"]
+
+
+@pytest.mark.parametrize("factory", [vdu, vdu_extended])
+@pytest.mark.parametrize("anchor", ["mean", "pretrained"])
+def test_any_family_holds_the_parameters_by_its_own_energy(toy, factory, anchor):
+    around = [toy.start, toy.params, toy.posterior.mean]
+    family = posterior.apply_floor(posterior.low_rank(around), 0.01)
+    options = dict(plasticity_reduction="sum", stability_reduction="sum")
+    objective = factory(
+        toy.score_fn, toy.schedule, family, NUM_FORGET, gamma=1.0, anchor=anchor, **options
+    )
+    data = batch(toy) | {"replay": {"image": toy.images(1, 4)}}
+    loss, metrics, _ = toy.run(objective, data, jax.random.key(0))
+    mean = family.mean if anchor == "mean" else toy.start
+    expected = float(posterior.energy(family._replace(mean=mean), toy.params))
+    assert float(metrics["energy"]) == pytest.approx(expected / 3, rel=1e-5)
+    if factory is vdu:
+        assert loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_jit_changes_nothing(toy):

@@ -84,6 +84,18 @@ def test_shrinkage_moves_towards_the_tensors_mean(amount, expected):
     np.testing.assert_array_equal(leaves(shrunk.mean), leaves(GAUSSIAN.mean))
 
 
+@pytest.mark.parametrize("floor", [0.0, -1e-8, float("nan"), float("inf")])
+def test_a_floor_that_bounds_nothing_raises(floor):
+    with pytest.raises(ValueError, match="floor must be > 0"):
+        posterior.apply_floor(GAUSSIAN, floor)
+
+
+@pytest.mark.parametrize("amount", [-0.1, 1.1, float("nan")])
+def test_a_shrinkage_out_of_range_raises(amount):
+    with pytest.raises(ValueError, match="amount must lie in"):
+        posterior.apply_shrinkage(GAUSSIAN, amount)
+
+
 @pytest.mark.parametrize(
     ("quantile", "expected"), [(0.0, 0.0), (0.25, 0.25), (0.5, 0.5), (0.6, 0.7), (1.0, 4.0)]
 )

@@ -164,6 +164,22 @@ def test_a_run_that_unlearns_an_imported_model(imported, config_file, tmp_path):
     assert folder.read(tmp_path / "out").image_shape == SHAPE
 
 
+def test_the_fisher_posterior_of_a_single_imported_model(imported, config_file, tmp_path):
+    argv = [
+        f"--config={config_file}",
+        f"--workdir={tmp_path}",
+        f"--config.unlearn.init_from={imported / 'original'}",
+        "--config.posterior.family=fisher",
+        "--config.posterior.fisher_images=50",
+    ]
+    assert cli.main(["posterior", *argv]) == 0
+    config = cli.parse(argv)[0]["config"].value
+    stored = posterior.load(config, tmp_path, SHAPE)
+    first = build.load_snapshot(config, imported / "original" / "import", 0, "params", SHAPE)
+    assert equal(stored.mean, first)
+    assert min(float(v.min()) for v in jax.tree.leaves(stored.variance)) > 0
+
+
 def test_training_starts_from_an_imported_model(imported, config_file, tmp_path):
     argv = [
         f"--config={config_file}",

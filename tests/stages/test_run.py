@@ -8,7 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from vdu_jax import cli
+from vdu_jax import cli, data
+from vdu_jax.models import unet
+from vdu_jax.posterior import diagonal_fisher
 from vdu_jax.runtime import artifacts
 from vdu_jax.runtime.checkpoints import Store
 from vdu_jax.stages import build, evaluate, posterior, replay, sample, train, unlearn
@@ -139,6 +141,76 @@ def test_the_posterior_over_runs_takes_the_last_step_of_each(
     assert max(differ) > 0
 
 
+@pytest.fixture
+def trained(finished_run, tmp_path):
+    """A workdir with the run's model and nothing else."""
+    shutil.copytree(finished_run / "train", tmp_path / "trained" / "train")
+    return tmp_path / "trained"
+
+
+def test_the_low_rank_posterior_has_the_checkpoints_deviations(trained, finished_run, config):
+    config.posterior.family = "low_rank"
+    posterior.run(config, trained)
+    shape = build.dataset(config).image_shape
+    stored = posterior.load(config, trained, shape)
+    diagonal = posterior.load(config, finished_run, shape)
+    jax.tree.map(np.testing.assert_array_equal, stored.mean, diagonal.mean)
+    jax.tree.map(np.testing.assert_array_equal, stored.variance, diagonal.variance)
+    for index, step in enumerate((6, 9, 12)):
+        params = build.load_snapshot(config, trained / "train", step, "params", shape)
+        jax.tree.map(
+            lambda d, p, m, i=index: np.testing.assert_allclose(d[i], p - m, atol=1e-7),
+            stored.deviations, params, stored.mean,
+        )  # fmt: skip
+    layers = "posterior/layers.json"
+    assert (trained / layers).read_bytes() == (finished_run / layers).read_bytes()
+    assert "their deviations" in artifacts.upstream(trained, "posterior")["summary"]["about"]
+
+
+def test_the_fisher_posterior_lies_around_the_original(trained, config):
+    config.posterior.family, config.posterior.fisher_images = "fisher", 60
+    config.posterior.prior_precision, config.posterior.floor_quantile = 0.5, 0.0
+    posterior.run(config, trained)
+    shape = build.dataset(config).image_shape
+    params = build.load_pretrained(config, trained, shape)
+    stored = posterior.load(config, trained, shape)
+    jax.tree.map(np.testing.assert_array_equal, stored.mean, params)
+    assert int(stored.count) == 1
+
+    images = build.sampler(config, shape)(params, config.posterior.fisher_seed, 60, "")
+    x0 = data.to_model_range(images)
+    fisher = diagonal_fisher(
+        unet.make_score_fn(build.net(config, shape)), build.schedule(config), params,
+        [x0[:50], x0[50:]], jax.random.key(config.posterior.fisher_seed),
+    )  # fmt: skip
+    trained_on = artifacts.upstream(trained, "train")["summary"]["images"]
+    jax.tree.map(
+        lambda v, f: np.testing.assert_allclose(v, 1 / (trained_on * f + 0.5), rtol=1e-4),
+        stored.variance, fisher,
+    )  # fmt: skip
+    config.posterior.training_images = 10
+    posterior.run(config, trained, overwrite=True)
+    wider = posterior.load(config, trained, shape)
+    jax.tree.map(
+        lambda v, f: np.testing.assert_allclose(v, 1 / (10 * f + 0.5), rtol=1e-4),
+        wider.variance, fisher,
+    )  # fmt: skip
+
+
+def test_a_fisher_posterior_depends_on_the_sampler_and_others_do_not(trained, config):
+    from vdu_jax.errors import UserError
+
+    config.posterior.family, config.posterior.fisher_images = "fisher", 50
+    posterior.run(config, trained)
+    config.sampler.steps = 2
+    with pytest.raises(UserError, match=r"sampler\.steps"):
+        posterior.run(config, trained)
+    config.posterior.family = "diagonal"
+    posterior.run(config, trained, overwrite=True)
+    config.sampler.steps = 3
+    posterior.run(config, trained)
+
+
 def test_methods_reach_no_retained_image(finished_run, config, tmp_path, monkeypatch):
     """Unlearning works while every read of a retained image raises."""
     from vdu_jax.data import source as source_lib
@@ -205,7 +277,7 @@ def test_the_report_is_one_file_with_all_that_is_promised(finished_run):
     for text in (
         "commit",
         "&quot;seed&quot;",
-        "posterior",
+        "Mean and variance over 3 checkpoints; median",
         "gamma",
         "jaxlib",
         "PUL % [95 %]",

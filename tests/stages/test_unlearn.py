@@ -9,10 +9,11 @@ import pytest
 
 from vdu_jax import config as vdu_config
 from vdu_jax import objectives
-from vdu_jax.runtime import artifacts
-from vdu_jax.stages import build, evaluate, sample, unlearn
+from vdu_jax.runtime import artifacts, fit
+from vdu_jax.stages import build, evaluate, posterior, sample, unlearn
 
 SMALL = {
+    "demixing": {"reference_images": 20},
     "esd": {"teacher_steps": 2},
     "salun": {"mask_batches": 2},
     "selective_amnesia": {"fisher_batches": 1},
@@ -21,6 +22,7 @@ SEES = {
     "gradient_ascent": {"forget"},
     "esd": {"forget"},
     "vdu": {"forget"},
+    "demixing": {"forget", "replay"},
     "salun": {"forget", "replay"},
     "selective_amnesia": {"forget", "replay"},
     "vdu_extended": {"forget", "replay"},
@@ -84,6 +86,56 @@ def test_a_method_changes_the_model_and_reads_what_it_sees(workdir, config, name
                                                         strict=True))  # fmt: skip
         total = sum(leaf.size for leaf in jax.tree.leaves(before))
         assert 0.4 < still / total < 0.6
+
+
+def test_the_natural_optimizer_steps_by_the_posteriors_variance(workdir, config, monkeypatch):
+    settings = {"steps": 1, "snapshot_every": 1, "gamma": 0.5, "learning_rate": 2.0}
+    name = "natural"
+    config.methods = {name: vdu_config.method("vdu", optimizer="natural", **settings)}
+    vdu_config.validate(config)
+    shape = build.dataset(config).image_shape
+    seen, real = [], fit.make_step
+
+    def watched(objective, *args):
+        loss = objective.loss
+
+        def noted(params, state, batch, key):
+            jax.debug.callback(lambda *a: seen.append(a), batch, key)
+            return loss(params, state, batch, key)
+
+        return real(objective._replace(loss=noted), *args)
+
+    monkeypatch.setattr(fit, "make_step", watched)
+    unlearn.run(config, workdir)
+    jax.effects_barrier()
+    ((batch, key),) = seen
+    trained = posterior.load(config, workdir, shape)
+    objective = unlearn.make_objective(config, workdir, name, shape, trained)
+    before = build.load_pretrained(config, workdir, shape)
+    state = objective.init(before, {}, key)
+    grads = jax.jit(jax.grad(objective.loss, has_aux=True))(before, state, batch, key)[0]
+    after = sample.load_params(config, workdir, name, shape)
+    moved = jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, after, before)
+    jax.tree.map(
+        lambda m, g, v: np.testing.assert_allclose(m, -2 * v * g, rtol=1e-3, atol=1e-7),
+        moved, grads, trained.variance,
+    )  # fmt: skip
+    assert max(np.abs(m).max() for m in jax.tree.leaves(moved)) > 1e-4
+
+
+@pytest.mark.parametrize("family", ["low_rank", "fisher"])
+def test_the_methods_that_stay_by_the_posterior_take_any_family(
+    finished_run, config, tmp_path, family
+):
+    for part in ("train", "replay"):
+        shutil.copytree(finished_run / part, tmp_path / part)
+    config.posterior.family, config.posterior.fisher_images = family, 50
+    config.methods = {name: method(name) for name in ("vdu", "vdu_extended")}
+    posterior.run(config, tmp_path)
+    unlearn.run(config, tmp_path)
+    for name in config.methods:
+        summary = artifacts.upstream(tmp_path, f"unlearn/{name}")["summary"]
+        assert summary["kept_step"] == 2 and summary["stopped"] is None
 
 
 def test_models_are_measured_against_the_retrained_one(workdir, config, monkeypatch):

@@ -6,7 +6,7 @@ import optax
 
 from vdu_jax.diffusion import process
 from vdu_jax.diffusion.schedule import Schedule
-from vdu_jax.posterior import GaussianPosterior
+from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, ScoreFn, no_state
 
 
@@ -23,7 +23,7 @@ def multiplier(retain_grad, forget_grad, strength: float) -> jax.Array:
 def erase_diff(
     score_fn: ScoreFn,
     schedule: Schedule,
-    posterior: GaussianPosterior,
+    posterior: Posterior,
     num_forget: int,
     *,
     strength: float = 1.0,

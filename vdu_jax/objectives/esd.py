@@ -8,7 +8,7 @@ import optax
 
 from vdu_jax.diffusion import process
 from vdu_jax.diffusion.schedule import Schedule
-from vdu_jax.posterior import GaussianPosterior
+from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, Params, ScoreFn
 
 
@@ -22,7 +22,7 @@ class ESDState(NamedTuple):
 def esd(
     score_fn: ScoreFn,
     schedule: Schedule,
-    posterior: GaussianPosterior,
+    posterior: Posterior,
     num_forget: int,
     *,
     guidance: float = 1.0,

@@ -2,12 +2,12 @@
 
 from vdu_jax.diffusion.schedule import Schedule
 from vdu_jax.objectives.ddpm import ddpm
-from vdu_jax.posterior import GaussianPosterior
+from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, ScoreFn
 
 
 def fine_tune(
-    score_fn: ScoreFn, schedule: Schedule, posterior: GaussianPosterior, num_forget: int
+    score_fn: ScoreFn, schedule: Schedule, posterior: Posterior, num_forget: int
 ) -> Objective:
     """L = E e(θ; x_0, t, ε), x_0 from D_r: training goes on without the forget data.
 

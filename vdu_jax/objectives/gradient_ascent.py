@@ -2,12 +2,12 @@
 
 from vdu_jax.diffusion import process
 from vdu_jax.diffusion.schedule import Schedule
-from vdu_jax.posterior import GaussianPosterior
+from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, ScoreFn, no_state
 
 
 def gradient_ascent(
-    score_fn: ScoreFn, schedule: Schedule, posterior: GaussianPosterior, num_forget: int
+    score_fn: ScoreFn, schedule: Schedule, posterior: Posterior, num_forget: int
 ) -> Objective:
     """L = −E e(θ; x_0, t, ε), x_0 from D_f: the training loss with its sign turned.
 

@@ -2,12 +2,12 @@
 
 from vdu_jax.diffusion.schedule import Schedule
 from vdu_jax.objectives.fine_tune import fine_tune
-from vdu_jax.posterior import GaussianPosterior
+from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, ScoreFn
 
 
 def retrain(
-    score_fn: ScoreFn, schedule: Schedule, posterior: GaussianPosterior, num_forget: int
+    score_fn: ScoreFn, schedule: Schedule, posterior: Posterior, num_forget: int
 ) -> Objective:
     """The loss of `fine_tune`, but from fresh parameters, with all settings of `config.train`.
 

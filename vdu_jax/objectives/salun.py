@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from vdu_jax.diffusion import process
 from vdu_jax.diffusion.schedule import Schedule
-from vdu_jax.posterior import GaussianPosterior
+from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, Params, ScoreFn
 
 
@@ -27,7 +27,7 @@ def salient(gradient: Params, share: float) -> Params:
 def salun(
     score_fn: ScoreFn,
     schedule: Schedule,
-    posterior: GaussianPosterior,
+    posterior: Posterior,
     num_forget: int,
     *,
     share: float = 0.5,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from vdu_jax.diffusion import process
 from vdu_jax.diffusion.schedule import Schedule
-from vdu_jax.posterior import GaussianPosterior
+from vdu_jax.posterior import Posterior, diagonal_fisher
 from vdu_jax.types import Objective, Params, ScoreFn
 
 
@@ -21,7 +21,7 @@ class AmnesiaState(NamedTuple):
 def selective_amnesia(
     score_fn: ScoreFn,
     schedule: Schedule,
-    posterior: GaussianPosterior,
+    posterior: Posterior,
     num_forget: int,
     *,
     replay_weight: float = 1.0,
@@ -33,9 +33,9 @@ def selective_amnesia(
     Elastic weight consolidation and generative replay hold the model while the forget class is led
     to uniform noise (eq. 6 there). The source relabels a class given by its label. An unconditional
     network has no labels, so noised forget images are asked to denoise to u: r is
-    `process.relabelled_error`. F_i is the diagonal Fisher E (∂e/∂θ_i)² over single replay images,
-    by `init`. The source sums errors over the D numbers of an image where we take the mean; with
-    the factor D, λ weighs the same.
+    `process.relabelled_error`. F, made by `init`, is the diagonal Fisher of e over replay
+    (`posterior.diagonal_fisher`). The source sums errors over the D numbers of an image where we
+    take the mean; with the factor D, λ weighs the same.
 
     Args:
       replay_weight: γ ≥ 0, 1 in the source's configs. fisher_weight: λ ≥ 0, 10 there.
@@ -48,29 +48,9 @@ def selective_amnesia(
     if replay_weight < 0 or fisher_weight < 0 or fisher_batches < 1:
         raise ValueError("replay_weight and fisher_weight must be ≥ 0, fisher_batches ≥ 1")
 
-    @jax.jit
-    def squared_gradients(params, x0, key):
-        noising = process.draw_noising(key, schedule, x0)
-
-        def one(total, example):
-            image, *drawn = (a[None] for a in example)
-            gradient = jax.grad(
-                lambda p: process.eps_error(
-                    score_fn, p, schedule, image, process.Noising(*drawn)
-                ).mean()
-            )(params)
-            return jax.tree.map(lambda t, g: t + jnp.square(g), total, gradient), None
-
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return jax.lax.scan(one, zeros, (x0, *noising))[0]
-
     def init(params, batches, key):
-        total, count = jax.tree.map(jnp.zeros_like, params), 0
-        for index in range(fisher_batches):
-            x0 = next(batches["replay"])["image"]
-            squares = squared_gradients(params, x0, jax.random.fold_in(key, index))
-            total, count = jax.tree.map(jnp.add, total, squares), count + len(x0)
-        fisher = jax.tree.map(lambda t: t / count, total)
+        replay = (next(batches["replay"])["image"] for _ in range(fisher_batches))
+        fisher = diagonal_fisher(score_fn, schedule, params, replay, key)
         return AmnesiaState(jax.tree.map(jnp.copy, params), fisher)
 
     def loss(params, state, batch, key):

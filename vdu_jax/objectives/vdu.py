@@ -6,7 +6,7 @@ import chex
 
 from vdu_jax.diffusion import process
 from vdu_jax.diffusion.schedule import Schedule
-from vdu_jax.posterior import GaussianPosterior, energy, num_parameters
+from vdu_jax.posterior import Posterior, energy, num_parameters
 from vdu_jax.types import Objective, ScoreFn
 
 ANCHORS = ("mean", "pretrained")
@@ -16,10 +16,10 @@ REDUCTIONS = ("sum", "mean")
 class VDUState(NamedTuple):
     """The anchored posterior; see `anchored`."""
 
-    posterior: GaussianPosterior
+    posterior: Posterior
 
 
-def anchored(posterior: GaussianPosterior, params, anchor: str) -> GaussianPosterior:
+def anchored(posterior: Posterior, params, anchor: str) -> Posterior:
     """The posterior with μ* as its mean ("mean") or the pretrained θ* ("pretrained").
 
     Raises:
@@ -49,7 +49,7 @@ def reduction_scale(reduction: str, count: int) -> float:
 def vdu(
     score_fn: ScoreFn,
     schedule: Schedule,
-    posterior: GaussianPosterior,
+    posterior: Posterior,
     num_forget: int,
     *,
     gamma: float = 0.5,

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from vdu_jax.diffusion import process
 from vdu_jax.diffusion.schedule import Schedule
 from vdu_jax.objectives.vdu import anchored, check_anchor, reduction_scale
-from vdu_jax.posterior import GaussianPosterior, energy, num_parameters
+from vdu_jax.posterior import Posterior, energy, num_parameters
 from vdu_jax.types import Objective, Params, ScoreFn
 
 STABILITIES = ("posterior", "function", "both")
@@ -27,14 +27,14 @@ PLASTICITIES = ("linear", "capped")
 class ExtendedState(NamedTuple):
     """posterior: anchored. teacher: θ*, the parameters at the start."""
 
-    posterior: GaussianPosterior
+    posterior: Posterior
     teacher: Params
 
 
 def vdu_extended(
     score_fn: ScoreFn,
     schedule: Schedule,
-    posterior: GaussianPosterior,
+    posterior: Posterior,
     num_forget: int,
     *,
     gamma: float = 0.5,

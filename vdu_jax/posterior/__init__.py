@@ -1,5 +1,6 @@
-"""The trained posterior p(θ | D): per-parameter statistics over checkpoints, and its energy."""
+"""The trained posterior p(θ | D): families of Gaussians behind one `energy(posterior, params)`."""
 
+from vdu_jax.posterior.fisher import diagonal_fisher, laplace
 from vdu_jax.posterior.gaussian import (
     GaussianPosterior,
     apply_floor,
@@ -9,16 +10,26 @@ from vdu_jax.posterior.gaussian import (
     num_parameters,
     relative_floor,
 )
+from vdu_jax.posterior.low_rank import LowRankPosterior, low_rank
+from vdu_jax.posterior.natural import natural
 from vdu_jax.posterior.streaming import Moments, finish, start, update
+
+Posterior = GaussianPosterior | LowRankPosterior
 
 __all__ = [
     "GaussianPosterior",
+    "LowRankPosterior",
     "Moments",
+    "Posterior",
     "apply_floor",
     "apply_shrinkage",
+    "diagonal_fisher",
     "energy",
     "finish",
+    "laplace",
     "layer_summary",
+    "low_rank",
+    "natural",
     "num_parameters",
     "relative_floor",
     "start",

@@ -1,6 +1,11 @@
-"""The diagonal Gaussian posterior of Panda et al. 2025 (arXiv 2510.04058)."""
+"""The diagonal Gaussian posterior of Panda et al. 2025 (arXiv 2510.04058).
 
-from typing import NamedTuple
+Floor, shrinkage and summary are of `variance`, whatever the family.
+"""
+
+import functools
+import math
+from typing import NamedTuple, TypeVar
 
 import chex
 import jax
@@ -24,14 +29,19 @@ class GaussianPosterior(NamedTuple):
     count: chex.Array
 
 
+Family = TypeVar("Family")  # any posterior with `mean` and `variance`
+
+
 def num_parameters(params: Params) -> int:
     """d, the number of scalars in a pytree."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
 
+@functools.singledispatch
 def energy(posterior: GaussianPosterior, params: Params) -> jax.Array:
-    """Σ_i (θ_i − μ*_i)² / (2 σ*²_i), the stability regulariser (the VDU loss without γ).
+    """½ (θ − μ*)ᵀ Σ⁻¹ (θ − μ*), the stability regulariser (the VDU loss without γ).
 
+    Of the diagonal family it is Σ_i (θ_i − μ*_i)² / (2 σ*²_i); other families register theirs.
     Up to a constant this is KL(q ‖ p) for q = N(θ, fixed spread). Every variance must be > 0:
     see `apply_floor`.
 
@@ -47,29 +57,40 @@ def energy(posterior: GaussianPosterior, params: Params) -> jax.Array:
     return jax.tree.reduce(jnp.add, terms)
 
 
-def relative_floor(posterior: GaussianPosterior, quantile: float) -> float:
+def relative_floor(posterior: Family, quantile: float) -> float:
     """The `quantile` (in [0, 1]) of all variances, as a number for `apply_floor`."""
     values = np.concatenate([np.ravel(v) for v in jax.tree.leaves(posterior.variance)])
     return float(np.quantile(values, quantile))
 
 
-def apply_floor(posterior: GaussianPosterior, floor: float) -> GaussianPosterior:
+def apply_floor(posterior: Family, floor: float) -> Family:
     """Raise every variance to at least `floor` > 0.
 
     With few checkpoints many sample variances are almost 0 by chance (for K = 2 their relative
     spread is √2) and would pin their parameters.
+
+    Raises:
+      ValueError: for a floor that is not > 0 and finite.
     """
+    if not 0 < floor < math.inf:
+        raise ValueError(f"floor must be > 0 and finite, not {floor}")
     variance = jax.tree.map(lambda v: jnp.maximum(v, floor), posterior.variance)
     return posterior._replace(variance=variance)
 
 
-def apply_shrinkage(posterior: GaussianPosterior, amount: float) -> GaussianPosterior:
-    """σ² ← (1 − a) σ² + a · mean of σ² over the layer's tensor, a in [0, 1]."""
+def apply_shrinkage(posterior: Family, amount: float) -> Family:
+    """σ² ← (1 − a) σ² + a · mean of σ² over the layer's tensor, a in [0, 1].
+
+    Raises:
+      ValueError: for another a.
+    """
+    if not 0 <= amount <= 1:
+        raise ValueError(f"amount must lie in [0, 1], not {amount}")
     variance = jax.tree.map(lambda v: (1 - amount) * v + amount * jnp.mean(v), posterior.variance)
     return posterior._replace(variance=variance)
 
 
-def layer_summary(posterior: GaussianPosterior) -> list[dict]:
+def layer_summary(posterior: Family) -> list[dict]:
     """One row per parameter tensor: name, size, root mean square of μ*, quantiles of σ*."""
     rows = []
     means = jax.tree.leaves(posterior.mean)

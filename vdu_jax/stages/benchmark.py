@@ -94,6 +94,7 @@ def seed_config(config: ConfigDict, seed: int) -> ConfigDict:
     new.train.seed = new.train.init_seed = new.unlearn.seed = seed
     for section in ("replay", "curve", "evaluate", "relearn"):
         new[section].seed += SEED_STEP * seed
+    new.posterior.fisher_seed += SEED_STEP * seed
     return new
 
 

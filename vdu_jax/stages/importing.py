@@ -23,7 +23,7 @@ CONFIG = '''"""Unlearning with the model of {source}.
     vdu run --config=THIS_FILE --workdir=DIR
 
 Set the data set and the classes to forget, at least one more imported checkpoint of the same model
-for the posterior, and the methods.
+for the posterior (or its family "fisher", which needs none), and the methods.
 """
 
 from vdu_jax import config as vdu_config

@@ -1,6 +1,6 @@
-"""The trained posterior: mean and variance of every parameter over K checkpoints.
+"""The trained posterior: of K checkpoints, or (`posterior.family` = "fisher") of one.
 
-posterior/gaussian/0/     GaussianPosterior, floored and shrunk
+posterior/gaussian/0/     the family's posterior, floored and shrunk
 posterior/layers.json     one row per parameter tensor, before floor and shrinkage
 """
 
@@ -11,27 +11,35 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vdu_jax import posterior
+from vdu_jax import data, posterior
 from vdu_jax.errors import UserError
+from vdu_jax.models import unet
 from vdu_jax.runtime import artifacts, progress
 from vdu_jax.runtime.checkpoints import Store
 from vdu_jax.stages import build
 from vdu_jax.types import Params
 
+FISHER_BATCH = 50  # images between moves of the progress bar; gradients are taken one by one
+
 
 def checkpoint_list(config: ConfigDict, workdir: Path) -> list[tuple[Path, int]]:
     """The (folder, step) of each checkpoint that the posterior is taken over.
+
+    Of the family "fisher" it is the original model alone.
 
     Raises:
       UserError: if there are fewer than the config asks for, a run has not finished, or a model
         is of another network.
     """
     section, original = config.posterior, build.original_folder(config, workdir)
+    if section.family == "fisher":
+        return [(original, artifacts.finished(original)["summary"]["steps"])]
     if section.source == "trajectory":
         if original.name == "import":
             raise UserError(
                 f"config key posterior.source = 'trajectory': {original} is a single checkpoint; "
-                "use 'runs', with further imported workdirs in posterior.runs"
+                "use 'runs', with further imported workdirs in posterior.runs, or "
+                "posterior.family = 'fisher'"
             )
         found = [(original, step) for step in artifacts.finished(original)["summary"]["snapshots"]]
     else:
@@ -66,6 +74,46 @@ def reduce(checkpoints: Iterator[Params]) -> posterior.GaussianPosterior:
     return posterior.finish(moments)
 
 
+def laplace(config: ConfigDict, workdir: Path, found: data.Dataset) -> posterior.GaussianPosterior:
+    """The Laplace posterior of the original model, with the Fisher over images that it draws.
+
+    They stand in for its training data, retained and to forget alike; no image of either is read.
+    """
+    section, count = config.posterior, config.posterior.fisher_images
+    params = build.load_pretrained(config, workdir, found.image_shape)
+    sampler = build.sampler(config, found.image_shape)
+    images = sampler(params, section.fisher_seed, count, "posterior")
+
+    def batches():
+        with progress.bar(count, "fisher", unit="image") as bar:
+            for first in range(0, count, FISHER_BATCH):
+                part = images[first : first + FISHER_BATCH]
+                yield data.to_model_range(part)
+                bar.update(len(part))
+
+    fisher = posterior.diagonal_fisher(
+        unet.make_score_fn(build.net(config, found.image_shape)),
+        build.schedule(config),
+        params,
+        batches(),
+        jax.random.key(section.fisher_seed),
+    )
+    trained_on = section.training_images or len(build.open_split(config, found, "train"))
+    return posterior.laplace(params, fisher, trained_on, section.prior_precision)
+
+
+def fitted(config: ConfigDict, workdir: Path, checkpoints: list, found: data.Dataset) -> tuple:
+    """The posterior of the config's family as it comes, and what it is, in words."""
+    if config.posterior.family == "fisher":
+        about = f"Laplace, from the Fisher over {config.posterior.fisher_images} drawn images"
+        return laplace(config, workdir, found), about
+    trees = stream(config, checkpoints, found.image_shape)
+    about = f"Mean and variance over {len(checkpoints)} checkpoints"
+    if config.posterior.family == "low_rank":
+        return posterior.low_rank(trees), f"{about}, and their deviations (low rank)"
+    return reduce(trees), about
+
+
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     section = config.posterior
     checkpoints = checkpoint_list(config, workdir)
@@ -74,12 +122,13 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         for directory, _ in checkpoints
         if directory.parent != Path(workdir)
     }
-    stage = build.stage(config, workdir, "posterior", ("posterior",), ("original",), runs=others)
+    sections = ("posterior", *(["sampler"] if section.family == "fisher" else []))
+    stage = build.stage(config, workdir, "posterior", sections, ("original",), runs=others)
     if stage.done(overwrite):
         return
-    image_shape = build.dataset(config).image_shape
+    found = build.dataset(config)
     path = stage.begin()
-    raw = reduce(stream(config, checkpoints, image_shape))
+    raw, about = fitted(config, workdir, checkpoints, found)
     layers = posterior.layer_summary(raw)
     floor = max(section.variance_floor, posterior.relative_floor(raw, section.floor_quantile))
     shrunk = posterior.apply_shrinkage(raw, section.shrinkage)
@@ -89,7 +138,7 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
             "config key posterior.variance_floor: some variances over the checkpoints are 0; "
             "set it (or posterior.floor_quantile) above 0"
         )
-    result = posterior.apply_floor(shrunk, floor)
+    result = posterior.apply_floor(shrunk, floor) if floor > 0 else shrunk
     with Store(path / "gaussian") as store:
         store.save(0, {"posterior": result})
         store.wait()
@@ -101,6 +150,8 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         {
             "checkpoints": [f"{directory} step {step}" for directory, step in checkpoints],
             "count": len(checkpoints),
+            "family": section.family,
+            "about": about,
             "floor": floor,
             "fraction_floored": floored,
             "median_variance": posterior.relative_floor(raw, 0.5),
@@ -108,17 +159,24 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     )
 
 
-def load(config: ConfigDict, workdir: Path, image_shape: tuple) -> posterior.GaussianPosterior:
+def load(config: ConfigDict, workdir: Path, image_shape: tuple) -> posterior.Posterior:
     """The posterior that `run` wrote.
 
     Raises:
       UserError: if it is missing, damaged or of another network.
     """
-    artifacts.upstream(workdir, "posterior")
+    summary = artifacts.upstream(workdir, "posterior")["summary"]
     params = build.abstract_params(config, image_shape)
-    wide = jax.tree.map(
-        lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float32, sharding=p.sharding), params
-    )
+
+    def wide(*leading):
+        return jax.tree.map(
+            lambda p: jax.ShapeDtypeStruct((*leading, *p.shape), jnp.float32, sharding=p.sharding),
+            params,
+        )
+
     count = jax.ShapeDtypeStruct((), jnp.int32, sharding=jax.tree.leaves(params)[0].sharding)
+    like = posterior.GaussianPosterior(wide(), wide(), count)
+    if summary["family"] == "low_rank":
+        like = posterior.LowRankPosterior(wide(), wide(), wide(summary["count"]), count)
     with Store(Path(workdir) / "posterior" / "gaussian", read_only=True) as store:
-        return store.restore(0, "posterior", posterior.GaussianPosterior(wide, wide, count))
+        return store.restore(0, "posterior", like)

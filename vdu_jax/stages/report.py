@@ -287,7 +287,7 @@ def _posterior(workdir: Path) -> str:
         for layer in layers
     ]
     return (
-        f"<p>Mean and variance over {summary['count']} checkpoints; median variance "
+        f"<p>{summary['about']}; median variance "
         f"{summary['median_variance']:.2e}, floor {summary['floor']:.2e} "
         f"({100 * summary['fraction_floored']:.0f} % of the parameters).</p>"
         f"<details><summary>{len(rows)} tensors</summary>{_rows(columns, rows)}</details>"

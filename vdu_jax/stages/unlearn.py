@@ -9,11 +9,13 @@ the model alone.
 from pathlib import Path
 
 import jax
+import optax
 from ml_collections import ConfigDict
 
 from vdu_jax import data, detector, objectives
 from vdu_jax.errors import UserError
 from vdu_jax.models import unet
+from vdu_jax.posterior import natural
 from vdu_jax.runtime import artifacts, parallel
 from vdu_jax.runtime.fit import FitResult, Guard, fit
 from vdu_jax.stages import build, posterior, replay, train
@@ -64,15 +66,30 @@ def open_loaders(config: ConfigDict, workdir: Path, name: str, sees: frozenset) 
     return loaders
 
 
-def make_objective(config: ConfigDict, workdir: Path, name: str, image_shape: tuple):
-    settings = config.methods[name]
+def make_objective(config: ConfigDict, workdir: Path, name: str, image_shape: tuple, trained):
+    """The method's objective; `trained` is the posterior."""
+    settings, found = config.methods[name], artifacts.upstream(workdir, "replay")["summary"]
+    params = settings.params.to_dict()
+    if params.get("forget_share") == 0:
+        params["forget_share"] = found["removed"] / found["images"]
     return objectives.FACTORIES[settings.objective](
         unet.make_score_fn(build.net(config, image_shape)),
         build.schedule(config),
-        posterior.load(config, workdir, image_shape),
-        artifacts.upstream(workdir, "replay")["summary"]["forget_images"],
-        **settings.params,
+        trained,
+        found["forget_images"],
+        **params,
     )
+
+
+def optimizer(config: ConfigDict, name: str, trained) -> optax.GradientTransformation:
+    """What `methods.<name>.optimizer` says; `trained` is the posterior."""
+    settings = config.methods[name]
+    rate = settings.learning_rate
+    if settings.decay == "linear":
+        rate = optax.linear_schedule(rate, 0.0, settings.steps)
+    if settings.optimizer == "natural":
+        return natural(trained.variance, rate)
+    return optax.adam(rate, b2=settings.beta2)
 
 
 def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = False) -> None:
@@ -87,7 +104,8 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
         train.check(config)
     image_shape = build.dataset(config).image_shape
     pretrained = build.load_pretrained(config, workdir, image_shape)
-    objective = make_objective(config, workdir, name, image_shape)
+    trained = posterior.load(config, workdir, image_shape)
+    objective = make_objective(config, workdir, name, image_shape, trained)
     path = stage.begin()
     if is_retrained(config, name):
         result = retrain(config, path, name)
@@ -96,7 +114,7 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
             objective,
             pretrained,
             open_loaders(config, workdir, name, objective.sees),
-            build.optimizer(settings.learning_rate),
+            optimizer(config, name, trained),
             key=jax.random.key(config.unlearn.seed),
             num_steps=settings.steps,
             directory=path,

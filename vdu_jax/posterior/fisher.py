@@ -1,0 +1,78 @@
+"""The diagonal Fisher of the diffusion error, and the Laplace posterior of one checkpoint."""
+
+from collections.abc import Iterable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from vdu_jax.diffusion import process
+from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.posterior.gaussian import GaussianPosterior
+from vdu_jax.types import Params, ScoreFn
+
+
+def diagonal_fisher(
+    score_fn: ScoreFn, schedule: Schedule, params: Params, batches: Iterable, key: chex.PRNGKey
+) -> Params:
+    """F_i = E (∂e/∂θ_i)² over single images, each at one draw of t and ε.
+
+    One gradient is in memory at a time, whatever the batch.
+
+    Args:
+      batches: x0 (B, H, W, C) in [-1, 1]; batch n is noised with the key fold_in(key, n).
+
+    Returns:
+      float32, the parameters' structure.
+
+    Raises:
+      ValueError: without an image.
+    """
+
+    @jax.jit
+    def squares(params, x0, key):
+        noising = process.draw_noising(key, schedule, x0)
+
+        def one(total, example):
+            image, *drawn = (a[None] for a in example)
+            gradient = jax.grad(
+                lambda p: process.eps_error(
+                    score_fn, p, schedule, image, process.Noising(*drawn)
+                ).mean()
+            )(params)
+            return jax.tree.map(lambda t, g: t + jnp.square(g), total, gradient), None
+
+        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+        return jax.lax.scan(one, zeros, (x0, *noising))[0]
+
+    total, count = None, 0
+    for index, x0 in enumerate(batches):
+        more = squares(params, x0, jax.random.fold_in(key, index))
+        total = more if total is None else jax.tree.map(jnp.add, total, more)
+        count += len(x0)
+    if not count:
+        raise ValueError("a Fisher needs at least one image")
+    return jax.tree.map(lambda t: t / count, total)
+
+
+def laplace(
+    params: Params, fisher: Params, num_images: int, prior_precision: float
+) -> GaussianPosterior:
+    """N(θ*, σ*²) with σ*²_i = 1 / (N F_i + prior precision): K = 1 checkpoint is enough.
+
+    e stands for −log p(x0 | θ), as in the VDU loss with w_t = 1.
+
+    Args:
+      params: θ*. fisher: F, the same structure.
+      num_images: N ≥ 1, the images that θ* was trained on.
+      prior_precision: > 0; it bounds the variance of what F does not see.
+
+    Raises:
+      ValueError: for a setting out of range, or if shapes differ.
+    """
+    if num_images < 1 or not prior_precision > 0:
+        raise ValueError("num_images must be ≥ 1 and prior_precision > 0")
+    chex.assert_trees_all_equal_shapes(params, fisher, exception_type=ValueError)
+    mean = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
+    variance = jax.tree.map(lambda f: 1 / (num_images * f + prior_precision), fisher)
+    return GaussianPosterior(mean, variance, jnp.int32(1))
