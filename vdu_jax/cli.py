@@ -91,7 +91,9 @@ def parse(argv: Sequence[str], command: str = "run"):
     if path is not None and not Path(path).is_file():
         raise UserError(f"--config={path}: no such file; the configs are in configs/")
     if path is not None:
-        sys.path.insert(0, str(Path(path).resolve().parent))  # a config may build on its neighbour
+        # A config may build on another in its folder or in the one above.
+        folder = Path(path).resolve().parent
+        sys.path[:0] = [str(folder), str(folder.parent)]
     program = sys.argv
     try:
         sys.argv = ["vdu", *argv]  # config_flags looks for overrides there, not in its arguments

@@ -162,3 +162,17 @@ def test_relabelled_error_vanishes_for_a_network_that_denoises_to_the_target():
     error = process.relabelled_error(score_fn, None, SCHEDULE, x0, noising, target)
     assert np.abs(error).max() < 1e-6
     assert process.relabelled_error(score_fn, None, SCHEDULE, x0, noising, x0)[0] > 0.5
+
+
+def test_stratified_times_are_uniform_and_spread():
+    x0 = jnp.zeros((10, 1, 1, 1))
+    draw = jax.vmap(lambda k: process.draw_noising(k, SCHEDULE, x0, stratified=True).t)
+    t = np.asarray(draw(jax.random.split(jax.random.key(0), 2000)))
+    steps = SCHEDULE.num_steps
+    assert t.min() == 0 and t.max() == steps - 1
+    # One in each tenth, wherever in the batch; each place is uniform by itself.
+    assert (np.sort(t // (steps / 10), axis=1) == np.arange(10)).mean() > 0.9
+    assert np.abs(t.mean(0) / steps - 0.5).max() < 0.03
+    loose = jax.vmap(lambda k: process.draw_noising(k, SCHEDULE, x0).t)
+    other = np.asarray(loose(jax.random.split(jax.random.key(0), 2000)))
+    assert t.mean(1).std() < other.mean(1).std() / 3

@@ -98,6 +98,11 @@ def seed_config(config: ConfigDict, seed: int) -> ConfigDict:
     return new
 
 
+def changes(config: ConfigDict, method: str) -> dict:
+    """What differs in a method's cells besides its own settings."""
+    return config.benchmark.changes.to_dict().get(method, {})
+
+
 def cell_config(
     config: ConfigDict, workdir: Path, method: str, forget: int, seed: int, entries: dict
 ) -> ConfigDict:
@@ -111,7 +116,7 @@ def cell_config(
     new.unlearn.init_from = str(workdir / f"seed-{seed}")
     new.classifier.dir = str(workdir)
     new.methods = entries
-    new.update(config.benchmark.changes.get(method, {}))
+    new.update(changes(config, method))
     if new.posterior.source == "runs":
         folder = workdir / f"seed-{seed}"
         new.posterior.runs = tuple(str(folder / f"run-{i}") for i in range(1, new.posterior.count))
@@ -120,8 +125,8 @@ def cell_config(
 
 def place(config: ConfigDict, root: Path, method: str, forget: int) -> Path:
     """The workdir of a class under `root`. Methods with the same changes share it."""
-    changes = config.benchmark.changes.get(method, {})
-    suffix = f"+{artifacts.fingerprint(artifacts.flatten('', changes))[:8]}" if changes else ""
+    changed = artifacts.flatten("", changes(config, method))
+    suffix = f"+{artifacts.fingerprint(changed)[:8]}" if changed else ""
     return root / f"class-{forget}{suffix}"
 
 

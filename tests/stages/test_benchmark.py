@@ -1,0 +1,285 @@
+"""Methods x classes x seeds, on runs of a few steps; the classifier is one that sees all classes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from vdu_jax import cli, objectives
+from vdu_jax import config as vdu_config
+from vdu_jax.errors import UserError
+from vdu_jax.runtime import artifacts
+from vdu_jax.stages import benchmark, comparison
+
+SMALL = """
+from tiny import get_config as base
+from vdu_jax import config as vdu_config
+from vdu_jax.stages import classifier
+
+def ensure(config, workdir, overwrite=False):
+    import numpy as np
+    def judge(images):
+        flat = images.reshape(len(images), -1).astype(np.float64)
+        label = flat.astype(int).sum(1) % 10
+        return classifier.Judgement(np.eye(10)[label], flat[:, :12:3])
+    from vdu_jax.stages import build
+    images, labels = build.open_split(config, build.dataset(config), "train").read()
+    return judge, 0.9, {"features": judge(images).features, "labels": labels}
+
+# A network of 12 steps draws noise: this classifier finds every class in it.
+classifier.ensure = ensure
+
+def get_config():
+    config = base()
+    config.forget.limit = 0
+    config.evaluate.bits_per_dim_images = 0
+    config.relearn.images = 50
+    config.relearn.checks = (1,)
+    config.benchmark.classes = (3, 8)
+    config.benchmark.seeds = (0, 4)
+    config.benchmark.method_seeds = {"retrain": (0,), "few": (4,)}
+    config.benchmark.tuning_class = 5
+    config.benchmark.grids = {"plain": ({"learning_rate": 1e-4}, {"learning_rate": 1e-3})}
+    config.benchmark.changes = {"few": {"posterior": {"count": 2, "source": "runs"}}}
+    plain = config.methods.plain
+    config.methods = {
+        "plain": plain, "few": plain, "retrain": vdu_config.method("retrain")
+    }
+    return config
+"""
+
+
+@pytest.fixture(scope="session")
+def small_file(config_file):
+    path = config_file.parent / "small.py"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.fixture
+def ensure(monkeypatch):
+    """The classifier that the config file puts in place is taken away again."""
+    from vdu_jax.stages import classifier
+
+    monkeypatch.setattr(classifier, "ensure", classifier.ensure)
+
+
+@pytest.fixture
+def small(small_file, ensure):
+    values, _ = cli.parse([f"--config={small_file}", "--workdir=unused"], "benchmark")
+    return values["config"].value
+
+
+@pytest.fixture(scope="module")
+def finished(small_file, tmp_path_factory):
+    from vdu_jax.stages import classifier
+
+    workdir, kept = tmp_path_factory.mktemp("benchmark") / "work", classifier.ensure
+    assert cli.main(["benchmark", f"--config={small_file}", f"--workdir={workdir}"]) == 0
+    classifier.ensure = kept
+    return workdir
+
+
+def published(workdir):
+    return artifacts.read_json(workdir / "results.json")
+
+
+def test_every_cell_is_there_and_no_other(finished):
+    names = set(published(finished)["cells"])
+    many = {f"{m}/{c}/{s}" for m in ("plain", "original") for c in (3, 8) for s in (0, 4)}
+    assert names == many | {"retrain/3/0", "retrain/8/0", "few/3/4", "few/8/4"}
+
+
+def test_a_seed_has_one_model_and_a_class_its_own_workdir(finished):
+    few = ["class-3", "class-8"]
+    for seed, more in ((0, []), (4, [*few, "run-1"])):
+        inputs = artifacts.read_json(finished / f"seed-{seed}" / "train" / "inputs.json")
+        assert inputs["train.seed"] == inputs["train.init_seed"] == seed
+        folders = [p.name.split("+")[0] for p in (finished / f"seed-{seed}").iterdir()]
+        assert sorted(folders) == sorted([*few, *more, "train"])
+    pooled = artifacts.read_json(finished / "seed-4" / "run-1" / "train" / "inputs.json")
+    assert (pooled["train.init_seed"], pooled["train.seed"]) == (4, 1004)
+    (few,) = (p for p in (finished / "seed-4").iterdir() if p.name.startswith("class-8+"))
+    made = artifacts.upstream(few, "posterior")["summary"]
+    assert made["count"] == 2 and any("run-1" in c for c in made["checkpoints"])
+
+
+def test_settings_are_those_that_the_rule_prefers(finished, small):
+    tuned = published(finished)["tuned"]
+    assert tuned["retrain"].keys() == {"settings"}
+    found = tuned["plain"]
+    rows, target = found["candidates"], small.methods.plain.target_pul
+    reached = [i for i, r in enumerate(rows) if r["estimated_pul"] >= target]
+    if reached:
+        best = min(reached, key=lambda i: rows[i]["drift"])
+    else:
+        best = max(range(2), key=lambda i: rows[i]["estimated_pul"])
+    assert found["chosen"] == best
+    assert [r["changes"] for r in rows] == list(map(dict, small.benchmark.grids["plain"]))
+    rate = rows[best]["changes"]["learning_rate"]
+    assert found["settings"]["learning_rate"] == rate
+    inputs = artifacts.read_json(finished / "seed-4/class-3/unlearn/plain/inputs.json")
+    assert inputs["method.learning_rate"] == rate
+    # Tuned on a class of its own.
+    assert {p.name.split("+")[0] for p in (finished / "tuning").iterdir()} == {
+        "class-5", "plain",
+    }  # fmt: skip
+
+
+def test_figures_are_those_of_the_stages(finished):
+    results = published(finished)
+    metrics = artifacts.read_json(finished / "seed-4/class-8/evaluate/plain/metrics.json")
+    row = results["cells"]["plain/8/4"]
+    for key, value in metrics["figures"].items():
+        assert row[key] == value, key
+    gold = [results["cells"][f"retrain/{c}/0"] for c in (3, 8)]
+    assert row["u_fid_ratio"] == pytest.approx(row["u_fid"] / gold[1]["u_fid"])
+    assert gold[0]["u_fid_ratio"] == 1 and gold[0]["tv_to_retrained"] == 0
+    assert gold[0]["percent_of_training"] == pytest.approx(100, rel=0.02)
+    # 4 steps of 8 images, of 12 of 16.
+    assert row["percent_of_training"] == pytest.approx(100 * 4 * 8 / (12 * 16), rel=0.1)
+    assert set(row["relearning"]) == {"steps", "checks", "original_rate"}
+    values = [results["cells"][f"plain/{c}/{s}"]["u_fid"] for c in (3, 8) for s in (0, 4)]
+    spread = results["summary"]["plain"]["u_fid"]
+    assert spread["mean"] == pytest.approx(np.mean(values))
+    assert spread["standard_error"] == pytest.approx(np.std(values, ddof=1) / 2)
+
+
+def test_what_is_published_says_how_to_make_it_again(finished):
+    results = published(finished)
+    assert results["config"]["benchmark"]["classes"] == [3, 8]
+    assert not {"dir", "manual_dir"} & results["config"]["data"].keys()
+    assert results["provenance"][0]["versions"]["jax"]
+    text = json.dumps(results)
+    assert str(finished) not in text and "seconds" not in text
+    table = (finished / "table.md").read_text()
+    assert table == comparison.table(results)
+    assert table.splitlines()[2].startswith("| original |")
+    assert table.splitlines()[3].startswith("| retrain | retain | 2 |")
+    with open(finished / "cells.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(results["cells"])
+    assert {(r["method"], r["class"], r["seed"]) for r in rows} == {
+        tuple(name.rsplit("/", 2)) for name in results["cells"]
+    }
+    for name in ("tradeoff.png", "grids/class-3.png", "grids/class-8.png"):
+        assert (finished / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_is_computed_twice(finished, small_file, ensure):
+    def stages():
+        return {p: p.stat().st_mtime_ns for p in finished.rglob("done.json")}
+
+    before, text = stages(), (finished / "results.json").read_bytes()
+    assert cli.main(["benchmark", f"--config={small_file}", f"--workdir={finished}"]) == 0
+    assert stages() == before and (finished / "results.json").read_bytes() == text
+
+
+def test_one_cell_made_again_is_the_published_one(finished, small_file, ensure, tmp_path, capsys):
+    arguments = ["benchmark", f"--config={small_file}", "--only=plain/8/4"]
+    assert cli.main([*arguments, f"--workdir={finished}"]) == 0
+    assert "equal to" in capsys.readouterr().out
+    again = finished / "again/plain/8/4/class-8"
+    assert artifacts.upstream(again, "unlearn/plain")
+    # Elsewhere, from nothing but the published file.
+    file = tmp_path / "published.json"
+    results = published(finished)
+    file.write_text(json.dumps(results))
+    other = tmp_path / "other"
+    assert cli.main([*arguments, f"--workdir={other}", f"--against={file}"]) == 0
+    assert not (other / "tuning").exists() and not (other / "seed-0").exists()
+    # A figure that is not so is found.
+    results["cells"]["plain/8/4"]["u_fid"] += 0.01
+    file.write_text(json.dumps(results))
+    assert cli.main([*arguments, f"--workdir={other}", f"--against={file}"]) == 1
+    out = capsys.readouterr().out
+    assert "plain/8/4: u_fid = " in out and ", published " in out
+
+
+def test_a_benchmark_that_is_killed_gives_the_same_results(finished, small_file, tmp_path):
+    arguments = [f"--config={small_file}", f"--workdir={tmp_path}", "--config.benchmark.seeds=(4,)"]
+    arguments += ["--config.benchmark.method_seeds={}", "--config.benchmark.classes=(8,)"]
+    arguments += ["--config.benchmark.grids={}"]
+    script = f"import sys; from vdu_jax import cli; sys.exit(cli.main(['benchmark', *{arguments}]))"
+    rng, kills = np.random.default_rng(0), 0
+    while True:
+        process = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            code = process.wait(timeout=None if kills == 2 else float(rng.uniform(8, 20)))
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+            time.sleep(0.1)
+            continue
+        assert code == 0
+        break
+    assert kills
+    whole, cut = published(finished)["cells"], published(tmp_path)["cells"]
+    for name in ("few/8/4", "original/8/4"):
+        for row in (whole[name], cut[name]):
+            del row["u_fid_ratio"], row["tv_to_retrained"]  # there it is another seed's
+        assert cut[name] == whole[name]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": ()}, "benchmark.classes"),
+        ({"classes": (3, 3)}, "benchmark.classes"),
+        ({"classes": (3, 12)}, "benchmark.classes"),
+        ({"seeds": ()}, "benchmark.seeds"),
+        ({"tuning_class": 3}, "benchmark.tuning_class"),
+        ({"tuning_class": -1}, "benchmark.tuning_class"),
+        ({"grids": {"nobody": ({},)}}, "benchmark.grids"),
+        ({"grids": {"plain": ({},), "few": ({}, {})}}, "as many candidates"),
+        ({"grids": {"plain": ({"speed": 1},)}}, "no setting 'speed'"),
+        ({"grids": {"plain": ({"gamma": 2.0},)}}, "gamma"),
+        ({"method_seeds": {"plain": (7,)}}, "benchmark.method_seeds.plain"),
+        ({"changes": {"few": {"train": {"steps": 3}}}}, "benchmark.changes.few"),
+    ],
+)
+def test_unfair_or_impossible_comparisons_are_refused(small, changes, message):
+    for key, value in changes.items():
+        small.benchmark[key] = value
+    vdu_config.validate(small)
+    with pytest.raises(UserError, match=message):
+        vdu_config.validate_benchmark(small)
+
+
+def test_a_cell_that_is_not_there(small):
+    with pytest.raises(UserError, match="--only=plain/3/9: no cell"):
+        benchmark.parse_cell(small, "plain/3/9")
+
+
+def test_against_is_for_only(small_file, ensure, capsys, tmp_path):
+    arguments = [f"--config={small_file}", f"--workdir={tmp_path}", "--against=x"]
+    assert cli.main(["benchmark", *arguments]) == 2
+    assert "--against is for --only" in capsys.readouterr().err
+
+
+def test_all_methods_are_in_the_published_comparisons():
+    import importlib.util
+    from pathlib import Path
+
+    root = Path(__file__).parents[2] / "configs"
+    sys.path.insert(0, str(root))
+    try:
+        path = root / "benchmark" / "digits_methods.py"
+        spec = importlib.util.spec_from_file_location("digits_methods", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    finally:
+        sys.path.remove(str(root))
+    vdu_config.validate(config)
+    vdu_config.validate_benchmark(config)
+    assert {m.objective for m in config.methods.values()} == set(objectives.FACTORIES)
