@@ -148,7 +148,8 @@ def default() -> ConfigDict:
                 "fisher_images": 500,  # drawn from the original model
                 "fisher_seed": 5,
                 "training_images": 0,  # N that it was trained on; 0: as many as the data set has
-                "prior_precision": 1.0,
+                # Well below most N F_i (a median of 6e-4 on digits), or all variances are 1 / it.
+                "prior_precision": 1e-4,
                 # Of every family's diagonal part.
                 "variance_floor": 0.0,  # smallest variance, absolute
                 "floor_quantile": 0.1,  # and as a quantile of all variances
