@@ -1,4 +1,4 @@
-"""Methods x classes x seeds, on runs of a few steps; the classifier is one that sees all classes."""
+"""Methods x classes x seeds, on runs of a few steps and with a classifier that sees all classes."""
 
 import csv
 import json

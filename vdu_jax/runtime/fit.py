@@ -188,6 +188,7 @@ def fit(
                 "flops": flops,
                 "loaders": {kind: loader.get_state() for kind, loader in loaders.items()},
             }
+            snapshots.wait()  # a state is never there without the snapshots before it
             states.save(done, {"state": state}, {"loop": loop})
 
         def save_snapshot():
