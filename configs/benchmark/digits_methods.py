@@ -20,6 +20,7 @@ def get_config():
     config.sampler.batch_size = 500
     config.evaluate.images = 10_000
     config.relearn.images = 500
+    config.relearn.checks = (5, 10, 20, 50, 100, 200)
 
     config.benchmark.classes = (1, 3, 7)
     config.benchmark.seeds = (0, 1, 2)
@@ -29,10 +30,10 @@ def get_config():
     means = dict(plasticity_reduction="mean", stability_reduction="mean")
     steps = dict(steps=100, snapshot_every=20)
     short = dict(steps=60, snapshot_every=10)
+    falling = dict(decay="linear", beta2=0.95)
     # Within 1 % of the training's operations.
-    frugal = dict(
-        steps=30, snapshot_every=10, forget_batch=16, replay_batch=16, decay="linear", beta2=0.95
-    )
+    frugal = dict(steps=56, snapshot_every=14, forget_batch=8, replay_batch=8, **falling)
+    longer = dict(steps=100, snapshot_every=20, forget_batch=32, replay_batch=32, **falling)
     config.methods = {
         "retrain": method("retrain"),
         "vdu": method("vdu", anchor="pretrained", **means, **short),
@@ -45,6 +46,7 @@ def get_config():
         "siss": method("siss", **steps),
         "vdu_extended": method("vdu_extended", gamma=0.01, **steps),
         "demixing": method("demixing", **frugal),
+        "demixing_longer": method("demixing", **longer),
     }
     rates = tuple({"learning_rate": rate} for rate in (1e-5, 3e-5, 1e-4, 3e-4))
     grids = dict.fromkeys(
@@ -63,9 +65,9 @@ def get_config():
         for rate in (1e-4, 3e-4)
         for weight in (10.0, 30.0)
     )
-    grids["demixing"] = tuple(
+    grids["demixing"] = grids["demixing_longer"] = tuple(
         {"learning_rate": rate, "replay_weight": weight}
-        for rate in (3e-4, 5e-4)
+        for rate in (2e-4, 4e-4)
         for weight in (1.0, 2.0)
     )
     config.benchmark.grids = grids

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from vdu_jax.diffusion import empirical, process
 from vdu_jax.diffusion.schedule import Schedule
 from vdu_jax.objectives.vdu import anchored, check_anchor
-from vdu_jax.posterior import GaussianPosterior, energy, num_parameters
+from vdu_jax.posterior import Posterior, energy, num_parameters
 from vdu_jax.types import Objective, Params, ScoreFn
 
 
@@ -29,7 +29,7 @@ class DemixingState(NamedTuple):
     teacher: Params
     forget: jax.Array
     replay: jax.Array
-    posterior: GaussianPosterior
+    posterior: Posterior
 
 
 def correction(
@@ -50,7 +50,7 @@ def correction(
 def demixing(
     score_fn: ScoreFn,
     schedule: Schedule,
-    posterior: GaussianPosterior,
+    posterior: Posterior,
     num_forget: int,
     *,
     forget_share: float = 0.0,
