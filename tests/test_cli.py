@@ -56,6 +56,8 @@ def test_a_config_that_is_not_there_or_fails(capsys, tmp_path):
     path = tmp_path / "broken.py"
     path.write_text("def get_config():\n    return 1 / 0\n")
     assert "ZeroDivisionError" in fails(capsys, "run", f"--config={path}", "--workdir=w")
+    path.write_text("def get_config():\n    raise ValueError('so it is')\n")
+    assert "so it is" in fails(capsys, "run", f"--config={path}", "--workdir=w")
 
 
 def test_a_stage_before_its_time(capsys, tmp_path, config_file):

@@ -118,7 +118,9 @@ def parse(argv: Sequence[str], command: str = "run"):
 
 
 def _one_line(error: Exception) -> str:
-    return str(error.args[0] if error.args else error).strip().splitlines()[0]
+    lines = str(error.args[0] if error.args else error).strip().splitlines()
+    # What a config file raises comes as a traceback in the message; its last line says what.
+    return lines[-1] if "Traceback (most recent call last):" in lines else lines[0]
 
 
 def run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:

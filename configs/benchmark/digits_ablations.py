@@ -1,0 +1,49 @@
+"""What plain VDU owes to its settings, one at a time, on scikit-learn's 8x8 digits.
+
+    vdu benchmark --config=configs/benchmark/digits_ablations.py --workdir=runs/benchmark/ablations
+
+K checkpoints of one run (trajectory_K) and of K runs that share their initial parameters (runs_K),
+gamma, anchor, the floor of the variances, and what goes beyond the paper: the other families of the
+posterior, shrinkage and the natural step. Every other setting is that of `vdu`. 19 further models
+are trained. Cost and figures: docs/results.md.
+"""
+
+import digits_methods
+
+from vdu_jax import config as vdu_config
+
+CHECKPOINTS = (2, 3, 5, 10, 20)
+
+
+def get_config():
+    config = digits_methods.get_config()
+    config.benchmark.seeds = (0,)
+    config.benchmark.grids = {}
+    config.relearn.images = 0
+
+    base = config.methods.vdu
+    retrain = config.methods.retrain
+    methods, changes = {"retrain": retrain, "vdu": base}, {}
+
+    def vary(name, settings=None, **changed):
+        name = name.replace(".", "_")
+        methods[name] = vdu_config.change_method("vdu", base, settings or {})
+        if changed:
+            changes[name] = {"posterior": changed}
+
+    for count in CHECKPOINTS:
+        vary(f"trajectory_{count}", count=count)
+        vary(f"runs_{count}", source="runs", count=count)
+    for gamma in (0.01, 0.5, 0.9):  # vdu: 0.1
+        vary(f"gamma_{gamma:g}", {"gamma": gamma})
+    vary("anchor_mean", {"anchor": "mean"})
+    for quantile in (0.01, 0.5):  # vdu: 0.1
+        vary(f"floor_{quantile:g}", floor_quantile=quantile)
+    vary("shrinkage_0.5_trajectory_2", count=2, shrinkage=0.5)
+    vary("low_rank", family="low_rank")
+    vary("fisher", family="fisher")
+    # 1/γ is the closed form with both terms as sums; here both are means.
+    vary("natural", {"optimizer": "natural", "learning_rate": 3.0})
+    config.methods = methods
+    config.benchmark.changes = changes
+    return config

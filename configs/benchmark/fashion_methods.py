@@ -1,0 +1,57 @@
+"""Every method on Fashion-MNIST, 28x28: three forget classes, three training seeds.
+
+    vdu benchmark --config=configs/benchmark/fashion_methods.py --workdir=runs/benchmark/fashion \\
+        --config.data.manual_dir=/usr/share/datasets/fashion-mnist
+
+Methods that see retained data, and the retrained model, on the first seed alone. Cost and figures:
+docs/results.md.
+"""
+
+import fashion_mnist
+
+from vdu_jax import config as vdu_config
+
+
+def get_config():
+    config = fashion_mnist.get_config()
+    config.train.snapshots = 25  # all: where the original learned the class is a figure, too
+    config.posterior.count = 6
+    config.sampler.steps = 10
+    config.evaluate.images = 2000
+    config.relearn.images = 250
+    config.relearn.checks = (5, 10, 20, 50, 100, 200)
+
+    config.benchmark.classes = (1, 5, 8)  # trousers, sandals, bags
+    config.benchmark.seeds = (0, 1, 2)
+    config.benchmark.tuning_class = 7  # sneakers
+
+    method = vdu_config.method
+    means = dict(plasticity_reduction="mean", stability_reduction="mean")
+    # As many images a step as a quarter of those that the models are trained with, or half.
+    steps = dict(steps=60, snapshot_every=20, forget_batch=16, replay_batch=48, retain_batch=48)
+    short = dict(steps=40, snapshot_every=10, forget_batch=16)
+    # Within 1 % of the training's operations.
+    frugal = dict(
+        steps=70, snapshot_every=35, forget_batch=8, replay_batch=8, decay="linear", beta2=0.95
+    )
+    config.methods = {
+        "retrain": method("retrain"),
+        "vdu": method("vdu", anchor="pretrained", gamma=0.1, **means, **short),
+        "gradient_ascent": method("gradient_ascent", **short),
+        "esd": method("esd", **short),
+        "salun": method("salun", **steps),
+        "selective_amnesia": method("selective_amnesia", **steps),
+        "fine_tune": method("fine_tune", **steps),
+        "erase_diff": method("erase_diff", **steps),
+        "siss": method("siss", **steps),
+        "vdu_extended": method("vdu_extended", gamma=0.01, function_weight=10.0, **steps),
+        "demixing": method("demixing", **frugal),
+    }
+    once = ("retrain", "fine_tune", "erase_diff", "siss")
+    config.benchmark.method_seeds = dict.fromkeys(once, (0,))
+    rates = dict.fromkeys(set(config.methods) - {"retrain"}, (3e-5, 1e-4, 3e-4))
+    rates |= dict.fromkeys(("vdu", "gradient_ascent"), (3e-6, 1e-5, 3e-5))
+    config.benchmark.grids = {
+        name: tuple({"learning_rate": rate} for rate in some) for name, some in rates.items()
+    }
+    return config
