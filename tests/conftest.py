@@ -5,6 +5,8 @@ import os
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# One compiler setting for all, whether JAX has started before the first command or not.
+os.environ.setdefault("XLA_FLAGS", "")
 # The runs below compile the same programs again and again; nothing is kept between sessions.
 _CACHE = tempfile.TemporaryDirectory(prefix="vdu-test-xla-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name

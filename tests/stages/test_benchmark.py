@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from vdu_jax import cli, objectives
 from vdu_jax import config as vdu_config
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import artifacts
-from vdu_jax.stages import benchmark, comparison
+from vdu_jax.stages import benchmark, comparison, unlearn
 
 SMALL = """
 from tiny import get_config as base
@@ -133,6 +134,31 @@ def test_settings_are_those_that_the_rule_prefers(finished, small):
     }  # fmt: skip
 
 
+def test_a_candidate_that_diverges_is_not_chosen(finished, small, tmp_path, monkeypatch):
+    """The first of three does; if all do, one line says so."""
+    small.benchmark.grids = {"plain": tuple({"learning_rate": r} for r in (1e-3, 1e-4, 1e-5))}
+    workdir = tmp_path / "work"
+    shutil.copytree(finished, workdir, ignore=shutil.ignore_patterns("again", "class-[38]*"))
+    shutil.rmtree(workdir / "tuning" / "plain")
+    shutil.rmtree(workdir / "tuning" / "class-5" / "unlearn")
+    failing, real = {"plain-0"}, unlearn.run_method
+
+    def run_method(config, folder, name):
+        if name in failing:
+            raise unlearn.Diverged(f"{name} diverges")
+        real(config, folder, name)
+
+    monkeypatch.setattr(unlearn, "run_method", run_method)
+    chosen = benchmark.tune(small, workdir, "plain")
+    assert chosen.learning_rate in (1e-4, 1e-5)
+    rows = artifacts.upstream(workdir, "tuning/plain")["summary"]["candidates"]
+    assert ["drift" in row for row in rows] == [False, True, True]
+    shutil.rmtree(workdir / "tuning" / "plain")
+    failing |= {"plain-1", "plain-2"}
+    with pytest.raises(UserError, match="every candidate of .*grids.plain diverges.*plain-2"):
+        benchmark.tune(small, workdir, "plain")
+
+
 def test_figures_are_those_of_the_stages(finished):
     results = published(finished)
     metrics = artifacts.read_json(finished / "seed-4/class-8/evaluate/plain/metrics.json")
@@ -214,7 +240,7 @@ def test_a_benchmark_that_is_killed_gives_the_same_results(finished, small_file,
             [sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
-            code = process.wait(timeout=None if kills == 2 else float(rng.uniform(8, 20)))
+            code = process.wait(timeout=None if kills == 2 else float(rng.uniform(8, 15)))
         except subprocess.TimeoutExpired:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()

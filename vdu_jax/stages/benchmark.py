@@ -157,17 +157,23 @@ def tune(config: ConfigDict, workdir: Path, method: str) -> ConfigDict:
     )
     if not stage.done():
         stage.begin()
-        best = []
+        best, rows = [], []
         for index, name in enumerate(named):
-            unlearn.run_method(new, folder, name)
+            rows.append({"changes": dict(section.grids[method][index])})
+            try:
+                unlearn.run_method(new, folder, name)
+            except unlearn.Diverged as error:
+                last = error
+                continue
             summary = artifacts.upstream(folder, f"unlearn/{name}")["summary"]
             kept = next(s for s in summary["snapshots"] if s["step"] == summary["kept_step"])
+            rows[-1] |= kept
             best.append(detector.Snapshot(index, kept["estimated_pul"], kept["drift"]))
+        if not best:
+            raise UserError(
+                f"every candidate of benchmark.grids.{method} diverges; the last: {last}"
+            )
         chosen, _ = detector.choose_step(best, config.methods[method].target_pul)
-        rows = [
-            {"changes": dict(c), "estimated_pul": s.estimated_pul, "drift": s.drift}
-            for c, s in zip(section.grids[method], best, strict=True)
-        ]
         stage.finish({"chosen": chosen, "candidates": rows})
     return entries[artifacts.finished(stage.path)["summary"]["chosen"]]
 

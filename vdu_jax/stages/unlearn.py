@@ -21,6 +21,10 @@ from vdu_jax.runtime.fit import FitResult, Guard, fit
 from vdu_jax.stages import build, posterior, replay, train
 
 
+class Diverged(UserError):
+    """The guard ended a method before there was anything to keep."""
+
+
 def is_retrained(config: ConfigDict, name: str) -> bool:
     """Whether a method trains from scratch, with the settings of `config.train`."""
     return config.methods[name].objective == "retrain"
@@ -127,7 +131,7 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
             label=f"unlearn {name}",
         )
     if not result.snapshots:
-        raise UserError(
+        raise Diverged(
             f"{path}: the guard ended the run before its first snapshot ({result.stopped}): lower "
             f"methods.{name}.learning_rate or methods.{name}.snapshot_every"
         )

@@ -1,5 +1,6 @@
 """The method that docs/extending.md adds works as it is written there."""
 
+import importlib.util
 import re
 import shutil
 import sys
@@ -14,8 +15,20 @@ from vdu_jax.errors import UserError
 from vdu_jax.runtime import artifacts
 from vdu_jax.stages import unlearn
 
-PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+TESTS = Path(__file__).parent
+PAGE = TESTS.parent / "docs" / "extending.md"
 CODE, TEST = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+
+
+def _fixtures_of_objectives():
+    path = TESTS / "objectives" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("fixtures_of_objectives", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+toy = _fixtures_of_objectives().toy  # the page's test lies in that folder, and asks for it
 
 
 @pytest.fixture
