@@ -117,13 +117,16 @@ def fitted(config: ConfigDict, workdir: Path, checkpoints: list, found: data.Dat
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     section = config.posterior
     checkpoints = checkpoint_list(config, workdir)
-    others = {
-        str(directory): artifacts.finished(directory)["fingerprint"]
-        for directory, _ in checkpoints
-        if directory.parent != Path(workdir)
-    }
-    sections = ("posterior", *(["sampler"] if section.family == "fisher" else []))
-    stage = build.stage(config, workdir, "posterior", sections, ("original",), runs=others)
+    # What the further runs are, not where they lie.
+    runs = [artifacts.finished(f)["fingerprint"] for f in dict.fromkeys(f for f, _ in checkpoints)]
+    stage = build.stage(
+        config,
+        workdir,
+        "posterior",
+        ("sampler",) if section.family == "fisher" else (),
+        ("original",),
+        posterior=section.to_dict() | {"runs": runs},
+    )
     if stage.done(overwrite):
         return
     found = build.dataset(config)
