@@ -21,7 +21,7 @@ demo: $(VENV)/installed
 	@$(BIN)/vdu run --config=configs/digits.py --workdir=$(WORKDIR)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-parity: $(VENV)/installed-torch
 	$(BIN)/python -m pytest -m torch tests

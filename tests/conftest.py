@@ -7,10 +7,12 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # One compiler setting for all, whether JAX has started before the first command or not.
 os.environ.setdefault("XLA_FLAGS", "")
-# The runs below compile the same programs again and again; nothing is kept between sessions.
-_CACHE = tempfile.TemporaryDirectory(prefix="vdu-test-xla-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# The runs below compile the same programs again and again, in every worker; nothing is kept between
+# sessions.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="vdu-test-xla-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import pytest  # noqa: E402
 

@@ -173,7 +173,12 @@ def default() -> ConfigDict:
                 "seed": 1,
                 # Noise levels (as shares of T) at which the model's own features are read.
                 "feature_times": (0.1,),
-                "recall": 0.98,  # share of D_f that the detector must recognise
+                # Share of D_f that counts as forget-like at first; the detector then learns from what
+                # of the replay looks like it, too.
+                "recall": 0.8,
+                # Noise level (as a share of T) of the kernels that find what the detector leaves; 0:
+                # none.
+                "kernel_time": 0.2,
             },
             # name -> method(...): what to unlearn with.
             "methods": {},
@@ -329,6 +334,7 @@ def validate(config: ConfigDict) -> None:
         "must be a tuple of shares of T in [0, 1)",
     )
     c.that("replay.recall", lambda v: 0 < v < 1, "must lie in (0, 1)")
+    c.that("replay.kernel_time", lambda v: 0 <= v < 1, "must be a share of T in [0, 1)")
     for key in ("curve.images", "evaluate.images"):
         c.that(key, lambda v: v >= 50, "must be ≥ 50: fewer images measure nothing")
     c.one_of("evaluate.features", ("classifier", "inception"))

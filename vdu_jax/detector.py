@@ -6,17 +6,22 @@ unlearned model still makes. Both use the pretrained network's own features (`mo
 make_feature_fn`) and learning from positive and unlabelled examples: D_f is positive, replay
 (images of the original model, forget-like ones among them) is unlabelled.
 
-With balanced weights a logistic classifier of D_f against replay scores an image high where D_f
-is dense relative to replay; under the usual assumption that D_f represents the forget-like part
-of replay, that ranks images as the true posterior would (Elkan and Noto 2008). The threshold is
-the score that a share `recall` of D_f exceeds when scored by folds that did not train on them.
-A second round leaves out of the negatives what the first one found (the two-step scheme of Liu et
-al. 2003), which sharpens the boundary.
+`fit_detector` is a logistic classifier with balanced weights, learned in three rounds. The first two
+set D_f against the replay and take as found what scores above a share `recall` of D_f; the second
+leaves out of the negatives what the first found (the two-step scheme of Liu et al. 2003). Under the
+usual assumption that D_f represents the forget-like part of replay, the scores rank images as the
+true posterior would (Elkan and Noto 2008). But D_f is real and replay is generated, and a classifier sees
+that, too. So the last round counts what was found among the positives: both sides then hold
+generated images, and log-odds of 0 is the threshold.
+
+`kernel_forget_like` adds images that lie among D_f and what is found rather than among the rest,
+whatever the features say of them.
 """
 
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
@@ -34,15 +39,14 @@ class Detector(NamedTuple):
 
     Attributes:
       centre, scale: (F,) of the standardisation. weight (F,), bias (): of the log-odds.
-      threshold: (), score from which an image is to be cleaned away.
-      count_threshold: (), higher, the score from which it counts in a rate.
+      count_threshold: (), the score from which an image counts in a rate; 0 is that from which it is
+        to be cleaned away.
     """
 
     centre: np.ndarray
     scale: np.ndarray
     weight: np.ndarray
     bias: np.ndarray
-    threshold: np.ndarray
     count_threshold: np.ndarray
 
     def scores(self, features: np.ndarray) -> np.ndarray:
@@ -52,7 +56,7 @@ class Detector(NamedTuple):
 
     def forget_like(self, features: np.ndarray) -> np.ndarray:
         """(N,) bool: near enough to D_f to be cleaned away."""
-        return self.scores(features) >= self.threshold
+        return self.scores(features) >= 0
 
     def rate(self, features: np.ndarray) -> float:
         """Share of images that clearly look like D_f, to be compared with another such share."""
@@ -74,36 +78,42 @@ class Cleaning(NamedTuple):
 
 
 def fit_detector(
-    forget_features: np.ndarray, replay_features: np.ndarray, recall: float = 0.98, seed: int = 0
+    forget_features: np.ndarray, replay_features: np.ndarray, recall: float = 0.8, seed: int = 0
 ) -> Cleaning:
     """Learn a detector of D_f against replay; see the module's docstring.
 
     Args:
       forget_features: (P, F), P ≥ 10. replay_features: (N, F), N ≥ 10.
-      recall: share of D_f to recognise, in (0, 1).
+      recall: share of D_f that the first two rounds' threshold lets through, in (0, 1).
       seed: of the folds.
 
     Raises:
-      ValueError: with too few images.
+      ValueError: with too few images, or if all replay looks like D_f.
     """
     if min(len(forget_features), len(replay_features)) < 2 * FOLDS:
         raise ValueError(f"a detector needs at least {2 * FOLDS} images of each kind")
     centre = replay_features.mean(0, dtype=np.float64)
     scale = replay_features.std(0, dtype=np.float64) + 1e-6
-    positive = (forget_features - centre) / scale
-    unlabelled = (replay_features - centre) / scale
-    found = np.zeros(len(unlabelled), bool)
-    for _ in range(2):
-        positive_scores, scores = _cross_scores(positive, unlabelled, ~found, seed)
-        threshold = np.quantile(positive_scores, 1 - recall)
-        found = scores >= threshold
-        if found.all():
+    rows = (np.concatenate([forget_features, replay_features]) - centre) / scale
+    is_forget = np.arange(len(rows)) < len(forget_features)
+
+    def score(positive, negative):
+        if negative.sum() < 2 * FOLDS:
             raise ValueError("every replay image looks like the forget data; use more of either")
-    weight, bias = _fit(positive, unlabelled[~found])
-    count_threshold = np.quantile(positive_scores, 1 - min(COUNT_RECALL, recall))
-    numbers = (np.float64(v) for v in (bias, threshold, count_threshold))
+        return _cross_scores(rows, positive, negative, seed)
+
+    found = np.zeros(len(rows), bool)
+    for _ in range(2):
+        scores = score(is_forget, ~is_forget & ~found)
+        found = scores >= np.quantile(scores[is_forget], 1 - recall)
+    positive = is_forget | found
+    scores = score(positive, ~positive)
+    weight, bias = _fit(rows[positive], rows[~positive])
+    count_threshold = np.quantile(scores[is_forget], 1 - COUNT_RECALL)
+    numbers = (np.float64(v) for v in (bias, count_threshold))
     detector = Detector(centre, scale, weight, *numbers)
-    return Cleaning(detector, found, float(np.mean(positive_scores >= threshold)))
+    found = scores >= 0
+    return Cleaning(detector, found[~is_forget], float(found[is_forget].mean()))
 
 
 def _fit(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, float]:
@@ -114,19 +124,53 @@ def _fit(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, float]
 
 
 def _cross_scores(
-    positive: np.ndarray, unlabelled: np.ndarray, is_negative: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log-odds of every row by a model that was not fitted on it."""
-    rows = np.concatenate([positive, unlabelled])
-    target = np.r_[np.ones(len(positive)), np.zeros(len(unlabelled))]
-    usable = np.r_[np.ones(len(positive), bool), is_negative]
+    rows: np.ndarray, positive: np.ndarray, negative: np.ndarray, seed: int
+) -> np.ndarray:
+    """Log-odds (N,) of every row by a model that was not fitted on it; some are fitted on by none."""
     scores = np.empty(len(rows))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    for train, test in folds.split(rows, target):
-        train = train[usable[train]]
-        weight, bias = _fit(rows[train[target[train] == 1]], rows[train[target[train] == 0]])
+    for train, test in folds.split(rows, positive):
+        weight, bias = _fit(rows[train[positive[train]]], rows[train[negative[train]]])
         scores[test] = rows[test] @ weight + bias
-    return scores[: len(positive)], scores[len(positive) :]
+    return scores
+
+
+def kernel_forget_like(
+    forget: np.ndarray, replay: np.ndarray, found: np.ndarray, signal: float, rounds: int = 3
+) -> np.ndarray:
+    """What lies among D_f and the replay images found so far, rather than among the other ones.
+
+    Noised to a level ᾱ, a finite set of images is a mixture of Gaussians around √ᾱ times each. An
+    image is forget-like if, at √ᾱ times itself, π p_f > (1 − π) p_r, with p_f the mixture of D_f,
+    p_r that of the replay not found but the image itself, and π the share that is found.
+
+    Args:
+      forget: (P, ...), replay: (N, ...), in [-1, 1]. found: (N,) bool.
+      signal: ᾱ in (0, 1); the nearer to 1, the fewer neighbours count.
+      rounds: how often p_r and π are taken anew.
+
+    Returns:
+      (N,) bool: `found` and what is added to it.
+    """
+    forget, replay = (x.reshape(len(x), -1).astype(np.float64) for x in (forget, replay))
+    result = np.asarray(found)
+    near_forget = _log_kernel(replay, forget, signal)
+    among = logsumexp(near_forget, axis=1) - np.log(len(forget))
+    near_replay = _log_kernel(replay, replay, signal)
+    np.fill_diagonal(near_replay, -np.inf)
+    for _ in range(rounds):
+        share = result.mean()
+        if not 0 < share < 1:
+            break
+        rest = logsumexp(near_replay[:, ~result], axis=1) - np.log(np.sum(~result))
+        result = found | (among - rest + np.log(share / (1 - share)) > 0)
+    return result
+
+
+def _log_kernel(points: np.ndarray, centres: np.ndarray, signal: float) -> np.ndarray:
+    """−ᾱ ‖p − c‖² / (2 (1 − ᾱ)), (N, M), of points (N, D) and centres (M, D)."""
+    squares = np.square(points).sum(1)[:, None] + np.square(centres).sum(1)
+    return (2 * points @ centres.T - squares) * signal / (2 * (1 - signal))
 
 
 def estimated_pul(original_rate: float, rate: float) -> float:

@@ -32,7 +32,7 @@ def get_config():
     short = dict(steps=60, snapshot_every=10)
     falling = dict(decay="linear", beta2=0.95)
     # Within 1 % of the training's operations.
-    frugal = dict(steps=56, snapshot_every=14, forget_batch=8, replay_batch=8, **falling)
+    frugal = dict(steps=39, snapshot_every=13, forget_batch=12, replay_batch=12, **falling)
     longer = dict(steps=100, snapshot_every=20, forget_batch=32, replay_batch=32, **falling)
     config.methods = {
         "retrain": method("retrain"),
@@ -68,7 +68,7 @@ def get_config():
     grids["demixing"] = grids["demixing_longer"] = tuple(
         {"learning_rate": rate, "replay_weight": weight}
         for rate in (2e-4, 4e-4)
-        for weight in (1.0, 2.0)
+        for weight in (1.0, 1.5)
     )
     config.benchmark.grids = grids
     return config

@@ -43,12 +43,23 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         raise UserError(
             f"replay cannot be cleaned: {error} (forget.fraction, forget.limit, replay.images)"
         ) from None
-    artifacts.write_npz(path / "images.npz", images=images, forget_like=cleaning.forget_like)
+    forget_like = cleaning.forget_like
+    if config.replay.kernel_time:
+        schedule = build.schedule(config)
+        level = int(config.replay.kernel_time * schedule.num_steps)
+        forget_like = detector.kernel_forget_like(
+            data.to_model_range(forget_images),
+            data.to_model_range(images),
+            forget_like,
+            float(schedule.alphas_cumprod[level]),
+        )
+    artifacts.write_npz(path / "images.npz", images=images, forget_like=forget_like)
     artifacts.write_npz(path / "detector.npz", **cleaning.detector._asdict())
     stage.finish(
         {
             "images": len(images),
-            "removed": int(cleaning.forget_like.sum()),
+            "removed": int(forget_like.sum()),
+            "removed_by_detector": int(cleaning.forget_like.sum()),
             "recall": cleaning.recall,
             "forget_images": len(forget),
         }
