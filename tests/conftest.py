@@ -14,9 +14,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-import pytest  # noqa: E402
+import pytest
 
-from vdu_jax import cli  # noqa: E402
+from vdu_jax import cli
 
 TINY = """
 from vdu_jax import config as vdu_config

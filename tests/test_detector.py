@@ -159,8 +159,10 @@ def kernel_case():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 200)
     centres = np.array([[-0.5, 0.0], [0.5, 0.0]])
-    draw = lambda y: centres[y] + 0.1 * rng.normal(size=(len(y), 2))  # noqa: E731
-    return labels, draw(np.ones(50, int)), draw(labels)
+    forget, replay = (
+        centres[y] + 0.1 * rng.normal(size=(len(y), 2)) for y in (np.ones(50, int), labels)
+    )
+    return labels, forget, replay
 
 
 def test_kernels_find_what_lies_among_the_forget_data():
@@ -192,13 +194,9 @@ def test_kernels_agree_with_the_density_of_noised_images():
     share, expected = found.mean(), []
     for i, point in enumerate(replay):
         others = replay[~found & (np.arange(30) != i)]
-
-        def density(images, centre=np.sqrt(signal) * point, normaliser=1.0):
-            kernel = multivariate_normal(centre, (1 - signal) * np.eye(3))
-            return np.sum(kernel.pdf(np.sqrt(signal) * images)) / normaliser
-
-        of_forget = density(forget, normaliser=len(forget))
-        of_rest = density(others, normaliser=np.sum(~found))
+        kernel = multivariate_normal(np.sqrt(signal) * point, (1 - signal) * np.eye(3))
+        of_forget = kernel.pdf(np.sqrt(signal) * forget).sum() / len(forget)
+        of_rest = kernel.pdf(np.sqrt(signal) * others).sum() / np.sum(~found)
         expected.append(found[i] or share * of_forget > (1 - share) * of_rest)
     actual = detector.kernel_forget_like(forget, replay, found, signal, rounds=1)
     assert 0 < (actual & ~found).sum() < (~found).sum()

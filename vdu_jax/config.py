@@ -173,11 +173,11 @@ def default() -> ConfigDict:
                 "seed": 1,
                 # Noise levels (as shares of T) at which the model's own features are read.
                 "feature_times": (0.1,),
-                # Share of D_f that counts as forget-like at first; the detector then learns from what
-                # of the replay looks like it, too.
+                # Share of D_f that counts as forget-like at first; the detector then learns from
+                # what of the replay looks like it, too.
                 "recall": 0.8,
-                # Noise level (as a share of T) of the kernels that find what the detector leaves; 0:
-                # none.
+                # Noise level (as a share of T) of the kernels that find what the detector leaves;
+                # 0: none.
                 "kernel_time": 0.2,
             },
             # name -> method(...): what to unlearn with.

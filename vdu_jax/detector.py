@@ -6,13 +6,13 @@ unlearned model still makes. Both use the pretrained network's own features (`mo
 make_feature_fn`) and learning from positive and unlabelled examples: D_f is positive, replay
 (images of the original model, forget-like ones among them) is unlabelled.
 
-`fit_detector` is a logistic classifier with balanced weights, learned in three rounds. The first two
-set D_f against the replay and take as found what scores above a share `recall` of D_f; the second
-leaves out of the negatives what the first found (the two-step scheme of Liu et al. 2003). Under the
-usual assumption that D_f represents the forget-like part of replay, the scores rank images as the
-true posterior would (Elkan and Noto 2008). But D_f is real and replay is generated, and a classifier sees
-that, too. So the last round counts what was found among the positives: both sides then hold
-generated images, and log-odds of 0 is the threshold.
+`fit_detector` is a logistic classifier with balanced weights, learned in three rounds. The first
+two set D_f against the replay and take as found what scores above a share `recall` of D_f; the
+second leaves out of the negatives what the first found (the two-step scheme of Liu et al. 2003).
+Under the usual assumption that D_f represents the forget-like part of replay, the scores rank
+images as the true posterior would (Elkan and Noto 2008). But D_f is real and replay is generated,
+and a classifier sees that, too. So the last round counts what was found among the positives: both
+sides then hold generated images, and log-odds of 0 is the threshold.
 
 `kernel_forget_like` adds images that lie among D_f and what is found rather than among the rest,
 whatever the features say of them.
@@ -39,8 +39,8 @@ class Detector(NamedTuple):
 
     Attributes:
       centre, scale: (F,) of the standardisation. weight (F,), bias (): of the log-odds.
-      count_threshold: (), the score from which an image counts in a rate; 0 is that from which it is
-        to be cleaned away.
+      count_threshold: (), the score from which an image counts in a rate; 0 is that from which it
+        is to be cleaned away.
     """
 
     centre: np.ndarray
@@ -126,7 +126,7 @@ def _fit(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, float]
 def _cross_scores(
     rows: np.ndarray, positive: np.ndarray, negative: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Log-odds (N,) of every row by a model that was not fitted on it; some are fitted on by none."""
+    """Log-odds (N,) of every row, positive, negative or neither, by a model not fitted on it."""
     scores = np.empty(len(rows))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     for train, test in folds.split(rows, positive):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -228,26 +227,23 @@ def test_one_cell_made_again_is_the_published_one(finished, small_file, ensure, 
     assert "plain/8/4: u_fid = " in out and ", published " in out
 
 
-def test_a_benchmark_that_is_killed_gives_the_same_results(finished, small_file, tmp_path):
+def test_processes_share_a_benchmark_and_may_be_killed(finished, small_file, tmp_path):
+    """Two start together and are killed; of the next two one is killed, and the other ends it."""
     arguments = [f"--config={small_file}", f"--workdir={tmp_path}", "--config.benchmark.seeds=(4,)"]
     arguments += ["--config.benchmark.method_seeds={}", "--config.benchmark.grids={}"]
     script = f"import sys; from vdu_jax import cli; sys.exit(cli.main(['benchmark', *{arguments}]))"
-    rng, kills = np.random.default_rng(0), 0
-    while True:
-        process = subprocess.Popen(
-            [sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            code = process.wait(timeout=None if kills == 1 else float(rng.uniform(8, 15)))
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-            time.sleep(0.1)
-            continue
-        assert code == 0
-        break
-    assert kills
+    rng = np.random.default_rng(0)
+    for kills in (2, 1):
+        processes = [
+            subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
+            for _ in range(2)
+        ]
+        time.sleep(rng.uniform(12, 20))
+        for process in processes[:kills]:
+            assert process.poll() is None
+            process.kill()
+        codes = [process.wait() for process in processes]
+        assert codes == [-signal.SIGKILL] * kills + [0] * (2 - kills)
     whole, cut = published(finished)["cells"], published(tmp_path)["cells"]
     for name in ("few/8/4", "original/8/4"):
         for row in (whole[name], cut[name]):
@@ -278,6 +274,20 @@ def test_unfair_or_impossible_comparisons_are_refused(small, changes, message):
     vdu_config.validate(small)
     with pytest.raises(UserError, match=message):
         vdu_config.validate_benchmark(small)
+
+
+def test_work_is_left_to_the_process_that_is_at_it(tmp_path):
+    """The other one holds "b", and dies before it has done it."""
+    done, other = [], artifacts.lock(tmp_path / "locks" / "b")
+    other.__enter__()
+
+    def do(name):
+        done.append(name)
+        if done == ["a", "c", "a"]:
+            other.__exit__(None, None, None)
+
+    benchmark.share(tmp_path, {name: lambda name=name: do(name) for name in "abc"})
+    assert done == ["a", "c", "a", "b", "c"]
 
 
 def test_a_cell_that_is_not_there(small):

@@ -9,6 +9,7 @@ Every file appears whole or not at all: it is written under a temporary name and
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -37,6 +38,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Keep other processes out of what `path` stands for; a process that dies lets go of it.
+
+    Args:
+      wait: for the one that holds it; without, the block is told False if there is one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def write_text(path: Path, text: str) -> None:

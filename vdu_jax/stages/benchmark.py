@@ -7,17 +7,22 @@
     tuning/<method>/               which of them was chosen
     again/<cell>/                  a cell made again by --only
     classifier/                    shared
+    locks/                         who works at what; only while a process holds it
     results.json                   all figures, with config and versions; see `comparison`
 
 A cell is METHOD/CLASS/SEED. Each is made by the same stages as `vdu run`, so what is finished is
-skipped and a run that was killed continues. results.json holds nothing that depends on time or
-interruptions.
+skipped and a run that was killed continues. Several processes share the cells of a workdir: each
+takes what no other is at. results.json holds nothing that depends on time, interruptions or the
+number of processes.
 """
 
+import functools
 import json
 import shutil
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,6 +141,23 @@ def candidates(config: ConfigDict, method: str) -> list[ConfigDict]:
     return [config_lib.change_method(method, entry, c) for c in config.benchmark.grids[method]]
 
 
+def lock(workdir: Path, name: str, wait: bool = True) -> AbstractContextManager[bool]:
+    """`artifacts.lock` for a part of the benchmark."""
+    return artifacts.lock(workdir / "locks" / name.replace("/", ","), wait)
+
+
+def share(workdir: Path, work: dict[str, Callable[[], None]]) -> None:
+    """Do all work, by name, beside other processes that do the same: each by one of them.
+
+    What another is at is left to it, and looked at again at the end: if it died, it is done here.
+    """
+    for wait in (False, True):
+        for name, do in work.items():
+            with lock(workdir, name, wait) as mine:
+                if mine:
+                    do()
+
+
 def tune(config: ConfigDict, workdir: Path, method: str) -> ConfigDict:
     """A method's settings: those of its grid that do best on the tuning class.
 
@@ -149,7 +171,7 @@ def tune(config: ConfigDict, workdir: Path, method: str) -> ConfigDict:
     named = {f"{method}-{i}": entry for i, entry in enumerate(entries)}
     new = cell_config(config, workdir, method, forget, seed, named)
     folder = place(config, workdir / "tuning", method, forget)
-    prepare(new, folder)
+    prepare(new, workdir, folder)
     stage = artifacts.StageDir(
         workdir,
         f"tuning/{method}",
@@ -178,16 +200,24 @@ def tune(config: ConfigDict, workdir: Path, method: str) -> ConfigDict:
     return entries[artifacts.finished(stage.path)["summary"]["chosen"]]
 
 
-def prepare(config: ConfigDict, folder: Path) -> None:
+def prepare(config: ConfigDict, workdir: Path, folder: Path) -> None:
     """What all methods of a class share: the trained model, posterior, replay."""
+
+    def alone(folder: Path) -> AbstractContextManager[bool]:
+        return lock(workdir, str(folder.relative_to(workdir)))
+
     base = config.copy_and_resolve_references()
     base.unlearn.init_from = base.train.init_from
-    train.run(base, Path(config.unlearn.init_from))
+    original = Path(config.unlearn.init_from)
+    with alone(original):
+        train.run(base, original)
     for run in map(Path, config.posterior.runs):
         base.train.seed = config.train.seed + RUN_STEP * int(run.name.removeprefix("run-"))
-        train.run(base, run)
-    posterior.run(config, folder)
-    replay.run(config, folder)
+        with alone(run):
+            train.run(base, run)
+    with alone(folder):
+        posterior.run(config, folder)
+        replay.run(config, folder)
 
 
 def run_cell(
@@ -204,18 +234,25 @@ def run_cell(
     """
     new = cell_config(config, workdir, cell.method, cell.forget, cell.seed, {cell.method: settings})
     folder = place(config, root, cell.method, cell.forget)
-    prepare(new, folder)
+    prepare(new, workdir, folder)
     unlearn.run_method(new, folder, cell.method)
     for model in (sample.ORIGINAL, cell.method):
-        sample.run_model(new, folder, model)
-        if not evaluate.stage_dir(new, folder, model).done():
-            if folder not in cache:
-                cache.clear()
-                cache[folder] = evaluate.make_yardstick(new, folder)
-            evaluate.run_model(new, folder, model, cache[folder])
-        if new.relearn.images:
-            relearn.run_model(new, folder, model)
+        with lock(workdir, str((folder / model).relative_to(workdir))):
+            measure(new, workdir, folder, model, cache)
     return figures(new, folder, cell.method)
+
+
+def measure(config: ConfigDict, workdir: Path, folder: Path, model: str, cache: dict) -> None:
+    """Sample, evaluate, relearn: whatever of it is not finished."""
+    sample.run_model(config, folder, model)
+    if not evaluate.stage_dir(config, folder, model).done():
+        if folder not in cache:
+            cache.clear()
+            with lock(workdir, "classifier"):
+                cache[folder] = evaluate.make_yardstick(config, folder)
+        evaluate.run_model(config, folder, model, cache[folder])
+    if config.relearn.images:
+        relearn.run_model(config, folder, model)
 
 
 def figures(config: ConfigDict, folder: Path, method: str) -> dict:
@@ -240,8 +277,11 @@ def figures(config: ConfigDict, folder: Path, method: str) -> dict:
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Run all cells and write what `comparison` makes of them."""
-    workdir, todo, cache, results = Path(workdir), cells(config), {}, {}
-    settings = {method: tune(config, workdir, method) for method in sorted(config.methods)}
+    workdir, todo, cache = Path(workdir), cells(config), {}
+    methods = sorted(config.methods)
+    share(workdir, {f"tuning/{m}": functools.partial(tune, config, workdir, m) for m in methods})
+    settings = {method: tune(config, workdir, method) for method in methods}
+    started, made = time.monotonic(), 0
 
     def missing(cell: Cell) -> bool:
         root = workdir / f"seed-{cell.seed}"
@@ -249,25 +289,31 @@ def run(config: ConfigDict, workdir: Path) -> None:
         folder = place(config, root, cell.method, cell.forget)
         return not (folder / last / cell.method / "done.json").exists()
 
-    started, made, left = time.monotonic(), 0, sum(map(missing, todo))
-    for cell in todo:
-        new = missing(cell)
-        row = run_cell(
-            config, workdir, workdir / f"seed-{cell.seed}", cell, settings[cell.method], cache
-        )
-        results[cell] = row
+    def make(cell: Cell) -> None:
+        nonlocal made
+        new, root = missing(cell), workdir / f"seed-{cell.seed}"
+        row = run_cell(config, workdir, root, cell, settings[cell.method], cache)
         if new:
-            made, left = made + 1, left - 1
+            made, left = made + 1, sum(map(missing, todo))
             minutes = left * (time.monotonic() - started) / made / 60
             print(
                 f"cell {cell}: PUL {row['pul']:.1f} %, u-FID {row['u_fid']:.2f}; {left} of "
-                f"{len(todo)} left, about {minutes:.0f} min",
+                f"{len(todo)} left, about {minutes:.0f} min for this process alone",
                 file=sys.stderr,
                 flush=True,
             )
+
+    share(workdir, {f"cells/{cell}": functools.partial(make, cell) for cell in todo})
+    results = {}
+    for cell in todo:
+        entries = {cell.method: settings[cell.method]}
+        new = cell_config(config, workdir, cell.method, cell.forget, cell.seed, entries)
+        folder = place(config, workdir / f"seed-{cell.seed}", cell.method, cell.forget)
+        results[cell] = figures(new, folder, cell.method)
     published = comparison.results(config, tunings(config, workdir), results)
-    artifacts.write_json(workdir / "results.json", published)
-    comparison.write(published, workdir, grids(config, workdir))
+    with lock(workdir, "results"):
+        artifacts.write_json(workdir / "results.json", published)
+        comparison.write(published, workdir, grids(config, workdir))
     print(comparison.table(published))
     print(f"results: {workdir / 'results.json'}")
 
