@@ -29,9 +29,6 @@ FOLDS = 5
 # sklearn's C. Strong, because D_f is small against the number of features, and because a flexible
 # rule would learn by heart the forget-like images that stand among the negatives.
 REGULARISATION = 0.01
-# Share of D_f above the threshold that counts. A rate is a ratio of counts, and far up the scores
-# hardly any other image is counted (Forman 2008 on quantification); cleaning wants the opposite.
-COUNT_RECALL = 0.75
 
 
 class Detector(NamedTuple):
@@ -39,15 +36,12 @@ class Detector(NamedTuple):
 
     Attributes:
       centre, scale: (F,) of the standardisation. weight (F,), bias (): of the log-odds.
-      count_threshold: (), the score from which an image counts in a rate; 0 is that from which it
-        is to be cleaned away.
     """
 
     centre: np.ndarray
     scale: np.ndarray
     weight: np.ndarray
     bias: np.ndarray
-    count_threshold: np.ndarray
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Log-odds (N,) of features (N, F)."""
@@ -55,12 +49,12 @@ class Detector(NamedTuple):
         return standardised @ self.weight + self.bias
 
     def forget_like(self, features: np.ndarray) -> np.ndarray:
-        """(N,) bool: near enough to D_f to be cleaned away."""
+        """(N,) bool: likelier forget-like than not."""
         return self.scores(features) >= 0
 
     def rate(self, features: np.ndarray) -> float:
-        """Share of images that clearly look like D_f, to be compared with another such share."""
-        return float(np.mean(self.scores(features) >= self.count_threshold))
+        """Share of images that are forget-like, to be compared with another such share."""
+        return float(np.mean(self.forget_like(features)))
 
 
 class Cleaning(NamedTuple):
@@ -109,9 +103,7 @@ def fit_detector(
     positive = is_forget | found
     scores = score(positive, ~positive)
     weight, bias = _fit(rows[positive], rows[~positive])
-    count_threshold = np.quantile(scores[is_forget], 1 - COUNT_RECALL)
-    numbers = (np.float64(v) for v in (bias, count_threshold))
-    detector = Detector(centre, scale, weight, *numbers)
+    detector = Detector(centre, scale, weight, np.float64(bias))
     found = scores >= 0
     return Cleaning(detector, found[~is_forget], float(found[is_forget].mean()))
 
