@@ -17,8 +17,8 @@ def get_config():
     config.train.snapshots = 20  # all: where the original learned the class is a figure, too
     config.posterior.count = 8
     config.sampler.steps = 10
-    config.curve.images = 1000
     config.sampler.batch_size = 500
+    config.curve.images = 1000
     config.evaluate.images = 10_000
     config.relearn.images = 500
     config.relearn.checks = (5, 10, 20, 50, 100, 200)

@@ -141,9 +141,10 @@ def candidates(config: ConfigDict, method: str) -> list[ConfigDict]:
     return [config_lib.change_method(method, entry, c) for c in config.benchmark.grids[method]]
 
 
-def lock(workdir: Path, name: str, wait: bool = True) -> AbstractContextManager[bool]:
-    """`artifacts.lock` for a part of the benchmark."""
-    return artifacts.lock(workdir / "locks" / name.replace("/", ","), wait)
+def lock(workdir: Path, part: Path, wait: bool = True) -> AbstractContextManager[bool]:
+    """`artifacts.lock` for what lies, or will lie, at `part` of the workdir."""
+    name = str(part.relative_to(workdir)).replace("/", ",")
+    return artifacts.lock(workdir / "locks" / name, wait)
 
 
 def share(workdir: Path, work: dict[str, Callable[[], None]]) -> None:
@@ -153,7 +154,7 @@ def share(workdir: Path, work: dict[str, Callable[[], None]]) -> None:
     """
     for wait in (False, True):
         for name, do in work.items():
-            with lock(workdir, name, wait) as mine:
+            with lock(workdir, workdir / name, wait) as mine:
                 if mine:
                     do()
 
@@ -202,22 +203,26 @@ def tune(config: ConfigDict, workdir: Path, method: str) -> ConfigDict:
 
 def prepare(config: ConfigDict, workdir: Path, folder: Path) -> None:
     """What all methods of a class share: the trained model, posterior, replay."""
-
-    def alone(folder: Path) -> AbstractContextManager[bool]:
-        return lock(workdir, str(folder.relative_to(workdir)))
-
     base = config.copy_and_resolve_references()
     base.unlearn.init_from = base.train.init_from
     original = Path(config.unlearn.init_from)
-    with alone(original):
+    with lock(workdir, original):
         train.run(base, original)
     for run in map(Path, config.posterior.runs):
         base.train.seed = config.train.seed + RUN_STEP * int(run.name.removeprefix("run-"))
-        with alone(run):
+        with lock(workdir, run):
             train.run(base, run)
-    with alone(folder):
+    with lock(workdir, folder):
         posterior.run(config, folder)
         replay.run(config, folder)
+
+
+def open_cell(
+    config: ConfigDict, workdir: Path, root: Path, cell: Cell, settings: ConfigDict
+) -> tuple[ConfigDict, Path]:
+    """The config and the workdir of a cell; see `run_cell` for the arguments."""
+    new = cell_config(config, workdir, cell.method, cell.forget, cell.seed, {cell.method: settings})
+    return new, place(config, root, cell.method, cell.forget)
 
 
 def run_cell(
@@ -232,12 +237,11 @@ def run_cell(
     Returns:
       The figures of the cell, and under "original" those of the model unlearned from.
     """
-    new = cell_config(config, workdir, cell.method, cell.forget, cell.seed, {cell.method: settings})
-    folder = place(config, root, cell.method, cell.forget)
+    new, folder = open_cell(config, workdir, root, cell, settings)
     prepare(new, workdir, folder)
     unlearn.run_method(new, folder, cell.method)
     for model in (sample.ORIGINAL, cell.method):
-        with lock(workdir, str((folder / model).relative_to(workdir))):
+        with lock(workdir, folder / model):
             measure(new, workdir, folder, model, cache)
     return figures(new, folder, cell.method)
 
@@ -248,7 +252,7 @@ def measure(config: ConfigDict, workdir: Path, folder: Path, model: str, cache: 
     if not evaluate.stage_dir(config, folder, model).done():
         if folder not in cache:
             cache.clear()
-            with lock(workdir, "classifier"):
+            with lock(workdir, workdir / "classifier"):
                 cache[folder] = evaluate.make_yardstick(config, folder)
         evaluate.run_model(config, folder, model, cache[folder])
     if config.relearn.images:
@@ -306,12 +310,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
     share(workdir, {f"cells/{cell}": functools.partial(make, cell) for cell in todo})
     results = {}
     for cell in todo:
-        entries = {cell.method: settings[cell.method]}
-        new = cell_config(config, workdir, cell.method, cell.forget, cell.seed, entries)
-        folder = place(config, workdir / f"seed-{cell.seed}", cell.method, cell.forget)
+        root = workdir / f"seed-{cell.seed}"
+        new, folder = open_cell(config, workdir, root, cell, settings[cell.method])
         results[cell] = figures(new, folder, cell.method)
     published = comparison.results(config, tunings(config, workdir), results)
-    with lock(workdir, "results"):
+    with lock(workdir, workdir / "results"):
         artifacts.write_json(workdir / "results.json", published)
         comparison.write(published, workdir, grids(config, workdir))
     print(comparison.table(published))
