@@ -28,6 +28,7 @@ def test_every_config_is_valid_and_says_how_to_run_it(path):
         ("methods.plain.steps", 0, "methods.plain.steps = 0: must be > 0"),
         ("methods.plain.snapshot_every", 5, "must be at most methods.plain.steps"),
         ("methods.plain.objective", "vdo", "must be one of"),
+        ("model.freq_shift", 8.0, "must be less than half"),
         ("forget.classes", (10,), "forget.classes = (10,)"),
         ("forget.classes", (3, 3), "each once"),
         ("forget.classes", (), "must name classes"),
@@ -110,6 +111,15 @@ def test_the_fisher_needs_one_checkpoint(config, key, value):
         vdu_config.validate(config)
     config.posterior.family = "fisher"
     vdu_config.validate(config)
+
+
+@pytest.mark.parametrize("changes", [{"steps": 7}, {"optimizer": "natural"}, {"guard": {"x": 1.0}}])
+def test_a_retrained_model_has_no_settings_of_its_own(config, changes):
+    config.methods = {"gold": vdu_config.method("retrain")}
+    vdu_config.validate(config)
+    config.methods.gold.update(changes)
+    with pytest.raises(UserError, match="takes all its settings from config.train"):
+        vdu_config.validate(config)
 
 
 def test_a_method_takes_the_objectives_own_settings_and_no_others():

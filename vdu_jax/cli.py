@@ -17,7 +17,7 @@ USAGE = f"""usage: vdu STAGE --config=FILE --workdir=DIR [--config.KEY=VALUE …
 STAGE
   run         all of the stages below in order; what is done for the same config is skipped
   train       pretrain the diffusion model, keeping checkpoints
-  posterior   mean and variance of every parameter over the checkpoints
+  posterior   the Gaussian over the parameters, from checkpoints or the Fisher information
   replay      draw images from the model and clean them of forget-like ones
   unlearn     every method of the config
   sample      draw images from the original and the unlearned models
@@ -26,9 +26,11 @@ STAGE
   report      report.html and the table
 
 TOOLS
-  benchmark --config=FILE --workdir=DIR [--only=METHOD/CLASS/SEED [--against=RESULTS.json]]
-              every method on every class and seed of the config; --only makes one cell again
-              and compares it with the published figures
+  benchmark --config=FILE --workdir=DIR [--onto=RESULTS.json]
+            [--only=METHOD/CLASS/SEED [--against=RESULTS.json]]
+              every method on every class and seed of the config; --onto takes the cells that a
+              published file has as they are; --only makes one cell again and compares it with
+              the published figures
   import DIR --workdir=DIR [--weights=params|ema]
               bring in a diffusers model (a folder with safetensors weights)
   export DIR --workdir=DIR [--config=FILE] [--model=original|METHOD] [--weights=ema|params]
@@ -81,6 +83,7 @@ def parse(argv: Sequence[str], command: str = "run"):
     flags.DEFINE_string("weights", "", "ema or params", flag_values=values)
     flags.DEFINE_string("only", "", "a cell of the benchmark", flag_values=values)
     flags.DEFINE_string("against", "", "published results.json", flag_values=values)
+    flags.DEFINE_string("onto", "", "published results.json to add to", flag_values=values)
     flags.DEFINE_string("precision", "float32", "what to check", flag_values=values)
     flags.DEFINE_boolean("json", False, "for machines", flag_values=values)
     config_flags.DEFINE_config_file("config", None, "settings", flag_values=values)
@@ -143,9 +146,11 @@ def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
         validate_benchmark(config)
         if values.against and not values.only:
             raise UserError("--against is for --only: the published figures to compare a cell with")
+        if values.onto and values.only:
+            raise UserError("--onto is for whole comparisons; with --only, name it with --against")
         if values.only:
             return benchmark.run_only(config, values.workdir, values.only, values.against)
-        benchmark.run(config, values.workdir)
+        benchmark.run(config, values.workdir, values.onto)
     elif command == "import":
         from vdu_jax.stages import importing
 

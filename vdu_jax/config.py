@@ -521,6 +521,11 @@ def validate_model(config: ConfigDict, image_size: int) -> None:
         lambda v: v == 0 or all(channels % v == 0 for channels in attending),
         "must divide model.block_out_channels wherever there is attention",
     )
+    c.that(
+        "model.freq_shift",
+        lambda v: v < model.block_out_channels[0] // 2,
+        "must be less than half of the first number in model.block_out_channels",
+    )
     c.that("model.dropout", lambda v: 0 <= v < 1, "must lie in [0, 1)")
     c.one_of("model.time_scale_shift", ("default", "scale_shift"))
     c.one_of("model.downsample_padding", (0, 1))
@@ -552,6 +557,13 @@ def _validate_method(c: _Check, name: str, factories) -> None:
         raise UserError(
             f"config key {prefix} lacks {error.args[0]!r}: make it with vdu_jax.config.method(…)"
         ) from None
+    if entry.objective == "retrain":
+        for key, value in wanted.to_dict().items():
+            c.that(
+                f"{prefix}.{key}",
+                lambda v, key=key, value=value: entry.to_dict()[key] == value,
+                "cannot be changed: a retrained model takes all its settings from config.train",
+            )
     c.one_of(f"{prefix}.optimizer", ("adam", "natural"))
     c.one_of(f"{prefix}.decay", ("constant", "linear"))
     c.that(f"{prefix}.beta2", lambda v: 0 <= v < 1, "must lie in [0, 1)")

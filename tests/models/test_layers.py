@@ -119,6 +119,11 @@ def test_timestep_embedding_formula(dim, freq_shift, flip):
     np.testing.assert_allclose(out, expected, atol=3e-4)
 
 
+def test_timestep_embedding_too_small_for_its_shift():
+    with pytest.raises(ValueError, match="of 3 numbers needs freq_shift < 1"):
+        layers.timestep_embedding(jnp.zeros(2), 3, freq_shift=1.0)
+
+
 def test_timestep_embedding_takes_integer_times():
     t = np.array([3, 40], np.int32)
     np.testing.assert_array_equal(

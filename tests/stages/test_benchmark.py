@@ -227,6 +227,60 @@ def test_one_cell_made_again_is_the_published_one(finished, small_file, ensure, 
     assert "plain/8/4: u_fid = " in out and ", published " in out
 
 
+def smaller(finished, folder):
+    """What a comparison of the first seed and without "few" would have published."""
+    results = published(finished)
+    for name in ("plain/8/4", "few/8/4", "original/8/4"):
+        del results["cells"][name]
+    section = results["config"]["benchmark"]
+    section["seeds"] = [0]
+    for of_few in (section["method_seeds"], section["changes"], results["config"]["methods"]):
+        del of_few["few"]
+    del results["tuned"]["few"]
+    path = folder / "smaller.json"
+    path.write_text(json.dumps(results))
+    return path
+
+
+def test_a_published_comparison_grows(finished, small_file, ensure, tmp_path):
+    """By a seed and a method: only those are made, and the whole is that of a single run."""
+    arguments = [f"--config={small_file}", f"--workdir={tmp_path / 'work'}"]
+    assert cli.main(["benchmark", *arguments, f"--onto={smaller(finished, tmp_path)}"]) == 0
+    for folder in ("seed-0", "tuning/plain", "tuning/class-5", "grids"):
+        assert not (tmp_path / "work" / folder).exists(), folder
+    for file in ("results.json", "table.md", "cells.csv"):
+        assert (tmp_path / "work" / file).read_text() == (finished / file).read_text(), file
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.train.steps=13", "train.steps = 12, the config now says 13"),
+        ("--config.methods.plain.steps=5", "steps = 4, the config now says 5"),
+        ("--config.benchmark.tuning_class=6", "benchmark.tuning_class = 5"),
+        ("--config.benchmark.changes={}", "benchmark.changes.few.posterior.count = 2"),
+        ("--config.benchmark.classes=(7,)", "has the cell few/8/4"),
+    ],
+)
+def test_figures_of_other_settings_do_not_share_a_table(
+    finished, small_file, ensure, tmp_path, capsys, argument, message
+):
+    arguments = [f"--config={small_file}", f"--workdir={tmp_path}", argument]
+    file = finished / "results.json"
+    assert cli.main(["benchmark", *arguments, f"--onto={file}"]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_onto_wants_a_results_file(small_file, ensure, tmp_path, capsys):
+    (tmp_path / "other.json").write_text("[1]")
+    arguments = ["benchmark", f"--config={small_file}", f"--workdir={tmp_path}"]
+    assert cli.main([*arguments, f"--onto={tmp_path / 'other.json'}"]) == 2
+    assert "is not a results.json" in capsys.readouterr().err
+    assert cli.main([*arguments, "--onto=x", "--only=plain/8/4"]) == 2
+    assert "--onto is for whole comparisons" in capsys.readouterr().err
+
+
 def test_processes_share_a_benchmark_and_may_be_killed(finished, small_file, tmp_path):
     """Two start together and are killed; of the next two one is killed, and the other ends it."""
     arguments = [f"--config={small_file}", f"--workdir={tmp_path}", "--config.benchmark.seeds=(4,)"]
@@ -283,11 +337,11 @@ def test_work_is_left_to_the_process_that_is_at_it(tmp_path):
 
     def do(name):
         done.append(name)
-        if done == ["a", "c", "a"]:
+        if done == ["a", "c"]:
             other.__exit__(None, None, None)
 
     benchmark.share(tmp_path, {name: lambda name=name: do(name) for name in "abc"})
-    assert done == ["a", "c", "a", "b", "c"]
+    assert done == ["a", "c", "b"]
 
 
 def test_a_cell_that_is_not_there(small):

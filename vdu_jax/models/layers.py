@@ -77,8 +77,13 @@ def timestep_embedding(
 
     Returns:
       (B, dim) float32.
+
+    Raises:
+      ValueError: if dim/2 is not above freq_shift.
     """
     half = dim // 2
+    if half <= freq_shift:
+        raise ValueError(f"a time embedding of {dim} numbers needs freq_shift < {half}")
     exponent = -math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
     angles = t.astype(jnp.float32)[:, None] * jnp.exp(exponent)[None, :]
     parts = [jnp.sin(angles), jnp.cos(angles)]

@@ -16,6 +16,7 @@ takes what no other is at. results.json holds nothing that depends on time, inte
 number of processes.
 """
 
+import copy
 import functools
 import json
 import shutil
@@ -147,16 +148,20 @@ def lock(workdir: Path, part: Path, wait: bool = True) -> AbstractContextManager
     return artifacts.lock(workdir / "locks" / name, wait)
 
 
-def share(workdir: Path, work: dict[str, Callable[[], None]]) -> None:
+def share(workdir: Path, work: dict[str, Callable[[], None]], wait: bool = True) -> None:
     """Do all work, by name, beside other processes that do the same: each by one of them.
 
-    What another is at is left to it, and looked at again at the end: if it died, it is done here.
+    Args:
+      wait: look at the end again at what another was at: if it died, it is done here. Without, that
+        is left to whoever needs it.
     """
-    for wait in (False, True):
-        for name, do in work.items():
-            with lock(workdir, workdir / name, wait) as mine:
+    left = dict(work)
+    for patient in (False, True) if wait else (False,):
+        for name, do in list(left.items()):
+            with lock(workdir, workdir / name, patient) as mine:
                 if mine:
                     do()
+                    del left[name]
 
 
 def tune(config: ConfigDict, workdir: Path, method: str) -> ConfigDict:
@@ -201,17 +206,26 @@ def tune(config: ConfigDict, workdir: Path, method: str) -> ConfigDict:
     return entries[artifacts.finished(stage.path)["summary"]["chosen"]]
 
 
+def trainings(config: ConfigDict) -> dict[Path, ConfigDict]:
+    """The workdir and config of each model that a class's workdir is made from."""
+    found = {}
+    for folder in map(Path, (config.unlearn.init_from, *config.posterior.runs)):
+        new = found[folder] = config.copy_and_resolve_references()
+        new.unlearn.init_from = new.train.init_from
+        if found.keys() != {folder}:  # not the original
+            new.train.seed += RUN_STEP * int(folder.name.removeprefix("run-"))
+    return found
+
+
+def train_model(config: ConfigDict, workdir: Path, folder: Path) -> None:
+    with lock(workdir, folder):
+        train.run(config, folder)
+
+
 def prepare(config: ConfigDict, workdir: Path, folder: Path) -> None:
     """What all methods of a class share: the trained model, posterior, replay."""
-    base = config.copy_and_resolve_references()
-    base.unlearn.init_from = base.train.init_from
-    original = Path(config.unlearn.init_from)
-    with lock(workdir, original):
-        train.run(base, original)
-    for run in map(Path, config.posterior.runs):
-        base.train.seed = config.train.seed + RUN_STEP * int(run.name.removeprefix("run-"))
-        with lock(workdir, run):
-            train.run(base, run)
+    for where, settings in trainings(config).items():
+        train_model(settings, workdir, where)
     with lock(workdir, folder):
         posterior.run(config, folder)
         replay.run(config, folder)
@@ -279,12 +293,27 @@ def figures(config: ConfigDict, folder: Path, method: str) -> dict:
     return row
 
 
-def run(config: ConfigDict, workdir: Path) -> None:
-    """Run all cells and write what `comparison` makes of them."""
-    workdir, todo, cache = Path(workdir), cells(config), {}
-    methods = sorted(config.methods)
-    share(workdir, {f"tuning/{m}": functools.partial(tune, config, workdir, m) for m in methods})
-    settings = {method: tune(config, workdir, method) for method in methods}
+def run(config: ConfigDict, workdir: Path, onto: str = "") -> None:
+    """Run all cells and write what `comparison` makes of them.
+
+    Args:
+      onto: a results.json whose cells and tuned settings are taken as they are; "" for none.
+    """
+    workdir, cache = Path(workdir), {}
+    given = read_published(config, Path(onto)) if onto else {"cells": {}, "tuned": {}}
+    todo = [cell for cell in cells(config) if str(cell) not in given["cells"]]
+    untuned = [method for method in sorted(config.methods) if method not in given["tuned"]]
+
+    models = {}
+    for cell in todo:
+        new, _ = open_cell(config, workdir, workdir, cell, config.methods[cell.method])
+        for folder, of_model in trainings(new).items():
+            name = f"train/{folder.relative_to(workdir)}"
+            models[name] = functools.partial(train_model, of_model, workdir, folder)
+    share(workdir, models, wait=False)
+    share(workdir, {f"tuning/{m}": functools.partial(tune, config, workdir, m) for m in untuned})
+    settings = {m: ConfigDict(found["settings"]) for m, found in given["tuned"].items()}
+    settings |= {m: tune(config, workdir, m) for m in untuned}
     started, made = time.monotonic(), 0
 
     def missing(cell: Cell) -> bool:
@@ -308,36 +337,66 @@ def run(config: ConfigDict, workdir: Path) -> None:
             )
 
     share(workdir, {f"cells/{cell}": functools.partial(make, cell) for cell in todo})
-    results = {}
+    rows = {}
     for cell in todo:
         root = workdir / f"seed-{cell.seed}"
         new, folder = open_cell(config, workdir, root, cell, settings[cell.method])
-        results[cell] = figures(new, folder, cell.method)
-    published = comparison.results(config, tunings(config, workdir), results)
+        rows[cell] = figures(new, folder, cell.method)
+    found = given["tuned"] | {m: tuning(config, workdir, m) for m in untuned}
+    published = comparison.results(config, found, rows, given)
     with lock(workdir, workdir / "results"):
         artifacts.write_json(workdir / "results.json", published)
-        comparison.write(published, workdir, grids(config, workdir))
+        comparison.write(published, workdir, grids(config, workdir, todo))
     print(comparison.table(published))
     print(f"results: {workdir / 'results.json'}")
 
 
-def tunings(config: ConfigDict, workdir: Path) -> dict:
-    """method -> what its tuning found, and the settings chosen."""
-    found = {}
-    for method in sorted(config.methods):
-        entry = config.methods[method]
-        found[method] = {}
-        if method in config.benchmark.grids:
-            found[method] = artifacts.upstream(workdir, f"tuning/{method}")["summary"]
-            entry = candidates(config, method)[found[method]["chosen"]]
-        found[method]["settings"] = entry.to_dict()
-    return found
+def read_published(config: ConfigDict, file: Path) -> dict:
+    """A results.json that is a part of this config's comparison.
+
+    Raises:
+      UserError: if its figures cannot stand beside those of this config.
+    """
+    published = artifacts.read_json(file)
+    if not isinstance(published, dict) or not published.keys() >= {"config", "cells", "tuned"}:
+        raise UserError(f"{file} is not a results.json of `vdu benchmark`")
+    old, new = copy.deepcopy(published["config"]), comparison.settings(config)
+    for method in new["methods"].keys() - old["methods"].keys():  # may be added
+        for section in (new["methods"], new["benchmark"]["grids"], new["benchmark"]["changes"]):
+            section.pop(method, None)
+    for key in ("classes", "seeds", "method_seeds"):  # may grow
+        del old["benchmark"][key], new["benchmark"][key]
+    old, new = artifacts.flatten("", old), artifacts.flatten("", new)
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            raise UserError(
+                f"{file} was made with {key} = {old.get(key)!r}, the config now says "
+                f"{new.get(key)!r}: only cells of the same settings can stand in one table"
+            )
+    here = {str(cell) for cell in cells(config)}
+    originals = f"{comparison.ORIGINAL}/"
+    gone = [c for c in published["cells"] if c not in here and not c.startswith(originals)]
+    if gone:
+        raise UserError(
+            f"{file} has the cell {gone[0]}, which is none of the config's: see benchmark.classes, "
+            "seeds and method_seeds"
+        )
+    return published
 
 
-def grids(config: ConfigDict, workdir: Path) -> dict[int, dict[str, np.ndarray]]:
+def tuning(config: ConfigDict, workdir: Path, method: str) -> dict:
+    """What a method's tuning found, and the settings chosen."""
+    found, entry = {}, config.methods[method]
+    if method in config.benchmark.grids:
+        found = artifacts.upstream(workdir, f"tuning/{method}")["summary"]
+        entry = candidates(config, method)[found["chosen"]]
+    return found | {"settings": entry.to_dict()}
+
+
+def grids(config: ConfigDict, workdir: Path, made: list[Cell]) -> dict[int, dict[str, np.ndarray]]:
     """class -> model -> its first images (GRID, H, W, C), of the first training seed."""
     found = {}
-    for cell in cells(config):
+    for cell in made:
         if cell.seed == config.benchmark.seeds[0]:
             folder = place(config, workdir / f"seed-{cell.seed}", cell.method, cell.forget)
             rows = found.setdefault(cell.forget, {})

@@ -1,14 +1,17 @@
 """What a benchmark publishes: results.json, a table, a CSV file, a plot and grids.
 
-results.json         config, versions, settings, every cell, mean ± standard error
+results.json         config, settings, every cell, mean ± standard error, and the versions that
+                     each cell was made with (its "provenance" is a place in that list)
 table.md             one row a method
 cells.csv            one row a cell
 tradeoff.png         PUL against u-FID over the steps, all methods
 grids/class-<c>.png  the same noise through every model
 """
 
+import copy
 import csv
 import io
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,34 +39,42 @@ COLUMNS = {
 }
 
 
-def results(config: ConfigDict, tuned: Mapping, rows: Mapping) -> dict:
+def settings(config: ConfigDict) -> dict:
+    """A config as it is published; where files lie is nobody else's business."""
+    found = json.loads(artifacts.dumps(config.to_dict()))
+    for key in ("dir", "manual_dir"):
+        del found["data"][key]
+    return found
+
+
+def results(config: ConfigDict, tuned: Mapping, rows: Mapping, onto: Mapping) -> dict:
     """Everything that is published, as JSON.
 
     Args:
       tuned: method -> what its tuning found and its settings. rows: cell (`benchmark.Cell`) ->
-        figures, see `benchmark.figures`.
+        figures, see `benchmark.figures`. onto: what was published before, to stand beside them.
     """
-    settings = config.to_dict()
-    for key in ("dir", "manual_dir"):  # where files lie is nobody else's business
-        del settings["data"][key]
-    versions = []
-    cells = {}
+    versions, cells = list(onto.get("provenance", ())), copy.deepcopy(onto["cells"])
     for cell, row in rows.items():
         row = dict(row)
         made = row.pop("provenance")
         if made not in versions:
             versions.append(made)
+        original = row.pop("original")
+        row["provenance"] = versions.index(made)
         cells[str(cell)] = row
-        cells.setdefault(f"{ORIGINAL}/{cell.forget}/{cell.seed}", row.pop("original"))
-    _compare_with_retrained(cells, settings["methods"])
+        cells.setdefault(f"{ORIGINAL}/{cell.forget}/{cell.seed}", original)
+    cells = dict(sorted(cells.items()))
+    methods = config.methods.to_dict()
+    _compare_with_retrained(cells, methods)
     for row in cells.values():
         row["kid_1000"] = None if row["kid"] is None else 1000 * row["kid"]["value"]
         row["relearning_steps"] = row.get("relearning", {}).get("steps")
         if "share_of_training" in row:
             row["percent_of_training"] = 100 * row["share_of_training"]
-    _at_equal_forgetting(cells)
+    _at_equal_forgetting(cells, methods)
     return {
-        "config": settings,
+        "config": settings(config),
         "provenance": versions,
         "tuned": dict(tuned),
         "cells": cells,
@@ -96,11 +107,11 @@ def _compare_with_retrained(cells: dict, methods: Mapping) -> None:
         row["tv_to_retrained"] = pul.total_variation(np.array(row["histogram"]), histogram)
 
 
-def _at_equal_forgetting(cells: dict) -> None:
-    """u-FID where the curve reaches each of `LEVELS`."""
+def _at_equal_forgetting(cells: dict, methods: Mapping) -> None:
+    """u-FID where the curve reaches each of `LEVELS`; a retrained model has no curve."""
     for name, row in cells.items():
         method, forget, seed = _split(name)
-        if method == ORIGINAL:
+        if method == ORIGINAL or methods[method]["objective"] == "retrain":
             continue
         start = cells[f"{ORIGINAL}/{forget}/{seed}"]
         curve = [(0.0, start["u_fid_all"])]
@@ -158,6 +169,8 @@ def table(published: Mapping) -> str:
     line(["u-FID at equal PUL", *(f"{level} %" for level in LEVELS)])
     line(["---"] * (1 + len(LEVELS)))
     for name in order(published)[1:]:
+        if published["config"]["methods"][name]["objective"] == "retrain":
+            continue
         values = [summary[name].get(f"u_fid_at_{level}") for level in LEVELS]
         line([name, *(_shown(value, 2, summary[name]["cells"]) for value in values)])
     return "\n".join(lines) + "\n"

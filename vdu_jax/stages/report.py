@@ -268,11 +268,13 @@ def _relearning(config: ConfigDict, workdir: Path) -> str:
 
 def _replay(workdir: Path, metrics: dict) -> str:
     counts, summary = metrics["replay"], artifacts.upstream(workdir, "replay")["summary"]
+    detected = summary["removed_by_detector"]
     return (
         f"<p>{counts['images']} images were drawn from the original model and "
-        f"{counts['removed']} removed as forget-like, by a detector learned from "
+        f"{counts['removed']} removed as forget-like: {detected} by a detector learned from "
         f"{summary['forget_images']} forget images and the model alone (it recognises "
-        f"{100 * summary['recall']:.0f} % of forget images that it did not see). By the "
+        f"{100 * summary['recall']:.0f} % of forget images that it did not see), and "
+        f"{counts['removed'] - detected} more as their neighbours. By the "
         f"evaluation's classifier {counts['removed_rightly']} were removed rightly, "
         f"{counts['removed_wrongly']} wrongly, and {counts['left_in']} were left in.</p>"
     )
