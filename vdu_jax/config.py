@@ -205,6 +205,13 @@ def default() -> ConfigDict:
                 "learning_rate": 1e-4,  # of Adam
                 "checks": (1, 2, 5, 10, 20, 50, 100, 200, 500),  # steps; the last ends it
             },
+            # How the computation is spread over devices; changes no result beyond rounding.
+            "parallel": {
+                "fsdp": 1,  # devices that share one copy of the parameters
+                "mode": "jit",  # or "pmap": every device has all parameters
+                "accumulate": 1,  # parts that a batch is taken in, one after the other
+                "remat": False,  # compute a block's activations again for its gradients
+            },
             # `vdu benchmark`: each of `methods` on each of these classes and training seeds.
             "benchmark": {
                 "classes": (),  # each is forgotten alone
@@ -368,6 +375,9 @@ def validate(config: ConfigDict) -> None:
     c.positive("classifier.blocks", "classifier.batch_size", "classifier.learning_rate")
     c.share("classifier.min_accuracy")
     c.that("classifier.dropout", lambda v: 0 <= v < 1, "must lie in [0, 1)")
+
+    c.positive("parallel.fsdp", "parallel.accumulate")
+    c.one_of("parallel.mode", ("jit", "pmap"))
 
     for name in config.methods:
         _validate_method(c, name, objectives.FACTORIES)

@@ -35,6 +35,8 @@ class Objective(NamedTuple):
         an iterator over batches; the state is a pytree of arrays (a Fisher, a mask, a teacher) or
         `()`.
       loss: `(params, state, batch, key) -> (scalar, metrics)`, pure and differentiable.
+      is_mean: whether the loss is a mean over images (and terms without images), with what it draws
+        for them drawn by `process.draw_for`. Then a batch may be computed in parts.
       init_computes: whether `init` passes the images that it takes through the network; for the
         count of operations.
     """
@@ -42,6 +44,7 @@ class Objective(NamedTuple):
     sees: frozenset
     init: Callable[[Params, Mapping[str, Any], chex.PRNGKey], Any]
     loss: Callable[[Params, Any, Batch, chex.PRNGKey], tuple[chex.Array, Metrics]]
+    is_mean: bool = True
     init_computes: bool = True
 
 

@@ -264,8 +264,8 @@ def test_a_batch_that_does_not_divide_is_refused(workdir, config, rates, monkeyp
 
     rates |= {"original 12": 0.4}
     relearn.run_model(config, workdir, sample.ORIGINAL)
-    monkeypatch.setattr(parallel, "make_mesh", Three)
-    with pytest.raises(UserError, match=r"relearn\.batch_size = 8 does not divide over 3 devices"):
+    monkeypatch.setattr(parallel, "make_mesh", lambda fsdp: Three)
+    with pytest.raises(UserError, match=r"relearn\.batch_size = 8: does not divide over 3 devices"):
         relearn.run_model(config, workdir, "plain")
 
 

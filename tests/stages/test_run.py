@@ -314,6 +314,6 @@ def test_train_refuses_a_batch_that_does_not_divide(config, tmp_path, monkeypatc
     class Three:
         size = 3
 
-    monkeypatch.setattr(parallel, "make_mesh", Three)
-    with pytest.raises(UserError, match=r"train\.batch_size = 16 does not divide over 3 devices"):
+    monkeypatch.setattr(parallel, "make_mesh", lambda fsdp: Three)
+    with pytest.raises(UserError, match=r"train\.batch_size = 16: does not divide over 3 devices"):
         train.run(config, tmp_path)

@@ -1,5 +1,8 @@
 """The forward process and the noise-prediction error."""
 
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import chex
@@ -75,6 +78,44 @@ def relabelled_error(
     return factor * jnp.square(gap).mean(tuple(range(1, x0.ndim)))
 
 
+class _Part(NamedTuple):
+    """count: parts in the batch. take: what belongs to the part, of an array of the whole batch."""
+
+    count: int
+    take: Callable[[jax.Array], jax.Array]
+
+
+_WHOLE = _Part(1, lambda a: a)
+_PART: contextvars.ContextVar[_Part] = contextvars.ContextVar("part", default=_WHOLE)
+
+
+@contextlib.contextmanager
+def part_of_batch(count: int, take: Callable[[jax.Array], jax.Array]) -> Iterator[None]:
+    """While this lasts, the images of a loss are a part of a batch; see `draw_for`.
+
+    It is known while a step is traced, so the traced step stays a pure function. Parts nest.
+
+    Args:
+      count: of parts, equal in size. take: an array (B, …) of the batch -> its rows (B/count, …).
+    """
+    outer = _PART.get()
+    token = _PART.set(_Part(outer.count * count, lambda a: take(outer.take(a))))
+    try:
+        yield
+    finally:
+        _PART.reset(token)
+
+
+def draw_for(x0: jax.Array, draw: Callable[[int], jax.Array]) -> jax.Array:
+    """`draw(B)`, with a row for each image of x0 (B, …).
+
+    Where x0 is a part of a batch, all of the batch is drawn for and the part's rows are taken, so
+    that a step draws the same whether a batch is computed at once or in parts.
+    """
+    part = _PART.get()
+    return part.take(draw(len(x0) * part.count))
+
+
 class Noising(NamedTuple):
     """One draw of times and noise: t (B,) int32, eps (B, H, W, C)."""
 
@@ -91,14 +132,19 @@ def draw_noising(
     uniform, and a mean over the batch varies less (Kingma et al. 2021, arXiv 2107.00630, sec. I.1).
     """
     t_key, eps_key = jax.random.split(key)
-    if stratified:
+
+    def times(count):
+        if not stratified:
+            return jax.random.randint(t_key, (count,), 0, schedule.num_steps)
         shift_key, order_key = jax.random.split(t_key)
-        places = (jax.random.uniform(shift_key) + jnp.arange(len(x0)) / len(x0)) % 1.0
+        places = (jax.random.uniform(shift_key) + jnp.arange(count) / count) % 1.0
         t = (jax.random.permutation(order_key, places) * schedule.num_steps).astype(jnp.int32)
-        t = jnp.minimum(t, schedule.num_steps - 1)
-    else:
-        t = jax.random.randint(t_key, (len(x0),), 0, schedule.num_steps)
-    return Noising(t, jax.random.normal(eps_key, x0.shape, x0.dtype))
+        return jnp.minimum(t, schedule.num_steps - 1)
+
+    def noise(count):
+        return jax.random.normal(eps_key, (count, *x0.shape[1:]), x0.dtype)
+
+    return Noising(draw_for(x0, times), draw_for(x0, noise))
 
 
 def eps_error(

@@ -35,6 +35,7 @@ class UNet(nn.Module):
       mid_block_scale_factor: the middle block's residual sums are divided by it.
       center_input_sample: map inputs in [0, 1] to [-1, 1] first.
       dtype: compute type. param_dtype: storage type of the parameters.
+      remat: forget what a block computes and compute it again for its gradients, to save memory.
     """
 
     out_channels: int
@@ -54,6 +55,7 @@ class UNet(nn.Module):
     center_input_sample: bool = False
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, xt: jax.Array, t: jax.Array, *, deterministic: bool = True) -> jax.Array:
@@ -61,9 +63,13 @@ class UNet(nn.Module):
         norm = dict(num_groups=self.num_groups, epsilon=self.norm_eps, **types)
         channels = tuple(self.block_out_channels)
         last = len(channels) - 1
+        resnet_block, attention_block = layers.ResnetBlock, layers.AttentionBlock
+        if self.remat:
+            resnet_block = nn.remat(resnet_block, static_argnums=(3,))
+            attention_block = nn.remat(attention_block)
 
         def resnet(name: str, features: int, x: jax.Array, scale: float = 1.0) -> jax.Array:
-            return layers.ResnetBlock(
+            return resnet_block(
                 features,
                 dropout=self.dropout,
                 time_scale_shift=self.time_scale_shift,
@@ -73,7 +79,7 @@ class UNet(nn.Module):
             )(x, temb, deterministic)
 
         def attention(name: str, x: jax.Array, scale: float = 1.0) -> jax.Array:
-            return layers.AttentionBlock(
+            return attention_block(
                 head_dim=self.attention_head_dim, output_scale_factor=scale, name=name, **norm
             )(x)
 

@@ -66,4 +66,4 @@ def erase_diff(
         metrics = {"retain_error": retain, "erasure_error": forget, "multiplier": weight}
         return retain + weight * forget, metrics
 
-    return Objective(frozenset({"forget", "retain"}), no_state, loss)
+    return Objective(frozenset({"forget", "retain"}), no_state, loss, is_mean=False)

@@ -85,4 +85,4 @@ def salun(
         metrics = {"relabelled_error": relabelled, "replay_error": kept}
         return relabelled + replay_weight * kept, metrics
 
-    return Objective(frozenset({"forget", "replay"}), init, loss)
+    return Objective(frozenset({"forget", "replay"}), init, loss, is_mean=False)

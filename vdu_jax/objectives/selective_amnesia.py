@@ -56,7 +56,10 @@ def selective_amnesia(
     def loss(params, state, batch, key):
         forget_key, replay_key, noise_key = jax.random.split(key, 3)
         x0, replay = batch["forget"]["image"], batch["replay"]["image"]
-        target = jax.random.uniform(noise_key, x0.shape, minval=-1.0, maxval=1.0)
+        target = process.draw_for(
+            x0,
+            lambda count: jax.random.uniform(noise_key, (count, *x0.shape[1:]), minval=-1.0),
+        )
         noising = process.draw_noising(forget_key, schedule, x0)
         amnesia = process.relabelled_error(score_fn, params, schedule, x0, noising, target).mean()
         noising = process.draw_noising(replay_key, schedule, replay)

@@ -81,4 +81,4 @@ def siss(
         metrics = {"retain_error": keep, "forget_error": forget, "scale": scale}
         return keep - scale * forget, metrics
 
-    return Objective(frozenset({"forget", "retain"}), no_state, loss)
+    return Objective(frozenset({"forget", "retain"}), no_state, loss, is_mean=False)

@@ -10,6 +10,7 @@ Folder layout:
     metrics.jsonl, events/
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vdu_jax.errors import UserError
 from vdu_jax.runtime import parallel, progress
 from vdu_jax.runtime.checkpoints import Store, abstract
 from vdu_jax.runtime.preemption import Interrupted, SignalWatch
@@ -30,11 +32,11 @@ from vdu_jax.types import Objective, Params
 
 
 class FitState(NamedTuple):
-    """step () int32: updates made so far. ema: equal to params if no average is kept."""
+    """step () int32: updates made so far. ema: None if no average is kept."""
 
     step: chex.Array
     params: Params
-    ema: Params
+    ema: Params | None
     opt_state: Any
 
 
@@ -77,21 +79,26 @@ class FitResult(NamedTuple):
 
 
 def make_step(
-    objective: Objective, optimizer: optax.GradientTransformation, ema_decay: float = 0.0
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float = 0.0,
+    wrap: Callable[[Callable], Callable] = lambda gradients: gradients,
 ) -> Callable:
     """The pure update step of an objective; jit it, shard it, or call it as it is.
 
     Args:
       ema_decay: of the exponential moving average of the parameters; it warms up as
         min(decay, (1 + s) / (10 + s)). 0 keeps no average.
+      wrap: around the function that gives a batch's loss, metrics and gradients; see
+        `parallel.compile_step`.
     """
+    gradients = wrap(jax.value_and_grad(objective.loss, has_aux=True))
 
     def step(state: FitState, objective_state: Any, batch: Any, key: chex.PRNGKey):
-        grad_fn = jax.value_and_grad(objective.loss, has_aux=True)
-        (loss, metrics), grads = grad_fn(state.params, objective_state, batch, key)
+        (loss, metrics), grads = gradients(state.params, objective_state, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = params
+        ema = None
         if ema_decay > 0:
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema = optax.incremental_update(params, state.ema, 1 - decay)
@@ -105,7 +112,7 @@ def init_state(
     params: Params, optimizer: optax.GradientTransformation, ema_decay: float = 0.0
 ) -> FitState:
     """The state before the first step."""
-    ema = jax.tree.map(jnp.copy, params) if ema_decay > 0 else params
+    ema = jax.tree.map(jnp.copy, params) if ema_decay > 0 else None
     return FitState(jnp.int32(0), params, ema, optimizer.init(params))
 
 
@@ -124,6 +131,7 @@ def fit(
     ema_decay: float = 0.0,
     guard: Guard | None = None,
     label: str = "fit",
+    layout: parallel.Layout = parallel.Layout(),  # noqa: B008
 ) -> FitResult:
     """Run `num_steps` updates, or resume such a run from its newest saved state.
 
@@ -138,13 +146,19 @@ def fit(
 
     Raises:
       Interrupted: on SIGTERM or Ctrl-C, after saving.
+      UserError: for a layout that the devices or the objective do not allow.
       ValueError: if `loaders` are not exactly of the kinds that the objective sees.
     """
     if set(loaders) != set(objective.sees):
         raise ValueError(f"objective sees {sorted(objective.sees)}, got {sorted(loaders)}")
+    if not objective.is_mean and (layout.accumulate > 1 or layout.mode == "pmap"):
+        raise UserError(
+            f"{label}: its loss is no mean over images, so a batch cannot be taken in parts: it "
+            "needs config keys parallel.accumulate = 1 and parallel.mode = 'jit'"
+        )
     directory = Path(directory)
-    mesh = parallel.make_mesh()
-    params = parallel.replicate(params, mesh)
+    mesh = parallel.make_mesh(layout.fsdp)
+    params = parallel.place(params, mesh)
     init_key, step_key = jax.random.split(key)
 
     taken = 0  # images so far
@@ -157,10 +171,13 @@ def fit(
             yield parallel.shard_batch(batch, mesh)
 
     batches = {kind: sharded(loader) for kind, loader in loaders.items()}
-    objective_state = parallel.replicate(objective.init(params, batches, init_key), mesh)
+    objective_state = parallel.place(objective.init(params, batches, init_key), mesh)
     prepared = taken
-    state = parallel.replicate(init_state(params, optimizer, ema_decay), mesh)
-    step_fn = jax.jit(make_step(objective, optimizer, ema_decay))
+    # A copy: the step uses its state up.
+    state = init_state(jax.tree.map(jnp.copy, params), optimizer, ema_decay)
+    state = parallel.place(state, mesh)
+    update = functools.partial(make_step, objective, optimizer, ema_decay)
+    step_fn = parallel.compile_step(lambda wrap: update(wrap=wrap), layout, state)
     snapshot_steps = set(snapshot_steps)
 
     with (
@@ -200,7 +217,7 @@ def fit(
                 batch = {kind: next(images) for kind, images in batches.items()}
                 arguments = (state, objective_state, batch, jax.random.fold_in(step_key, done))
                 if flops is None:
-                    of_step = _flops(step_fn, *arguments)
+                    of_step = _flops(update(), *arguments)
                     share = prepared / (taken - prepared) if objective.init_computes else 0.0
                     flops = {"step": of_step, "init": of_step * share}
                 state, metrics = step_fn(*arguments)
@@ -234,6 +251,7 @@ def fit(
         return FitResult(done, stopped, seconds, snapshots.steps(), total)
 
 
-def _flops(step_fn: Callable, *arguments) -> float:
-    """Of one call of a jitted function; NaN where XLA does not count them."""
-    return float((step_fn.lower(*arguments).cost_analysis() or {}).get("flops", math.nan))
+def _flops(step: Callable, *arguments) -> float:
+    """Of one call, on one device; NaN where XLA does not count them."""
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arguments)
+    return float((jax.jit(step).lower(*shapes).cost_analysis() or {}).get("flops", math.nan))

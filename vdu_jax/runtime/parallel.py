@@ -1,21 +1,52 @@
-"""Devices as a mesh; arrays placed on it.
+"""Devices as a mesh; arrays placed on it; one update step, compiled for it.
 
-One axis, `data`: batches are split over it, everything else is replicated. The same code runs on
-one CPU core and on many chips; XLA inserts the gradient reduction.
+The mesh has two axes. A batch is split over both; parameters, and all that has their shapes
+(gradients, the optimiser's state, the moving average, the posterior), are split over `fsdp` and
+copied along `data`. XLA inserts the communication, so the same code runs on one CPU core and on
+many chips.
 """
 
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vdu_jax.diffusion import process
 from vdu_jax.errors import UserError
 
+AXES = ("data", "fsdp")
 
-def make_mesh() -> Mesh:
-    """All devices of all processes along the axis `data`."""
-    return Mesh(np.asarray(jax.devices()), ("data",))
+
+class Layout(NamedTuple):
+    """How an update step is spread: `config.parallel`. It changes no result beyond rounding.
+
+    Attributes:
+      fsdp: devices that share one copy of the parameters.
+      mode: "jit" over the mesh, or "pmap", where every device has all parameters.
+      accumulate: parts that a batch is taken in, one after the other, to save memory.
+    """
+
+    fsdp: int = 1
+    mode: str = "jit"
+    accumulate: int = 1
+
+
+def make_mesh(fsdp: int = 1) -> Mesh:
+    """All devices of all processes.
+
+    Raises:
+      UserError: if `fsdp` does not divide their number.
+    """
+    devices = np.asarray(jax.devices())
+    if devices.size % fsdp:
+        raise UserError(
+            f"config key parallel.fsdp = {fsdp}: does not divide the {devices.size} devices"
+        )
+    return Mesh(devices.reshape(-1, fsdp), AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -23,21 +54,141 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, key: str) -> None:
-    """Raise a UserError unless `batch_size` (config key `key`) divides over the devices."""
-    if batch_size % mesh.size:
-        raise UserError(f"{key} = {batch_size} does not divide over {mesh.size} devices")
+def parameter_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """Split over `fsdp` along the longest axis that it divides, or copied if it divides none."""
+    parts = mesh.shape["fsdp"]
+    fitting = [axis for axis, size in enumerate(shape) if parts > 1 and size % parts == 0 < size]
+    if not fitting:
+        return replicated(mesh)
+    longest = max(fitting, key=lambda axis: (shape[axis], axis))
+    return NamedSharding(mesh, PartitionSpec(*[None] * longest, "fsdp"))
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Put a copy of every array on every device."""
-    return jax.device_put(tree, replicated(mesh))
+def place(tree: Any, mesh: Mesh) -> Any:
+    """Put every array of a tree where `parameter_sharding` says."""
+    return jax.tree.map(lambda a: jax.device_put(a, parameter_sharding(mesh, jnp.shape(a))), tree)
+
+
+def placed(tree: Any, mesh: Mesh) -> Any:
+    """Shapes, types and the placement by `place` of a tree of anything with a shape and a type."""
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(
+            a.shape, a.dtype, sharding=parameter_sharding(mesh, a.shape)
+        ),
+        tree,
+    )
+
+
+def bytes_per_device(tree: Any) -> int:
+    """The most that any device of this process holds of a tree's arrays."""
+    held: dict = {}
+    for array in jax.tree.leaves(tree):
+        for shard in array.addressable_shards:
+            held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes
+    return max(held.values())
+
+
+def check_batch_size(batch_size: int, layout: Layout, key: str) -> None:
+    """Raise a UserError unless `batch_size` (config key `key`) divides over devices and parts."""
+    devices = make_mesh(layout.fsdp).size
+    parts = devices * layout.accumulate
+    if batch_size % parts:
+        of = f" and parallel.accumulate = {layout.accumulate}" if layout.accumulate > 1 else ""
+        raise UserError(
+            f"config key {key} = {batch_size}: does not divide over {devices} devices"
+            f"{of}; take a multiple of {parts}"
+        )
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's share of a batch (NumPy arrays) -> global arrays split over `data`."""
+    """This process's share of a batch (NumPy arrays) -> global arrays split over the devices."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), batch)
+
+
+def in_parts(function: Callable, count: int) -> Callable:
+    """The mean of `function(params, state, batch, key)` over parts of the batch, one at a time.
+
+    A part has its share of every device's images, so nothing moves between devices.
+    """
+
+    def whole(params, state, batch, key):
+        def part(array, index):
+            folded = array.reshape(-1, count, *array.shape[1:])
+            return jax.lax.dynamic_index_in_dim(folded, index, axis=1, keepdims=False)
+
+        def add(total, index):
+            some = jax.tree.map(lambda a: part(a, index), batch)
+            with process.part_of_batch(count, lambda a: part(a, index)):
+                found = function(params, state, some, key)
+            return jax.tree.map(jnp.add, total, found), None
+
+        first = jax.tree.map(lambda a: a[: len(a) // count], batch)
+        shapes = jax.eval_shape(function, params, state, first, key)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        total, _ = jax.lax.scan(add, zeros, jnp.arange(count))
+        return jax.tree.map(lambda t: t / count, total)
+
+    return whole
+
+
+def over_devices(function: Callable, axis: str) -> Callable:
+    """The mean of `function(params, state, batch, key)` over the devices of a pmap."""
+
+    def whole(params, state, batch, key):
+        count, index = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
+
+        def mine(array):
+            size = len(array) // count
+            return jax.lax.dynamic_slice_in_dim(array, index * size, size)
+
+        with process.part_of_batch(count, mine):
+            return jax.lax.pmean(function(params, state, batch, key), axis)
+
+    return whole
+
+
+def compile_step(make_step: Callable, layout: Layout, state: Any) -> Callable:
+    """An update step, compiled; the state given to it is used up.
+
+    Args:
+      make_step: `make_step(wrap) -> step(state, objective_state, batch, key)`, where `wrap` turns
+        the function that gives a batch's gradients into one that gives the whole batch's.
+      state: placed; the new one is placed alike.
+
+    Raises:
+      UserError: for "pmap" over several processes, or with parameters split.
+    """
+
+    def accumulated(function):
+        return in_parts(function, layout.accumulate) if layout.accumulate > 1 else function
+
+    if layout.mode == "jit":
+        shardings = jax.tree.map(lambda a: a.sharding, state)
+        return jax.jit(make_step(accumulated), donate_argnums=0, out_shardings=(shardings, None))
+    if jax.process_count() > 1 or layout.fsdp > 1:
+        raise UserError(
+            "config key parallel.mode = 'pmap': for the devices of one process, with "
+            "parallel.fsdp = 1; use 'jit'"
+        )
+    axis, count = "devices", jax.device_count()
+    step = jax.pmap(
+        make_step(lambda function: over_devices(accumulated(function), axis)),
+        axis_name=axis,
+        in_axes=(None, None, 0, None),
+        out_axes=None,
+    )
+
+    def split(state, objective_state, batch, key):
+        batch = jax.tree.map(lambda a: a.reshape(count, len(a) // count, *a.shape[1:]), batch)
+        return step(state, objective_state, batch, key)
+
+    return split
+
+
+def total_bytes(tree: Any) -> int:
+    """Of one copy of a tree of anything with a shape and a type."""
+    return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))

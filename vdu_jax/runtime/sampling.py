@@ -18,13 +18,17 @@ def make_sampler(
     *,
     clip_x0: bool = True,
     batch_size: int = 250,
+    fsdp: int = 1,
 ) -> Callable:
     """`sampler(params, seed, count, label) -> uint8 (count, H, W, C)`, compiled once.
 
     Image i of a seed comes from the key fold_in(key(seed), i): the same noise for every model,
     whatever the count. Batches are of one size, so that nothing is compiled twice.
+
+    Args:
+      fsdp: devices that share one copy of the parameters.
     """
-    mesh = parallel.make_mesh()
+    mesh = parallel.make_mesh(fsdp)
     batch_size = -(-batch_size // mesh.size) * mesh.size
 
     @jax.jit
@@ -35,7 +39,7 @@ def make_sampler(
         return samplers.sample(score_fn, params, plan, keys, image_shape, clip_x0=clip_x0)
 
     def sampler(params: Params, seed: int, count: int, label: str) -> np.ndarray:
-        params = parallel.replicate(params, mesh)
+        params = parallel.place(params, mesh)
         images = np.empty((count, *image_shape), np.uint8)
         with progress.bar(count, label, unit="image") as bar:
             for first in range(0, count, batch_size):

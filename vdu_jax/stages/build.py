@@ -21,7 +21,7 @@ from vdu_jax.errors import UserError
 from vdu_jax.models import unet
 from vdu_jax.runtime import artifacts, parallel, sampling
 from vdu_jax.runtime.artifacts import StageDir
-from vdu_jax.runtime.checkpoints import Store, abstract
+from vdu_jax.runtime.checkpoints import Store
 from vdu_jax.types import Params
 
 
@@ -62,7 +62,13 @@ def forget_retain(config: ConfigDict, source: data.ImageSource) -> data.ForgetRe
 
 
 def net(config: ConfigDict, image_shape: tuple[int, int, int]) -> unet.UNet:
-    return unet.from_settings(config.model.to_dict(), image_shape[-1])
+    settings = config.model.to_dict() | {"remat": config.parallel.remat}
+    return unet.from_settings(settings, image_shape[-1])
+
+
+def layout(config: ConfigDict) -> parallel.Layout:
+    section = config.parallel
+    return parallel.Layout(section.fsdp, section.mode, section.accumulate)
 
 
 def _items(section: ConfigDict) -> tuple:
@@ -87,11 +93,12 @@ def sampler(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
         _items(config.diffusion),
         _items(section),
         image_shape,
+        config.parallel.fsdp,
     )
 
 
 @functools.lru_cache(maxsize=4)
-def _sampler(module, diffusion: tuple, settings: tuple, image_shape: tuple) -> Callable:
+def _sampler(module, diffusion: tuple, settings: tuple, image_shape: tuple, fsdp: int) -> Callable:
     settings = dict(settings)
     noise = _schedule(diffusion)
     plan = samplers.make_plan(
@@ -108,6 +115,7 @@ def _sampler(module, diffusion: tuple, settings: tuple, image_shape: tuple) -> C
         image_shape,
         clip_x0=settings["clip_x0"],
         batch_size=settings["batch_size"],
+        fsdp=fsdp,
     )
 
 
@@ -180,15 +188,15 @@ def learning_rate(config: ConfigDict) -> optax.Schedule:
 
 def abstract_params(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params:
     """Shapes and placement of the network's parameters; nothing is allocated."""
-    return _abstract_params(net(config, image_shape), image_shape)
+    return _abstract_params(net(config, image_shape), image_shape, config.parallel.fsdp)
 
 
 @functools.lru_cache(maxsize=4)
-def _abstract_params(module: unet.UNet, image_shape: tuple[int, int, int]) -> Params:
+def _abstract_params(module: unet.UNet, image_shape: tuple[int, int, int], fsdp: int) -> Params:
     shapes = jax.eval_shape(
         lambda key: unet.init_params(module, key, image_shape), jax.random.key(0)
     )
-    return abstract(shapes, parallel.replicated(parallel.make_mesh()))
+    return parallel.placed(shapes, parallel.make_mesh(fsdp))
 
 
 def model_folder(workdir: Path) -> Path:

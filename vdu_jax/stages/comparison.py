@@ -40,8 +40,9 @@ COLUMNS = {
 
 
 def settings(config: ConfigDict) -> dict:
-    """A config as it is published; where files lie is nobody else's business."""
+    """A config as it is published; where files lie and devices are is nobody else's business."""
     found = json.loads(artifacts.dumps(config.to_dict()))
+    del found["parallel"]
     for key in ("dir", "manual_dir"):
         del found["data"][key]
     return found

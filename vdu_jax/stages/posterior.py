@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from vdu_jax import data, posterior
 from vdu_jax.errors import UserError
 from vdu_jax.models import unet
-from vdu_jax.runtime import artifacts, progress
+from vdu_jax.runtime import artifacts, parallel, progress
 from vdu_jax.runtime.checkpoints import Store
 from vdu_jax.stages import build
 from vdu_jax.types import Params
@@ -173,13 +173,13 @@ def load(config: ConfigDict, workdir: Path, image_shape: tuple) -> posterior.Pos
 
     def wide(*leading):
         return jax.tree.map(
-            lambda p: jax.ShapeDtypeStruct((*leading, *p.shape), jnp.float32, sharding=p.sharding),
-            params,
+            lambda p: jax.ShapeDtypeStruct((*leading, *p.shape), jnp.float32), params
         )
 
-    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=jax.tree.leaves(params)[0].sharding)
+    count = jax.ShapeDtypeStruct((), jnp.int32)
     like = posterior.GaussianPosterior(wide(), wide(), count)
     if summary["family"] == "low_rank":
         like = posterior.LowRankPosterior(wide(), wide(), wide(summary["count"]), count)
+    like = parallel.placed(like, parallel.make_mesh(config.parallel.fsdp))
     with Store(Path(workdir) / "posterior" / "gaussian", read_only=True) as store:
         return store.restore(0, "posterior", like)

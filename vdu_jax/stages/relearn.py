@@ -65,7 +65,8 @@ def run_model(config: ConfigDict, workdir: Path, model: str, overwrite: bool = F
         return
     run_original(config, workdir, overwrite)
     original = artifacts.upstream(workdir, f"relearn/{sample.ORIGINAL}")["summary"]["original_rate"]
-    parallel.check_batch_size(config.relearn.batch_size, parallel.make_mesh(), "relearn.batch_size")
+    layout = build.layout(config)
+    parallel.check_batch_size(config.relearn.batch_size, layout, "relearn.batch_size")
     image_shape = build.dataset(config).image_shape
     kept = sample.load_params(config, workdir, model, image_shape)
     classify, _, _ = classifier.ensure(config, workdir, overwrite)
@@ -170,5 +171,6 @@ def train(config: ConfigDict, kept: Params, path: Path, step: int, label: str) -
         save_state_every=step,
         log_every=step,
         label=label,
+        layout=build.layout(config),
     )
     return build.load_snapshot(config, path, step, "params", source.image_shape)

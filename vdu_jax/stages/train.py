@@ -62,7 +62,7 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
 
 def check(config: ConfigDict) -> None:
     """Raises: UserError if a batch cannot be split over the devices."""
-    parallel.check_batch_size(config.train.batch_size, parallel.make_mesh(), "train.batch_size")
+    parallel.check_batch_size(config.train.batch_size, build.layout(config), "train.batch_size")
 
 
 def fit_on(
@@ -102,4 +102,5 @@ def fit_on(
         log_every=settings.log_every,
         ema_decay=settings.ema_decay,
         label=label,
+        layout=build.layout(config),
     )

@@ -101,9 +101,9 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
     stage = stage_dir(config, workdir, name)
     if stage.done(overwrite):
         return
-    mesh = parallel.make_mesh()
+    layout = build.layout(config)
     for key in ("forget_batch", "replay_batch", "retain_batch"):
-        parallel.check_batch_size(settings[key], mesh, f"methods.{name}.{key}")
+        parallel.check_batch_size(settings[key], layout, f"methods.{name}.{key}")
     if is_retrained(config, name):
         train.check(config)
     image_shape = build.dataset(config).image_shape
@@ -129,6 +129,7 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
             log_every=settings.log_every,
             guard=Guard(settings.guard.to_dict()),
             label=f"unlearn {name}",
+            layout=layout,
         )
     if not result.snapshots:
         raise Diverged(

@@ -1,0 +1,96 @@
+"""Twenty steps of training and twenty of VDU, on whatever devices there are.
+
+    python parallel_job.py FOLDER [--fsdp=N] [--mode=pmap] [--accumulate=N] [--steps=N]
+
+Writes FOLDER/bytes.json and, through `fit`, FOLDER/ddpm and FOLDER/vdu.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vdu_jax import data, objectives, posterior
+from vdu_jax.diffusion.schedule import make_schedule
+from vdu_jax.models import unet
+from vdu_jax.runtime import fit as fit_lib
+from vdu_jax.runtime import parallel
+
+SHAPE = (8, 8, 1)
+BATCH, STEPS = 16, 20
+
+
+def make(name):
+    """The objective, the start and the loaders of a job: the same for every layout."""
+    net = unet.UNet(
+        1, (8,), layers_per_block=1, num_groups=4, attention_levels=(), mid_attention=False
+    )
+    score_fn, schedule = unet.make_score_fn(net), make_schedule(num_steps=50)
+
+    @jax.jit
+    def start(key):
+        # The last layer starts at 0, and no gradient would reach what is before it.
+        return jax.tree.map(lambda p: p + 0.02, unet.init_params(net, key, SHAPE))
+
+    params = start(jax.random.key(3))
+    trained = posterior.GaussianPosterior(
+        jax.tree.map(lambda p: p + 0.01, params),
+        jax.tree.map(lambda p: jnp.full(p.shape, 1e-3), params),
+        jnp.int32(5),
+    )
+    if name == "ddpm":
+        objective = objectives.ddpm(score_fn, schedule)
+    else:
+        settings = {"demixing": {"forget_share": 0.1, "reference_images": 32}}.get(name, {})
+        objective = objectives.FACTORIES[name](score_fn, schedule, trained, 40, **settings)
+    images = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
+    loaders = {
+        kind: data.make_loader(
+            data.ArraySource(images),
+            BATCH,
+            seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        for seed, kind in enumerate(sorted(objective.sees))
+    }
+    return objective, params, loaders
+
+
+def main(folder, fsdp=1, mode="jit", accumulate=1, steps=STEPS):
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
+    for name in ("ddpm", "vdu"):
+        objective, params, loaders = make(name)
+        fit_lib.fit(
+            objective,
+            params,
+            loaders,
+            optimizer,
+            key=jax.random.key(1),
+            num_steps=steps,
+            directory=Path(folder) / name,
+            snapshot_steps=[STEPS],
+            save_state_every=10,
+            log_every=1,
+            ema_decay=0.9,
+            label=name,
+            layout=parallel.Layout(fsdp, mode, accumulate),
+        )
+    mesh = parallel.make_mesh(fsdp)
+    state = parallel.place(fit_lib.init_state(params, optimizer, 0.9), mesh)
+    held = {
+        "bytes": parallel.bytes_per_device(state),
+        "whole": parallel.total_bytes(state),
+        "devices": jax.device_count(),
+    }
+    (Path(folder) / "bytes.json").write_text(json.dumps(held))
+
+
+if __name__ == "__main__":
+    folder, *flags = sys.argv[1:]
+    values = dict(flag.removeprefix("--").split("=") for flag in flags)
+    main(folder, **{k: v if k == "mode" else int(v) for k, v in values.items()})
