@@ -13,6 +13,7 @@ class Numbered:
 
     def __init__(self, n):
         self.n = n
+        self.positions = np.arange(n)
 
     def __len__(self):
         return self.n

@@ -98,7 +98,9 @@ def test_a_subset_reaches_only_its_own_images(fake):
     np.testing.assert_array_equal(view.read()[0], images[forget])
     batches = make_loader(view, 3, seed=0)
     for _ in range(10):
-        assert (next(batches)["label"] == 3).all()
+        batch = next(batches)
+        assert (batch["label"] == 3).all() and set(batch["index"]) <= set(forget)
+    np.testing.assert_array_equal(view.subset([2, 0]).positions, forget[[2, 0]])
     for beyond in (len(view), int(retain[-1]), -1):
         with pytest.raises(IndexError):
             view[beyond]

@@ -57,3 +57,58 @@ def test_only_the_newest_are_kept(tmp_path):
             store.save(step, {"params": TREE})
         store.wait()
         assert store.steps() == [2, 3]
+
+
+def damaged(directory, how):
+    """Damage the step's largest file of "params"."""
+    folder = directory / "00000003" / "params"
+    file = max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    content = bytearray(file.read_bytes())
+    if how == "deleted":
+        file.unlink()
+    elif how == "truncated":
+        file.write_bytes(content[:-7])
+    else:
+        content[len(content) // 3] ^= 4
+        file.write_bytes(bytes(content))
+    return file
+
+
+@pytest.mark.parametrize("how", ["deleted", "truncated", "a bit flipped"])
+def test_every_damage_is_found_and_the_file_named(directory, how):
+    file = damaged(directory, how)
+    with Store(directory, read_only=True) as store:
+        with pytest.raises(UserError) as caught:
+            store.restore(3, "params", abstract(TREE))
+        assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+        assert store.damage(3, "loop") is None
+        assert store.restore_json(3, "loop") == {"n": 1}
+
+
+def test_a_damaged_step_is_saved_again(directory):
+    damaged(directory, "a bit flipped")
+    with Store(directory) as store:
+        store.save(3, {"params": TREE}, {"loop": {"n": 2}})
+        store.wait()
+        assert store.damage(3) is None and store.restore_json(3, "loop") == {"n": 2}
+        store.save(3, {"params": TREE}, {"loop": {"n": 3}})  # whole: left as it is
+        assert store.restore_json(3, "loop") == {"n": 2}
+
+
+def test_the_newest_whole_step(tmp_path, capsys):
+    with Store(tmp_path) as store:
+        assert store.newest_whole() is None
+        for step in (3, 5, 9):
+            store.save(step, {"params": TREE})
+        store.wait()
+        file = next((tmp_path / "00000009").rglob("manifest.ocdbt"))
+        file.unlink()
+        assert store.newest_whole() == 5 and store.steps() == [3, 5]
+    assert f"{file} is missing" in capsys.readouterr().err
+
+
+def test_checksums_go_with_their_step(tmp_path):
+    with Store(tmp_path, keep=1) as store:
+        for step in range(3):
+            store.save(step, {"params": TREE})
+    assert [p.name for p in tmp_path.glob("*.sums.json")] == ["00000002.sums.json"]

@@ -156,3 +156,67 @@ def test_operations_are_counted_and_those_of_the_preparation_too(tmp_path):
     assert prepared.flops == pytest.approx(once.flops * 7 / 4)
     again = run(tmp_path / "c", num_steps=4, objective=OBJECTIVE._replace(init=init))
     assert again.flops == prepared.flops
+
+
+def test_what_is_not_finite_stops_training_with_the_step_and_its_batch(tmp_path):
+    """The 8th batch makes a NaN; checked at the 9th step, or before a state is saved of it."""
+
+    def poisoned(params, state, batch, key):
+        value, metrics = loss(params, state, batch, key)
+        return value + jnp.where(batch["retain"]["label"][0] == 7, jnp.nan, 0.0), metrics
+
+    class Poisonous(Loader):
+        def __next__(self):
+            batch = super().__next__()
+            return batch | {"label": np.full(5, self.count - 1)}
+
+    def start(directory, save_state_every):
+        loader = Poisonous(None, None)
+        return fit_lib.fit(
+            OBJECTIVE._replace(loss=poisoned), START, {"retain": loader}, optax.adam(0.05),
+            key=jax.random.key(1), num_steps=12, directory=directory, snapshot_steps=(6, 12),
+            save_state_every=save_state_every, log_every=9,
+        )  # fmt: skip
+
+    for every, good in ((4, "step 4"), (100, "none")):
+        directory = tmp_path / str(every)
+        with pytest.raises(fit_lib.NotFinite, match=f"nan at step 8; .*last good state: {good}"):
+            start(directory, every)
+        report = json.loads((directory / "not_finite.json").read_text())
+        walk = data.make_loader(data.ArraySource(IMAGES), 5, 0)
+        expected = [next(walk)["index"].tolist() for _ in range(8)][-1]
+        assert report["step"] == 8 and report["images"] == {"retain": expected}
+        with Store(directory / "snapshots", read_only=True) as store:
+            assert store.steps() == [6]
+
+
+def test_a_damaged_state_is_named_and_the_one_before_used(tmp_path, capsys):
+    run(tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def die():
+        raise Killed
+
+    with pytest.raises(Killed):  # states of steps 4 and 8 are there
+        run(tmp_path / "cut", at=11, action=die)
+    flip(tmp_path / "cut" / "state" / "00000008")
+    flip(tmp_path / "cut" / "snapshots" / "00000006")
+    result = run(tmp_path / "cut")
+    said = capsys.readouterr().err
+    assert "00000008" in said and "is damaged" in said and "going on from what was saved" in said
+    assert result.snapshots == [6, 12]
+    for step in (6, 12):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            snapshot(tmp_path / "whole", step), snapshot(tmp_path / "cut", step),
+        )  # fmt: skip
+
+
+def flip(folder):
+    """Change one bit of the largest file."""
+    file = max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))

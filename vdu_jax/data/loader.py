@@ -35,13 +35,14 @@ def make_loader(
     shuffle: bool = True,
     num_threads: int = 0,
 ):
-    """An iterator of {"image": (b, H, W, C) float32 in [-1, 1], "label": (b,) int32}.
+    """An iterator of {"image": (b, H, W, C) float32 in [-1, 1], "label", "index": (b,) int32}.
 
-    `batch_size` is the global one and b = batch_size // process_count. All processes walk the
-    same stream of indices, the concatenation of one permutation per epoch, and of each global
-    batch process p takes the p-th part. So the parts are disjoint, together they are the
-    batch that a single process would see, in that order, and a run may be resumed with another
-    number of processes. A batch may span two epochs, hence may be larger than the source.
+    "index" is the image's `source.positions`. `batch_size` is the global one and
+    b = batch_size // process_count. All processes walk the same stream of indices, the
+    concatenation of one permutation per epoch, and of each global batch process p takes the p-th
+    part. So the parts are disjoint, together they are the batch that a single process would see, in
+    that order, and a run may be resumed with another number of processes. A batch may span two
+    epochs, hence may be larger than the source.
 
     The iterator is Grain's: `get_state()` returns a dict of JSON values, `set_state(state)` on
     a loader built with the same source, batch_size and seed continues with exactly the batches
@@ -87,7 +88,12 @@ def make_loader(
         epochs, offsets = np.divmod(np.arange(first, first + share), size)
         indices = np.concatenate([order(int(e))[offsets[epochs == e]] for e in np.unique(epochs)])
         images, labels = source.read(indices)
-        return {"image": to_model_range(images), "label": labels.astype(np.int32)}
+        labels = labels.astype(np.int32)
+        return {
+            "image": to_model_range(images),
+            "label": labels,
+            "index": source.positions[indices].astype(np.int32),
+        }
 
     steps = sys.maxsize if num_epochs is None else num_epochs * size // batch_size
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)

@@ -138,6 +138,7 @@ class ImageSource:
     A method that may see only the forget data gets `source.subset(forget)`: that view has no
     index for any other image, and its cache is its own.
 
+    positions: (N,) int64, of its images in the split that it is a part of.
     labels: (N,) int64, read without decoding an image. Not writable.
     image_shape: (H, W, C). num_classes: of the data set, also in a subset.
     """
@@ -149,9 +150,11 @@ class ImageSource:
         image_shape: tuple[int, int, int],
         num_classes: int,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
+        positions: np.ndarray | None = None,
     ):
-        """`fetch` maps positions in [0, N) to the encoded (PNG) bytes of their images."""
+        """`fetch` maps numbers in [0, N) to the encoded (PNG) bytes of their images."""
         self._fetch = fetch
+        self.positions = np.arange(len(labels)) if positions is None else positions
         self.labels = np.array(labels, np.int64)
         self.labels.flags.writeable = False
         self.image_shape = tuple(image_shape)
@@ -201,16 +204,17 @@ class ImageSource:
         Raises:
           IndexError: an index outside [0, N). ValueError: no index at all.
         """
-        positions = self._check(indices).copy()
-        if not positions.size:
+        chosen = self._check(indices).copy()
+        if not chosen.size:
             raise ValueError("a subset needs at least one image")
         fetch = self._fetch
         return ImageSource(
-            lambda local: fetch(positions[local].tolist()),
-            self.labels[positions],
+            lambda local: fetch(chosen[local].tolist()),
+            self.labels[chosen],
             self.image_shape,
             self.num_classes,
             self._cache_bytes,
+            self.positions[chosen],
         )
 
     def _check(self, indices) -> np.ndarray:
@@ -241,6 +245,7 @@ class ArraySource:
 
     def __init__(self, images: np.ndarray):
         self._images = images
+        self.positions = np.arange(len(images))
         self.image_shape = images.shape[1:]
 
     def __len__(self) -> int:

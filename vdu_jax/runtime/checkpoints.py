@@ -2,8 +2,15 @@
 
 `Store` is a thin wrapper around `orbax.checkpoint.CheckpointManager` that saves asynchronously
 and turns what a user can get wrong (no checkpoint, another network, a damaged file) into one line.
+
+    <step>/            Orbax's
+    <step>.sums.json   size and CRC-32 of each of its files, taken once it was whole on the disk
+
+Orbax itself notices a truncated file, but not a changed bit.
 """
 
+import sys
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +20,7 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
 from vdu_jax.errors import UserError
+from vdu_jax.runtime import artifacts
 
 absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax logs every save at INFO
 
@@ -39,6 +47,15 @@ def _shapes(tree: Any) -> dict[str, tuple]:
     }
 
 
+def checksum(path: Path) -> list[int]:
+    """Size in bytes and CRC-32 of a file."""
+    size = crc = 0
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            size, crc = size + len(part), zlib.crc32(part, crc)
+    return [size, crc]
+
+
 class Store:
     """Checkpoints in `directory`.
 
@@ -48,7 +65,7 @@ class Store:
     """
 
     def __init__(self, directory: Path, keep: int | None = None, read_only: bool = False):
-        self.directory = Path(directory).absolute()
+        self.directory, self.read_only = Path(directory).absolute(), read_only
         if read_only and not self.directory.is_dir():
             raise UserError(f"no checkpoints at {self.directory}: run the stage that makes them")
         self._manager = ocp.CheckpointManager(
@@ -66,14 +83,67 @@ class Store:
         """The saved steps, in order."""
         return sorted(self._manager.all_steps())
 
+    def _folder(self, step: int) -> Path:
+        return self.directory / f"{step:0{DIGITS}d}"
+
+    def _sums(self, step: int) -> Path:
+        return self.directory / f"{step:0{DIGITS}d}.sums.json"
+
+    def _sum_up(self) -> None:
+        """Take the checksums of the steps that are whole on the disk and have none yet."""
+        steps = self.steps()
+        for step in steps:
+            if not self._sums(step).exists():
+                folder = self._folder(step)
+                files = (f for f in sorted(folder.rglob("*")) if f.is_file())
+                sums = {str(f.relative_to(folder)): checksum(f) for f in files}
+                artifacts.write_json(self._sums(step), sums)
+        kept = {self._sums(step) for step in steps}
+        for path in set(self.directory.glob("*.sums.json")) - kept:
+            path.unlink()
+
+    def damage(self, step: int, name: str = "") -> str | None:
+        """What is wrong with the files of a step, or of one of its items; None if nothing is.
+
+        A step that was cut off before its checksums were taken is believed.
+        """
+        if not self._sums(step).exists():
+            return None
+        for file, sums in artifacts.read_json(self._sums(step)).items():
+            path = self._folder(step) / file
+            if name and not file.startswith(f"{name}/"):
+                continue
+            if not path.exists():
+                return f"{path} is missing"
+            if checksum(path) != sums:
+                return f"{path} is damaged: its checksum is not that of what was saved"
+        return None
+
+    def newest_whole(self) -> int | None:
+        """The newest step that is not damaged, or None; damaged ones are named and deleted."""
+        for step in reversed(self.steps()):
+            found = self.damage(step)
+            if found is None:
+                return step
+            print(f"vdu: {found}; going on from what was saved before", file=sys.stderr)
+            self._manager.delete(step)
+            self._sums(step).unlink()
+        return None
+
     def save(self, step: int, trees: Mapping[str, Any], json: Mapping[str, Any] | None = None):
-        """Start saving; returns once the arrays are copied. A step saved before is left as it is.
+        """Start saving; returns once the arrays are copied.
+
+        A step saved before is left as it is, unless it is damaged.
 
         Args:
           trees: pytrees of arrays by name. json: JSON-able values by name.
         """
+        self.wait()
         if step in self._manager.all_steps():
-            return
+            if self.damage(step) is None:
+                return
+            self._manager.delete(step)
+            self._sums(step).unlink()
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         items |= {name: ocp.args.JsonSave(value) for name, value in (json or {}).items()}
         self._manager.save(step, args=ocp.args.Composite(**items))
@@ -88,9 +158,11 @@ class Store:
         where = f"{self.directory} step {step} ({name})"
         if step not in self._manager.all_steps():
             raise UserError(f"{self.directory} has no checkpoint of step {step}")
+        if found := self.damage(step, name):
+            raise UserError(f"{found}; make it again")
         try:
             with ocp.StandardCheckpointer() as reader:
-                stored = reader.metadata(self.directory / f"{step:0{DIGITS}d}" / name)
+                stored = reader.metadata(self._folder(step) / name)
             found = _shapes(stored.item_metadata.tree)
         except Exception as error:
             raise UserError(f"{where} is missing or damaged ({error}): make it again") from error
@@ -117,10 +189,13 @@ class Store:
             raise UserError(f"{self.directory} step {step} ({name}) is damaged: {error}") from error
 
     def wait(self) -> None:
-        """Block until every save has reached the disk."""
+        """Block until every save has reached the disk, and its checksums."""
         self._manager.wait_until_finished()
+        self._sum_up()
 
     def close(self) -> None:
+        if not self.read_only:
+            self.wait()
         self._manager.close()
 
     def __enter__(self):

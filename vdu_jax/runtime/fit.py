@@ -24,7 +24,7 @@ import numpy as np
 import optax
 
 from vdu_jax.errors import UserError
-from vdu_jax.runtime import parallel, progress
+from vdu_jax.runtime import artifacts, parallel, progress
 from vdu_jax.runtime.checkpoints import Store, abstract
 from vdu_jax.runtime.preemption import Interrupted, SignalWatch
 from vdu_jax.runtime.scalars import ScalarWriter
@@ -57,6 +57,10 @@ class Guard(NamedTuple):
             if value > self.bounds.get(name, math.inf):
                 return f"{name} = {value:.4g} is above its bound {self.bounds[name]:g}"
         return None
+
+
+class NotFinite(UserError):
+    """A loss or gradient that is NaN or infinite."""
 
 
 class FitResult(NamedTuple):
@@ -146,6 +150,8 @@ def fit(
 
     Raises:
       Interrupted: on SIGTERM or Ctrl-C, after saving.
+      NotFinite: without a guard, with the step and the last good state; not_finite.json has the
+        batch. Nothing is saved of that step or later.
       UserError: for a layout that the devices or the objective do not allow.
       ValueError: if `loaders` are not exactly of the kinds that the objective sees.
     """
@@ -161,16 +167,18 @@ def fit(
     params = parallel.place(params, mesh)
     init_key, step_key = jax.random.split(key)
 
-    taken = 0  # images so far
+    taken, seen = 0, {}  # images so far, and which they are in the last batch of each kind
 
-    def sharded(loader):
+    def sharded(kind, loader):
         nonlocal taken
         while True:
             batch = next(loader)
             taken += len(batch["image"])
+            seen[kind] = batch["index"]
+            batch = {name: array for name, array in batch.items() if name != "index"}
             yield parallel.shard_batch(batch, mesh)
 
-    batches = {kind: sharded(loader) for kind, loader in loaders.items()}
+    batches = {kind: sharded(kind, loader) for kind, loader in loaders.items()}
     objective_state = parallel.place(objective.init(params, batches, init_key), mesh)
     prepared = taken
     # A copy: the step uses its state up.
@@ -186,8 +194,9 @@ def fit(
         SignalWatch() as watch,
     ):
         done, elapsed, stopped, flops = 0, 0.0, None, None
-        if states.steps():
-            done = states.steps()[-1]
+        newest = states.newest_whole()
+        if newest is not None:
+            done = newest
             state = states.restore(done, "state", abstract(state))
             saved = states.restore_json(done, "loop")
             elapsed, stopped = saved["seconds"], saved["stopped"]
@@ -197,6 +206,7 @@ def fit(
         writer = ScalarWriter(directory, resume_step=done)
         started = time.monotonic() - elapsed
         interval: list[Mapping[str, jax.Array]] = []
+        shown: list[Mapping[str, np.ndarray]] = []
 
         def save_state():
             loop = {
@@ -222,12 +232,27 @@ def fit(
                     flops = {"step": of_step, "init": of_step * share}
                 state, metrics = step_fn(*arguments)
                 interval.append(metrics)
+                shown.append(dict(seen))
                 done += 1
                 bar.update()
                 snapshot_due = done in snapshot_steps
+                asked = watch.received
+                state_due = done % save_state_every == 0 or done == num_steps or asked
+                if guard is None and (state_due or snapshot_due or done % log_every == 0):
+                    wrong = _not_finite(jax.device_get(interval), shown, done)
+                    if wrong:
+                        report = directory / "not_finite.json"
+                        artifacts.write_json(report, wrong)
+                        states.wait()
+                        good = f"step {states.steps()[-1]}" if states.steps() else "none"
+                        raise NotFinite(
+                            f"{label}: {wrong['what']} at step {wrong['step']}; {report} has the "
+                            f"batch; last good state: {good}; lower the learning rate"
+                        )
                 if done % log_every == 0 or snapshot_due or done == num_steps:
                     rows = jax.device_get(interval)
                     interval.clear()
+                    shown.clear()
                     last = {name: float(value) for name, value in rows[-1].items()}
                     stopped = guard.violation(last) if guard else None
                     writer.write(
@@ -236,19 +261,31 @@ def fit(
                     bar.set_postfix_str(f"loss {last['loss']:.4f}", refresh=False)
                 if snapshot_due and stopped is None:
                     save_snapshot()
-                if done % save_state_every == 0 or done == num_steps or stopped or watch.received:
+                if state_due or stopped:
                     save_state()
-                if watch.received:
+                if asked:
                     states.wait()
-                    raise Interrupted(
-                        watch.received, f"stopped at step {done} of {num_steps}, state saved"
-                    )
+                    raise Interrupted(asked, f"stopped at step {done} of {num_steps}, state saved")
         snapshots.wait()
         states.wait()
         seconds = time.monotonic() - started
         writer.close()
         total = flops["init"] + done * flops["step"]
         return FitResult(done, stopped, seconds, snapshots.steps(), total)
+
+
+def _not_finite(rows: Sequence[Mapping], shown: Sequence[Mapping], done: int) -> dict | None:
+    """The first of the last steps with a metric that is not finite: what, step, metrics, images.
+
+    Args:
+      rows, shown: of each of the last steps, its metrics and its images. done: the last step.
+    """
+    for back, (row, images) in enumerate(zip(rows, shown, strict=True), start=1 - len(rows)):
+        metrics = {name: float(value) for name, value in row.items()}
+        what = Guard({}).violation(metrics)
+        if what:
+            return {"what": what, "step": done + back, "metrics": metrics, "images": images}
+    return None
 
 
 def _flops(step: Callable, *arguments) -> float:
