@@ -31,6 +31,8 @@ TOOLS
               every method on every class and seed of the config; --onto takes the cells that a
               published file has as they are; --only makes one cell again and compares it with
               the published figures
+  plan --config=FILE [--devices=N] [--memory=GIB] [--json]
+              what training, unlearning and sampling hold in a device's memory
   import DIR --workdir=DIR [--weights=params|ema]
               bring in a diffusers model (a folder with safetensors weights)
   export DIR --workdir=DIR [--config=FILE] [--model=original|METHOD] [--weights=ema|params]
@@ -58,6 +60,7 @@ XLA_FLAGS = (
 # Tool -> its positional arguments and the flags that it cannot do without.
 TOOLS = {
     "benchmark": ((), ("config", "workdir")),
+    "plan": ((), ("config",)),
     "import": (("DIR",), ("workdir",)),
     "export": (("DIR",), ("workdir",)),
     "convert": (("FILE", "FILE.safetensors"), ()),
@@ -86,6 +89,8 @@ def parse(argv: Sequence[str], command: str = "run"):
     flags.DEFINE_string("onto", "", "published results.json to add to", flag_values=values)
     flags.DEFINE_string("precision", "float32", "what to check", flag_values=values)
     flags.DEFINE_boolean("json", False, "for machines", flag_values=values)
+    flags.DEFINE_integer("devices", 1, "devices to plan for", flag_values=values)
+    flags.DEFINE_float("memory", 0.0, "GiB of a device", flag_values=values)
     config_flags.DEFINE_config_file("config", None, "settings", flag_values=values)
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_boolean("overwrite", False, "replace other work", flag_values=values)
@@ -151,6 +156,10 @@ def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
         if values.only:
             return benchmark.run_only(config, values.workdir, values.only, values.against)
         benchmark.run(config, values.workdir, values.onto)
+    elif command == "plan":
+        from vdu_jax.stages import plan
+
+        return plan.run(config, values.devices, values.memory, values.json)
     elif command == "import":
         from vdu_jax.stages import importing
 

@@ -57,14 +57,18 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def parameter_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-    """Split over `fsdp` along the longest axis that it divides, or copied if it divides none."""
-    parts = mesh.shape["fsdp"]
+def split_axis(shape: tuple[int, ...], parts: int) -> int | None:
+    """The longest axis that `parts` divides (the last of them), or None."""
     fitting = [axis for axis, size in enumerate(shape) if parts > 1 and size % parts == 0 < size]
-    if not fitting:
+    return max(fitting, key=lambda axis: (shape[axis], axis), default=None)
+
+
+def parameter_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """Split over `fsdp` along `split_axis`, or copied if there is none."""
+    axis = split_axis(shape, mesh.shape["fsdp"])
+    if axis is None:
         return replicated(mesh)
-    longest = max(fitting, key=lambda axis: (shape[axis], axis))
-    return NamedSharding(mesh, PartitionSpec(*[None] * longest, "fsdp"))
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
 
 
 def place(tree: Any, mesh: Mesh) -> Any:

@@ -1,0 +1,56 @@
+"""The memory that training is planned to take and that three steps take: prints both, in bytes.
+
+python measure_peak.py CONFIG.py [BATCH_SIZE]
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from vdu_jax import cli, objectives
+from vdu_jax.models import unet
+from vdu_jax.runtime import fit, parallel
+from vdu_jax.stages import build, plan
+
+
+def status(key):
+    """A line of /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
+def main(path, batch_size=None):
+    values, _ = cli.parse([f"--config={path}"], "plan")
+    config = values["config"].value
+    config.train.batch_size = int(batch_size or config.train.batch_size)
+    section, shape = config.train, plan.image_shape(config)
+    net = build.net(config, shape)
+    objective = objectives.ddpm(unet.make_score_fn(net), build.schedule(config))
+    optimizer = build.optimizer(build.learning_rate(config), section.clip_norm)
+
+    def start(key):
+        return fit.init_state(unet.init_params(net, key, shape), optimizer, section.ema_decay)
+
+    key = jax.random.key(0)
+    state = jax.eval_shape(start, key)
+    start = jax.jit(start).lower(key).compile()
+    batch = {"retain": {"image": jnp.zeros((section.batch_size, *shape))}}
+    step = fit.make_step(objective, optimizer, section.ema_decay)
+    step = jax.jit(step, donate_argnums=0).lower(state, (), batch, key).compile()
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    state = start(key)
+    for index in range(3):
+        state, _ = step(state, (), batch, jax.random.fold_in(key, index))
+    jax.block_until_ready(state)
+    taken = status("VmHWM") - before
+    assert parallel.bytes_per_device(state) == parallel.total_bytes(state)
+    config.methods = {}
+    print(plan.make(config, 1)["stages"]["train"]["total"], taken)
+
+
+if __name__ == "__main__":
+    cli._set_up_jax()  # as `vdu` does
+    main(*sys.argv[1:])
