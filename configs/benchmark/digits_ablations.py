@@ -20,8 +20,11 @@ def get_config():
     config.benchmark.seeds = (0,)
     config.benchmark.grids = {}
     config.relearn.images = 0
+    config.curve.images = 500
+    config.evaluate.images = 3400  # of each of three classes: 10 200 a row
 
-    base = config.methods.vdu
+    # What tuning chose in digits_methods.
+    base = vdu_config.change_method("vdu", config.methods.vdu, {"learning_rate": 1e-5})
     retrain = config.methods.retrain
     methods, changes = {"retrain": retrain, "vdu": base}, {}
 
