@@ -239,13 +239,16 @@ def _save(figure, path: Path) -> None:
 
 def plot(published: Mapping):
     """PUL against u-FID over the steps, each point a mean over the cells that reached it."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
+    shades = colormaps["tab20"].colors  # pairs of a dark and a light one
+    shades = (*shades[::2], *shades[1::2])
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes, summary = figure.subplots(), published["summary"]
     names = order(published)
     for index, name in enumerate(n for n in names if n != ORIGINAL):
-        colour, marker = f"C{index % 10}", "os^Dv"[index // 10 % 5]
+        colour, marker = shades[index % 20], "os^Dv"[index // 10 % 5]
         kept = summary[name]
         axes.errorbar(
             kept["pul"]["mean"],
