@@ -265,7 +265,7 @@ def test_a_damaged_checkpoint_is_refused_by_the_posterior(finished_run, config, 
         file.write_bytes(file.read_bytes()[:-20])
     from vdu_jax.errors import UserError
 
-    with pytest.raises(UserError, match="step 9 .*damaged"):
+    with pytest.raises(UserError, match="snapshots/00000009.* is damaged"):
         posterior.run(config, workdir)
     assert not (workdir / "posterior" / "done.json").exists()
 

@@ -98,14 +98,14 @@ def test_the_natural_optimizer_steps_by_the_posteriors_variance(workdir, config,
     shape = build.dataset(config).image_shape
     seen, real = [], fit.make_step
 
-    def watched(objective, *args):
+    def watched(objective, *args, **kwargs):
         loss = objective.loss
 
         def noted(params, state, batch, key):
             jax.debug.callback(lambda *a: seen.append(a), batch, key)
             return loss(params, state, batch, key)
 
-        return real(objective._replace(loss=noted), *args)
+        return real(objective._replace(loss=noted), *args, **kwargs)
 
     monkeypatch.setattr(fit, "make_step", watched)
     unlearn.run(config, workdir)
