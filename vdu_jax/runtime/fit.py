@@ -181,8 +181,8 @@ def fit(
     batches = {kind: sharded(kind, loader) for kind, loader in loaders.items()}
     objective_state = parallel.place(objective.init(params, batches, init_key), mesh)
     prepared = taken
-    # A copy: the step uses its state up.
-    state = init_state(jax.tree.map(jnp.copy, params), optimizer, ema_decay)
+    # A copy: the step uses its state up, and an optimiser's may share arrays with an objective's.
+    state = jax.tree.map(jnp.copy, init_state(params, optimizer, ema_decay))
     state = parallel.place(state, mesh)
     update = functools.partial(make_step, objective, optimizer, ema_decay)
     step_fn = parallel.compile_step(lambda wrap: update(wrap=wrap), layout, state)
