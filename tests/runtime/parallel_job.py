@@ -1,6 +1,6 @@
 """Twenty steps of training and twenty of VDU, on whatever devices there are.
 
-    python parallel_job.py FOLDER [--fsdp=N] [--mode=pmap] [--accumulate=N] [--steps=N]
+    python parallel_job.py FOLDER [--fsdp=N] [--mode=pmap] [--accumulate=N]
 
 Writes FOLDER/bytes.json and, through `fit`, FOLDER/ddpm and FOLDER/vdu.
 """
@@ -61,7 +61,7 @@ def make(name):
     return objective, params, loaders
 
 
-def main(folder, fsdp=1, mode="jit", accumulate=1, steps=STEPS):
+def main(folder, fsdp=1, mode="jit", accumulate=1):
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
     for name in ("ddpm", "vdu"):
         objective, params, loaders = make(name)
@@ -71,7 +71,7 @@ def main(folder, fsdp=1, mode="jit", accumulate=1, steps=STEPS):
             loaders,
             optimizer,
             key=jax.random.key(1),
-            num_steps=steps,
+            num_steps=STEPS,
             directory=Path(folder) / name,
             snapshot_steps=[STEPS],
             save_state_every=10,

@@ -37,13 +37,13 @@ def run_job(folder, devices, flags=()):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def result(folder, step=parallel_job.STEPS):
+def result(folder):
     """Losses and the last parameters."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     _, params, _ = parallel_job.make("ddpm")
     with Store(folder / "snapshots", read_only=True) as store:
-        return np.array(losses), store.restore(step, "params", abstract(params))
+        return np.array(losses), store.restore(parallel_job.STEPS, "params", abstract(params))
 
 
 def assert_equal(found, expected):

@@ -9,10 +9,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from vdu_jax import cli, objectives
+from vdu_jax import cli
 from vdu_jax.models import unet
 from vdu_jax.runtime import fit, parallel
-from vdu_jax.stages import build, plan
+from vdu_jax.stages import build, plan, train
 
 
 def status(key):
@@ -27,8 +27,7 @@ def main(path, batch_size=None):
     config.train.batch_size = int(batch_size or config.train.batch_size)
     section, shape = config.train, plan.image_shape(config)
     net = build.net(config, shape)
-    objective = objectives.ddpm(unet.make_score_fn(net), build.schedule(config))
-    optimizer = build.optimizer(build.learning_rate(config), section.clip_norm)
+    objective, optimizer = train.make_objective(config, shape), train.optimizer(config)
 
     def start(key):
         return fit.init_state(unet.init_params(net, key, shape), optimizer, section.ema_decay)

@@ -27,12 +27,11 @@ absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax logs every save at INFO
 DIGITS = 8  # of a step's folder name
 
 
-def abstract(tree: Any, sharding: jax.sharding.Sharding | None = None) -> Any:
+def abstract(tree: Any) -> Any:
     """Shapes, types and placement of a pytree: what to restore into."""
 
     def leaf(x):
-        place = sharding if sharding is not None else getattr(x, "sharding", None)
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
 
     return jax.tree.map(leaf, tree)
 

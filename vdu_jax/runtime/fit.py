@@ -116,7 +116,7 @@ def init_state(
     params: Params, optimizer: optax.GradientTransformation, ema_decay: float = 0.0
 ) -> FitState:
     """The state before the first step."""
-    ema = jax.tree.map(jnp.copy, params) if ema_decay > 0 else None
+    ema = params if ema_decay > 0 else None
     return FitState(jnp.int32(0), params, ema, optimizer.init(params))
 
 
@@ -186,6 +186,9 @@ def fit(
     state = parallel.place(state, mesh)
     update = functools.partial(make_step, objective, optimizer, ema_decay)
     step_fn = parallel.compile_step(lambda wrap: update(wrap=wrap), layout, state)
+    # What is compiled for parts or for pmap has loops and copies that XLA would count differently.
+    plain = layout.mode == "jit" and layout.accumulate == 1
+    counted = step_fn if plain else jax.jit(update())
     snapshot_steps = set(snapshot_steps)
 
     with (
@@ -227,7 +230,7 @@ def fit(
                 batch = {kind: next(images) for kind, images in batches.items()}
                 arguments = (state, objective_state, batch, jax.random.fold_in(step_key, done))
                 if flops is None:
-                    of_step = _flops(update(), *arguments)
+                    of_step = _flops(counted, *arguments)
                     share = prepared / (taken - prepared) if objective.init_computes else 0.0
                     flops = {"step": of_step, "init": of_step * share}
                 state, metrics = step_fn(*arguments)
@@ -238,8 +241,10 @@ def fit(
                 snapshot_due = done in snapshot_steps
                 asked = watch.received
                 state_due = done % save_state_every == 0 or done == num_steps or asked
-                if guard is None and (state_due or snapshot_due or done % log_every == 0):
-                    wrong = _not_finite(jax.device_get(interval), shown, done)
+                log_due = done % log_every == 0 or snapshot_due or done == num_steps
+                if log_due or state_due:
+                    rows = jax.device_get(interval)
+                    wrong = _not_finite(rows, shown, done) if guard is None else None
                     if wrong:
                         report = directory / "not_finite.json"
                         artifacts.write_json(report, wrong)
@@ -249,8 +254,7 @@ def fit(
                             f"{label}: {wrong['what']} at step {wrong['step']}; {report} has the "
                             f"batch; last good state: {good}; lower the learning rate"
                         )
-                if done % log_every == 0 or snapshot_due or done == num_steps:
-                    rows = jax.device_get(interval)
+                if log_due:
                     interval.clear()
                     shown.clear()
                     last = {name: float(value) for name, value in rows[-1].items()}
@@ -288,7 +292,6 @@ def _not_finite(rows: Sequence[Mapping], shown: Sequence[Mapping], done: int) ->
     return None
 
 
-def _flops(step: Callable, *arguments) -> float:
-    """Of one call, on one device; NaN where XLA does not count them."""
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arguments)
-    return float((jax.jit(step).lower(*shapes).cost_analysis() or {}).get("flops", math.nan))
+def _flops(step_fn: Callable, *arguments) -> float:
+    """Of one call of a jitted function; NaN where XLA does not count them."""
+    return float((step_fn.lower(*arguments).cost_analysis() or {}).get("flops", math.nan))

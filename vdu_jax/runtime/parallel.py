@@ -118,6 +118,8 @@ def in_parts(function: Callable, count: int) -> Callable:
 
     A part has its share of every device's images, so nothing moves between devices.
     """
+    if count == 1:
+        return function
 
     def whole(params, state, batch, key):
         def part(array, index):
@@ -168,7 +170,7 @@ def compile_step(make_step: Callable, layout: Layout, state: Any) -> Callable:
     """
 
     def accumulated(function):
-        return in_parts(function, layout.accumulate) if layout.accumulate > 1 else function
+        return in_parts(function, layout.accumulate)
 
     if layout.mode == "jit":
         shardings = jax.tree.map(lambda a: a.sharding, state)

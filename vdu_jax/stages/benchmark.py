@@ -208,12 +208,12 @@ def tune(config: ConfigDict, workdir: Path, method: str) -> ConfigDict:
 
 def trainings(config: ConfigDict) -> dict[Path, ConfigDict]:
     """The workdir and config of each model that a class's workdir is made from."""
-    found = {}
-    for folder in map(Path, (config.unlearn.init_from, *config.posterior.runs)):
-        new = found[folder] = config.copy_and_resolve_references()
-        new.unlearn.init_from = new.train.init_from
-        if found.keys() != {folder}:  # not the original
-            new.train.seed += RUN_STEP * int(folder.name.removeprefix("run-"))
+    original = config.copy_and_resolve_references()
+    original.unlearn.init_from = original.train.init_from
+    found = {Path(config.unlearn.init_from): original}
+    for folder in map(Path, config.posterior.runs):
+        new = found[folder] = original.copy_and_resolve_references()
+        new.train.seed += RUN_STEP * int(folder.name.removeprefix("run-"))
     return found
 
 

@@ -99,23 +99,30 @@ def sampler(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
 
 @functools.lru_cache(maxsize=4)
 def _sampler(module, diffusion: tuple, settings: tuple, image_shape: tuple, fsdp: int) -> Callable:
-    settings = dict(settings)
-    noise = _schedule(diffusion)
-    plan = samplers.make_plan(
-        noise,
-        settings["name"],
-        settings["steps"],
-        eta=settings["eta"],
-        spacing=settings["spacing"],
-        variance=settings["variance"],
-    )
+    values = dict(settings)
     return sampling.make_sampler(
         unet.make_score_fn(module),
-        plan,
+        _sampler_plan(diffusion, settings),
         image_shape,
-        clip_x0=settings["clip_x0"],
-        batch_size=settings["batch_size"],
+        clip_x0=values["clip_x0"],
+        batch_size=values["batch_size"],
         fsdp=fsdp,
+    )
+
+
+def sampler_plan(config: ConfigDict) -> samplers.SamplerPlan:
+    return _sampler_plan(_items(config.diffusion), _items(config.sampler))
+
+
+def _sampler_plan(diffusion: tuple, settings: tuple) -> samplers.SamplerPlan:
+    values = dict(settings)
+    return samplers.make_plan(
+        _schedule(diffusion),
+        values["name"],
+        values["steps"],
+        eta=values["eta"],
+        spacing=values["spacing"],
+        variance=values["variance"],
     )
 
 
@@ -193,10 +200,17 @@ def abstract_params(config: ConfigDict, image_shape: tuple[int, int, int]) -> Pa
 
 @functools.lru_cache(maxsize=4)
 def _abstract_params(module: unet.UNet, image_shape: tuple[int, int, int], fsdp: int) -> Params:
-    shapes = jax.eval_shape(
-        lambda key: unet.init_params(module, key, image_shape), jax.random.key(0)
-    )
-    return parallel.placed(shapes, parallel.make_mesh(fsdp))
+    return parallel.placed(_param_shapes(module, image_shape), parallel.make_mesh(fsdp))
+
+
+def param_shapes(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params:
+    """Shapes of the network's parameters, on no device in particular."""
+    return _param_shapes(net(config, image_shape), image_shape)
+
+
+@functools.lru_cache(maxsize=4)
+def _param_shapes(module: unet.UNet, image_shape: tuple[int, int, int]) -> Params:
+    return jax.eval_shape(lambda key: unet.init_params(module, key, image_shape), jax.random.key(0))
 
 
 def model_folder(workdir: Path) -> Path:

@@ -129,8 +129,7 @@ def ensure(config: ConfigDict, workdir: Path, overwrite: bool = False):
         lambda key: net.init(key, np.zeros((1, *found.image_shape), np.float32))["params"],
         jax.random.key(0),
     )
-    place = parallel.replicated(parallel.make_mesh())
-    like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes)
+    like = parallel.placed(shapes, parallel.make_mesh())
     with Store(stage.path / "params", read_only=True) as store:
         params = store.restore(0, "params", like)
     reference = artifacts.read_npz(stage.path / "reference.npz")

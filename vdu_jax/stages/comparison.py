@@ -88,12 +88,16 @@ def _split(cell: str) -> tuple[str, str, str]:
     return method, forget, seed
 
 
+def _is_retrained(methods: Mapping, name: str) -> bool:
+    return methods[name]["objective"] == "retrain"
+
+
 def _compare_with_retrained(cells: dict, methods: Mapping) -> None:
     """Total variation and u-FID ratio to the retrained model of the same class.
 
     Of the same seed if there is one, or else the mean over those that there are.
     """
-    gold = next((m for m, entry in methods.items() if entry["objective"] == "retrain"), None)
+    gold = next((m for m in methods if _is_retrained(methods, m)), None)
     for name, row in cells.items():
         _, forget, seed = _split(name)
         same = cells.get(f"{gold}/{forget}/{seed}")
@@ -112,7 +116,7 @@ def _at_equal_forgetting(cells: dict, methods: Mapping) -> None:
     """u-FID where the curve reaches each of `LEVELS`; a retrained model has no curve."""
     for name, row in cells.items():
         method, forget, seed = _split(name)
-        if method == ORIGINAL or methods[method]["objective"] == "retrain":
+        if method == ORIGINAL or _is_retrained(methods, method):
             continue
         start = cells[f"{ORIGINAL}/{forget}/{seed}"]
         curve = [(0.0, start["u_fid_all"])]
@@ -144,8 +148,10 @@ def order(published: Mapping) -> list[str]:
     def rank(name):
         if name == ORIGINAL:
             return (0, 0.0)
-        retrained = methods[name]["objective"] == "retrain"
-        return (1 if retrained else 2, summary[name].get("u_fid", {"mean": math.inf})["mean"])
+        return (
+            1 if _is_retrained(methods, name) else 2,
+            summary[name].get("u_fid", {"mean": math.inf})["mean"],
+        )
 
     return sorted(summary, key=rank)
 
@@ -170,7 +176,7 @@ def table(published: Mapping) -> str:
     line(["u-FID at equal PUL", *(f"{level} %" for level in LEVELS)])
     line(["---"] * (1 + len(LEVELS)))
     for name in order(published)[1:]:
-        if published["config"]["methods"][name]["objective"] == "retrain":
+        if _is_retrained(published["config"]["methods"], name):
             continue
         values = [summary[name].get(f"u_fid_at_{level}") for level in LEVELS]
         line([name, *(_shown(value, 2, summary[name]["cells"]) for value in values)])

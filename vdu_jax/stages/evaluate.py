@@ -93,15 +93,17 @@ def make_yardstick(config: ConfigDict, workdir: Path, overwrite: bool = False) -
         classes.
     """
     classify, accuracy, reference = classifier.ensure(config, workdir, overwrite)
-    judge, reference = features.ensure(config, classify, reference)
     images = sample.load(workdir, sample.ORIGINAL)
-    original = judge(images)
+    original = classify(images)
     forget = tuple(config.forget.classes)
     if pul.forget_rate(original.probabilities, forget) == 0:
         raise UserError(
             f"none of the original's {len(images)} images is of forget.classes {forget}: train it "
             "longer, or raise evaluate.images"
         )
+    judge, reference = features.ensure(config, classify, reference)
+    if judge is not classify:
+        original = judge(images)
     retained = choose_retained(config, reference["features"], reference["labels"])
     return Yardstick(classify, judge, accuracy, retained, original)
 

@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vdu_jax import data, objectives, posterior
+from vdu_jax import data
+from vdu_jax import posterior as posterior_lib
 from vdu_jax.diffusion import samplers
 from vdu_jax.errors import UserError
 from vdu_jax.models import unet
 from vdu_jax.runtime import fit, parallel
-from vdu_jax.stages import build, unlearn
+from vdu_jax.stages import build, posterior, train, unlearn
 from vdu_jax.types import Objective
 
 GIB = 2**30
@@ -55,21 +56,6 @@ def held(tree: Any, fsdp: int) -> int:
     )
 
 
-def abstract_posterior(config: ConfigDict, params) -> posterior.Posterior:
-    """Shapes of the posterior of `config.posterior`'s family."""
-
-    def wide(*leading):
-        return jax.tree.map(
-            lambda p: jax.ShapeDtypeStruct((*leading, *p.shape), jnp.float32), params
-        )
-
-    count = jax.ShapeDtypeStruct((), jnp.int32)
-    if config.posterior.family == "low_rank":
-        kept = config.posterior.count or config.train.snapshots
-        return posterior.LowRankPosterior(wide(), wide(), wide(kept), count)
-    return posterior.GaussianPosterior(wide(), wide(), count)
-
-
 def of_step(
     config: ConfigDict, devices: int, make: Callable, batch_sizes: dict, ema: float
 ) -> dict:
@@ -80,32 +66,31 @@ def of_step(
       batch_sizes: kind of data -> images in a step, on all devices together.
     """
     layout, shape = build.layout(config), image_shape(config)
-    net = build.net(config, shape)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params = jax.eval_shape(lambda k: unet.init_params(net, k, shape), key)
-    trained = abstract_posterior(config, params)
+    params = build.param_shapes(config, shape)
+    trained = posterior_shapes(config, params)
 
-    def batch(kind, count):
+    def batch(count):
         return {
             "image": jax.ShapeDtypeStruct((count, *shape), jnp.float32),
             "label": jax.ShapeDtypeStruct((count,), jnp.int32),
         }
 
-    def zeros(kind, count):
+    def zeros(count):
         while True:
-            yield jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), batch(kind, count))
+            yield jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), batch(count))
 
     def start(params, trained, key):
         objective, optimizer = make(trained)
-        batches = {kind: zeros(kind, count) for kind, count in batch_sizes.items()}
+        batches = {kind: zeros(count) for kind, count in batch_sizes.items()}
         of_objective = objective.init(params, batches, key)
         return fit.init_state(params, optimizer, ema), of_objective
 
     state, of_objective = jax.eval_shape(start, params, trained, key)
     objective, optimizer = make(trained)
     wrap = functools.partial(parallel.in_parts, count=layout.accumulate)
-    step = fit.make_step(objective, optimizer, ema, *([wrap] if layout.accumulate > 1 else []))
-    mine = {kind: batch(kind, -(-count // devices)) for kind, count in batch_sizes.items()}
+    step = fit.make_step(objective, optimizer, ema, wrap)
+    mine = {kind: batch(-(-count // devices)) for kind, count in batch_sizes.items()}
     compiled = jax.jit(step, donate_argnums=0).lower(state, of_objective, mine, key).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
     fsdp = layout.fsdp
@@ -119,58 +104,37 @@ def of_step(
     }
 
 
+def posterior_shapes(config: ConfigDict, params) -> posterior_lib.Posterior:
+    kept = config.posterior.count or config.train.snapshots
+    return posterior.shapes(params, config.posterior.family, kept)
+
+
 def of_training(config: ConfigDict, devices: int) -> dict:
-    section, shape = config.train, image_shape(config)
-    objective = objectives.ddpm(
-        unet.make_score_fn(build.net(config, shape)),
-        build.schedule(config),
-        weighting=section.weighting,
-        dropout=config.model.dropout > 0,
-    )
-    optimizer = build.optimizer(build.learning_rate(config), section.clip_norm)
+    made = train.make_objective(config, image_shape(config)), train.optimizer(config)
+    section = config.train
     sizes = {"retain": section.batch_size}
-    return of_step(
-        config, devices, lambda trained: (objective, optimizer), sizes, section.ema_decay
-    )
+    return of_step(config, devices, lambda trained: made, sizes, section.ema_decay)
 
 
 def of_method(config: ConfigDict, devices: int, name: str) -> dict:
     if unlearn.is_retrained(config, name):
         return of_training(config, devices)
     settings, shape = config.methods[name], image_shape(config)
-    values = settings.params.to_dict()
-    if values.get("forget_share") == 0:
-        values["forget_share"] = FORGET_SHARE
 
     def make(trained) -> tuple[Objective, Any]:
-        objective = objectives.FACTORIES[settings.objective](
-            unet.make_score_fn(build.net(config, shape)),
-            build.schedule(config),
-            trained,
-            NUM_FORGET,
-            **values,
-        )
+        objective = unlearn.build_objective(config, name, shape, trained, NUM_FORGET, FORGET_SHARE)
         return objective, unlearn.optimizer(config, name, trained)
 
-    sees = make(abstract_posterior(config, {"w": jax.ShapeDtypeStruct((1,), jnp.float32)}))[0].sees
+    sees = make(posterior_shapes(config, build.param_shapes(config, shape)))[0].sees
     return of_step(config, devices, make, {k: settings[f"{k}_batch"] for k in sees}, 0.0)
 
 
 def of_sampling(config: ConfigDict, devices: int) -> dict:
     section, shape = config.sampler, image_shape(config)
-    net = build.net(config, shape)
-    params = jax.eval_shape(lambda k: unet.init_params(net, k, shape), jax.random.key(0))
-    plan = samplers.make_plan(
-        build.schedule(config),
-        section.name,
-        section.steps,
-        eta=section.eta,
-        spacing=section.spacing,
-        variance=section.variance,
-    )
+    params, plan = build.param_shapes(config, shape), build.sampler_plan(config)
+    score_fn = unet.make_score_fn(build.net(config, shape))
 
     def draw(params, keys):
-        score_fn = unet.make_score_fn(net)
         return samplers.sample(score_fn, params, plan, keys, shape, clip_x0=section.clip_x0)
 
     keys = jax.eval_shape(
@@ -194,16 +158,18 @@ def make(config: ConfigDict, devices: int) -> dict:
             f"--devices={devices}: must be a multiple of config key parallel.fsdp = "
             f"{config.parallel.fsdp}"
         )
-    shape = image_shape(config)
-    net = build.net(config, shape)
-    params = jax.eval_shape(lambda k: unet.init_params(net, k, shape), jax.random.key(0))
+    params = build.param_shapes(config, image_shape(config))
     stages = {"train": of_training(config, devices)}
     stages |= {f"unlearn/{m}": of_method(config, devices, m) for m in sorted(config.methods)}
     stages["sample"] = of_sampling(config, devices)
     for rows in stages.values():
         rows["runtime"] = RUNTIME.get(jax.default_backend(), 0)
         rows["total"] = sum(rows.values())
-    return {"parameters": posterior.num_parameters(params), "devices": devices, "stages": stages}
+    return {
+        "parameters": posterior_lib.num_parameters(params),
+        "devices": devices,
+        "stages": stages,
+    }
 
 
 def run(config: ConfigDict, devices: int, memory: float, as_json: bool) -> int:

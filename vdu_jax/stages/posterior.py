@@ -162,6 +162,20 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     )
 
 
+def shapes(params: Params, family: str, count: int) -> posterior.Posterior:
+    """Shapes of a family's posterior over `count` checkpoints of parameters of these shapes."""
+
+    def wide(*leading):
+        return jax.tree.map(
+            lambda p: jax.ShapeDtypeStruct((*leading, *p.shape), jnp.float32), params
+        )
+
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    if family == "low_rank":
+        return posterior.LowRankPosterior(wide(), wide(), wide(count), number)
+    return posterior.GaussianPosterior(wide(), wide(), number)
+
+
 def load(config: ConfigDict, workdir: Path, image_shape: tuple) -> posterior.Posterior:
     """The posterior that `run` wrote.
 
@@ -169,17 +183,7 @@ def load(config: ConfigDict, workdir: Path, image_shape: tuple) -> posterior.Pos
       UserError: if it is missing, damaged or of another network.
     """
     summary = artifacts.upstream(workdir, "posterior")["summary"]
-    params = build.abstract_params(config, image_shape)
-
-    def wide(*leading):
-        return jax.tree.map(
-            lambda p: jax.ShapeDtypeStruct((*leading, *p.shape), jnp.float32), params
-        )
-
-    count = jax.ShapeDtypeStruct((), jnp.int32)
-    like = posterior.GaussianPosterior(wide(), wide(), count)
-    if summary["family"] == "low_rank":
-        like = posterior.LowRankPosterior(wide(), wide(), wide(summary["count"]), count)
+    like = shapes(build.param_shapes(config, image_shape), summary["family"], summary["count"])
     like = parallel.placed(like, parallel.make_mesh(config.parallel.fsdp))
     with Store(Path(workdir) / "posterior" / "gaussian", read_only=True) as store:
         return store.restore(0, "posterior", like)

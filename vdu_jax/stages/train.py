@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import optax
 from ml_collections import ConfigDict
 
 from vdu_jax import data, objectives, posterior
@@ -15,7 +16,7 @@ from vdu_jax.models import unet
 from vdu_jax.runtime import parallel
 from vdu_jax.runtime.fit import FitResult, fit
 from vdu_jax.stages import build
-from vdu_jax.types import Params
+from vdu_jax.types import Objective, Params
 
 
 def fresh(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params:
@@ -65,6 +66,19 @@ def check(config: ConfigDict) -> None:
     parallel.check_batch_size(config.train.batch_size, build.layout(config), "train.batch_size")
 
 
+def make_objective(config: ConfigDict, image_shape: tuple[int, int, int]) -> Objective:
+    return objectives.ddpm(
+        unet.make_score_fn(build.net(config, image_shape)),
+        build.schedule(config),
+        weighting=config.train.weighting,
+        dropout=config.model.dropout > 0,
+    )
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    return build.optimizer(build.learning_rate(config), config.train.clip_norm)
+
+
 def fit_on(
     config: ConfigDict,
     source: data.ImageSource,
@@ -75,13 +89,6 @@ def fit_on(
 ) -> FitResult:
     """Train from `params` on a source of images with all settings of `config.train`."""
     settings = config.train
-    net = build.net(config, source.image_shape)
-    objective = objectives.ddpm(
-        unet.make_score_fn(net),
-        build.schedule(config),
-        weighting=settings.weighting,
-        dropout=config.model.dropout > 0,
-    )
     loader = data.make_loader(
         source,
         settings.batch_size,
@@ -90,10 +97,10 @@ def fit_on(
         process_count=jax.process_count(),
     )
     return fit(
-        objective,
+        make_objective(config, source.image_shape),
         params,
         {"retain": loader},
-        build.optimizer(build.learning_rate(config), settings.clip_norm),
+        optimizer(config),
         key=jax.random.key(settings.seed),
         num_steps=settings.steps,
         directory=path,

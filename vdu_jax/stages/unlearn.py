@@ -19,6 +19,7 @@ from vdu_jax.posterior import natural
 from vdu_jax.runtime import artifacts, parallel
 from vdu_jax.runtime.fit import FitResult, Guard, fit
 from vdu_jax.stages import build, posterior, replay, train
+from vdu_jax.types import Objective
 
 
 class Diverged(UserError):
@@ -72,15 +73,24 @@ def open_loaders(config: ConfigDict, workdir: Path, name: str, sees: frozenset) 
 
 def make_objective(config: ConfigDict, workdir: Path, name: str, image_shape: tuple, trained):
     """The method's objective; `trained` is the posterior."""
-    settings, found = config.methods[name], artifacts.upstream(workdir, "replay")["summary"]
+    found = artifacts.upstream(workdir, "replay")["summary"]
+    share = found["removed"] / found["images"]
+    return build_objective(config, name, image_shape, trained, found["forget_images"], share)
+
+
+def build_objective(
+    config: ConfigDict, name: str, image_shape: tuple, trained, num_forget: int, share: float
+) -> Objective:
+    """`make_objective` for |D_f| and the share of replay that is forget-like."""
+    settings = config.methods[name]
     params = settings.params.to_dict()
     if params.get("forget_share") == 0:
-        params["forget_share"] = found["removed"] / found["images"]
+        params["forget_share"] = share
     return objectives.FACTORIES[settings.objective](
         unet.make_score_fn(build.net(config, image_shape)),
         build.schedule(config),
         trained,
-        found["forget_images"],
+        num_forget,
         **params,
     )
 
