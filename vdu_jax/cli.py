@@ -2,8 +2,10 @@
 
 import importlib
 import os
+import re
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,6 +46,9 @@ TOOLS
 
 --config.KEY=VALUE  changes one setting, e.g. --config.forget.classes='(3,)'
 --overwrite         replace what the workdir holds of another config
+--coordinator=HOST:PORT --processes=N --process=I
+                    be process I of N that run a stage together; HOST:PORT is process 0's.
+                    --coordinator=auto finds all three under Slurm, on a TPU pod, in Kubernetes
 --debug             show the traceback of a user's mistake, too
 
 vdu {vdu_jax.__version__}. Example:
@@ -95,6 +100,9 @@ def parse(argv: Sequence[str], command: str = "run"):
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_boolean("overwrite", False, "replace other work", flag_values=values)
     flags.DEFINE_boolean("debug", False, "tracebacks", flag_values=values)
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0", flag_values=values)
+    flags.DEFINE_integer("processes", None, "how many", flag_values=values)
+    flags.DEFINE_integer("process", None, "which one", flag_values=values)
     path = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
     if path is not None and not Path(path).is_file():
         raise UserError(f"--config={path}: no such file; the configs are in configs/")
@@ -183,8 +191,31 @@ def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 2 for a user's mistake, 128 + n after signal n."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    """Entry point; returns the exit code.
+
+    0, 2 for a user's mistake, 128 + n after signal n, 1 if another process of the run was lost.
+    """
+    try:
+        code = _main(list(sys.argv[1:] if argv is None else argv))
+    except Exception:
+        if not _together():
+            raise
+        traceback.print_exc()
+        code = 1
+    if _together():
+        from vdu_jax.runtime import processes
+
+        failed = code in (1, 2)
+        processes.leave(failed)
+        if failed:
+            # JAX would have this process wait for the others before it ends, and they for it.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return code
+
+
+def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0
@@ -206,31 +237,80 @@ def main(argv: Sequence[str] | None = None) -> int:
         if values.weights not in ("", "ema", "params"):
             raise UserError(f"--weights={values.weights}: must be ema or params")
         config = values["config"].value
+        _join(stage, values)
         if config is not None:
             from vdu_jax.config import validate
+            from vdu_jax.runtime import processes
 
-            validate(config)
+            processes.from_leader(validate, config)  # one mistake, one line
         try:
             if stage in TOOLS:
                 return run_tool(stage, arguments, values, config)
             run_stages(stage, config, Path(values.workdir), values.overwrite)
         except Interrupted as stop:
-            print(f"vdu: {stop}; the same command continues", file=sys.stderr)
+            processes.report(f"{stop}; the same command continues")
             return 128 + stop.signum
         except OSError as error:
             if error.filename is None and error.errno is None:
                 raise
             where = error.filename or values.workdir
             raise UserError(f"{where}: {error.strerror or error}; check its path") from error
+        except Exception as error:
+            if not _is_lost_peer(error):
+                raise
+            line = f"another process was lost ({_one_line(error)}); start all again: the same "
+            return _report(f"{line}command continues", code=1)
     except UserError as error:
         if debug:
             raise
-        print(f"vdu: error: {error}", file=sys.stderr)
-        return 2
+        return _report(error, code=2)
     except KeyboardInterrupt:
         print("vdu: stopped; the same command continues", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
+
+
+def _together() -> bool:
+    """Whether this process is one of several that run a stage together."""
+    processes = sys.modules.get("vdu_jax.runtime.processes")  # a mistake need not wait for JAX
+    return processes is not None and processes.joined()
+
+
+def _join(stage: str, values) -> None:
+    """Meet the other processes, if there are to be any; only the leader prints results."""
+    if not values.coordinator:
+        if values.processes is not None or values.process is not None:
+            raise UserError("--coordinator=HOST:PORT is missing; see `vdu --help`")
+        return
+    if stage in TOOLS:
+        raise UserError(
+            f"`vdu {stage}` runs in one process: leave --coordinator out"
+            + ("; several on one workdir share the cells" if stage == "benchmark" else "")
+        )
+    from vdu_jax.runtime import processes
+
+    processes.connect(values.coordinator, values.processes, values.process)
+    if not processes.is_leader():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for all that follows
+
+
+def _is_lost_peer(error: Exception) -> bool:
+    """XLA only says, with various exceptions, that something done with the others failed."""
+    status = r"(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED): "
+    return _together() and re.match(status, str(error)) is not None
+
+
+def _report(message: str | Exception, code: int) -> int:
+    """Print an error, with the number of a process other than the leader; returns `code`."""
+    who = ""
+    if _together():
+        from vdu_jax.runtime import processes
+
+        if processes.is_said(message):
+            return code
+        who = "" if processes.is_leader() else f"process {processes.index()}: "
+    print(f"vdu: {who}error: {message}", file=sys.stderr)
+    return code
 
 
 def _set_up_jax() -> None:

@@ -1,11 +1,11 @@
 """Twenty steps of training and twenty of VDU, on whatever devices there are.
 
     python parallel_job.py FOLDER [--fsdp=N] [--mode=pmap] [--accumulate=N]
+                           [--coordinator=… --processes=N --process=I]
 
 Writes FOLDER/bytes.json and, through `fit`, FOLDER/ddpm and FOLDER/vdu.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -17,26 +17,31 @@ import optax
 from vdu_jax import data, objectives, posterior
 from vdu_jax.diffusion.schedule import make_schedule
 from vdu_jax.models import unet
+from vdu_jax.runtime import artifacts, parallel, processes
 from vdu_jax.runtime import fit as fit_lib
-from vdu_jax.runtime import parallel
 
 SHAPE = (8, 8, 1)
 BATCH, STEPS = 16, 20
 
 
-def make(name):
-    """The objective, the start and the loaders of a job: the same for every layout."""
+def small_network():
+    """A noise predictor and its parameters."""
     net = unet.UNet(
         1, (8,), layers_per_block=1, num_groups=4, attention_levels=(), mid_attention=False
     )
-    score_fn, schedule = unet.make_score_fn(net), make_schedule(num_steps=50)
 
     @jax.jit
     def start(key):
         # The last layer starts at 0, and no gradient would reach what is before it.
         return jax.tree.map(lambda p: p + 0.02, unet.init_params(net, key, SHAPE))
 
-    params = start(jax.random.key(3))
+    return unet.make_score_fn(net), start(jax.random.key(3))
+
+
+def make(name, network=small_network):
+    """The objective, the start and the loaders of a job: the same for every layout."""
+    score_fn, params = network()
+    schedule = make_schedule(num_steps=50)
     trained = posterior.GaussianPosterior(
         jax.tree.map(lambda p: p + 0.01, params),
         jax.tree.map(lambda p: jnp.full(p.shape, 1e-3), params),
@@ -61,7 +66,9 @@ def make(name):
     return objective, params, loaders
 
 
-def main(folder, fsdp=1, mode="jit", accumulate=1):
+def main(folder, fsdp=1, mode="jit", accumulate=1, coordinator=None, **which):
+    if coordinator:
+        processes.connect(coordinator, which["processes"], which["process"])
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
     for name in ("ddpm", "vdu"):
         objective, params, loaders = make(name)
@@ -87,10 +94,11 @@ def main(folder, fsdp=1, mode="jit", accumulate=1):
         "whole": parallel.total_bytes(state),
         "devices": jax.device_count(),
     }
-    (Path(folder) / "bytes.json").write_text(json.dumps(held))
+    artifacts.write_json(Path(folder) / "bytes.json", held)
+    processes.leave(failed=False)
 
 
 if __name__ == "__main__":
     folder, *flags = sys.argv[1:]
     values = dict(flag.removeprefix("--").split("=") for flag in flags)
-    main(folder, **{k: v if k == "mode" else int(v) for k, v in values.items()})
+    main(folder, **{k: int(v) if v.isdigit() else v for k, v in values.items()})

@@ -1,12 +1,14 @@
-"""The same steps on one device and on eight, whole and in parts."""
+"""The same steps on one device, on eight, on two processes with four each, and in parts."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import parallel_job
 import pytest
@@ -20,19 +22,17 @@ from vdu_jax.runtime.checkpoints import Store, abstract
 JOB = Path(parallel_job.__file__)
 # Eight devices on busy cores: one may wait for another longer than XLA allows by default.
 FLAGS = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
-LAYOUTS = {
-    "jit": (8, []),
-    "fsdp": (8, ["--fsdp=8"]),
-    "pmap": (8, ["--mode=pmap"]),
-}
+LAUNCH = JOB.parents[2] / "launch" / "local.py"
+LAYOUTS = {"jit": [], "fsdp": ["--fsdp=8"], "pmap": ["--mode=pmap"]}
 
 
-def run_job(folder, devices, flags=()):
-    env = os.environ | {
-        "XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-    }
+def run_job(folder, devices, flags=(), processes=1):
+    env = os.environ | {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu"}
+    env["JAX_NUM_CPU_DEVICES"] = str(devices)
     command = [sys.executable, str(JOB), str(folder), *flags]
+    if processes > 1:
+        spread = [f"--processes={processes}", f"--devices={devices}"]
+        command = [sys.executable, str(LAUNCH), *spread, "--", *command]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -61,19 +61,40 @@ def one_device(tmp_path_factory):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout_changes_nothing(tmp_path, one_device, layout):
-    devices, flags = LAYOUTS[layout]
-    run_job(tmp_path / "many", devices, flags)
+    run_job(tmp_path / "many", 8, LAYOUTS[layout])
     for name, expected in one_device.items():
         assert_equal(result(tmp_path / "many" / name), expected)
     held = json.loads((tmp_path / "many" / "bytes.json").read_text())
-    assert held["devices"] == devices
+    assert held["devices"] == 8
     if layout == "fsdp":
         assert held["bytes"] <= held["whole"] * (1 / 8 + 0.05)
 
 
+def test_what_two_processes_began_one_device_ends(tmp_path, one_device):
+    folder, last = tmp_path / "two", f"{parallel_job.STEPS:08d}"
+    run_job(folder, 4, ["--fsdp=8"], processes=2)
+    assert json.loads((folder / "bytes.json").read_text())["devices"] == 8
+    for name, expected in one_device.items():
+        assert_equal(result(folder / name), expected)
+        for kind in ("state", "snapshots"):  # back to what they had saved half-way
+            shutil.rmtree(folder / name / kind / last)
+    run_job(folder, 1)
+    for name, expected in one_device.items():
+        assert_equal(result(folder / name), expected)
+
+
+def affine():
+    """The smallest noise predictor, for what is not about networks."""
+
+    def score_fn(params, xt, t, cond=None, *, dropout_key=None):
+        return params["a"] * xt + params["b"]
+
+    return score_fn, {"a": jnp.full((8, 8, 1), 0.5), "b": jnp.full((8, 8, 1), 0.1)}
+
+
 def batch_loss(name, wrap=lambda f: f):
     """Loss, metrics and gradients of one batch of an objective."""
-    objective, params, loaders = parallel_job.make(name)
+    objective, params, loaders = parallel_job.make(name, affine)
     state = objective.init(params, loaders, jax.random.key(0))
     batch = {kind: next(loader) for kind, loader in loaders.items()}
     function = wrap(jax.value_and_grad(objective.loss, has_aux=True))
@@ -95,7 +116,7 @@ def test_a_mean_is_the_same_in_parts(name):
 
 def test_what_is_no_mean_is_not_taken_in_parts(tmp_path):
     for name in {*objectives.FACTORIES} - {*MEANS}:
-        objective, params, loaders = parallel_job.make(name)
+        objective, params, loaders = parallel_job.make(name, affine)
         for layout in (parallel.Layout(accumulate=2), parallel.Layout(mode="pmap")):
             with pytest.raises(UserError, match="no mean over images"):
                 fit_lib.fit(

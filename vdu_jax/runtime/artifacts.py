@@ -5,7 +5,8 @@
     workdir/<stage>/done.json      written last: summary, fingerprint, provenance
     workdir/<stage>/timings.json   seconds; apart, so that equal runs give equal files
 
-Every file appears whole or not at all: it is written under a temporary name and renamed.
+Every file appears whole or not at all: it is written under a temporary name and renamed. Of several
+processes that run a stage together the leader writes, and what it sees is what all go by.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from vdu_jax.errors import UserError
-from vdu_jax.runtime import provenance
+from vdu_jax.runtime import processes, provenance
 
 
 @contextlib.contextmanager
@@ -57,9 +58,20 @@ def lock(path: Path, wait: bool = True) -> Iterator[bool]:
             yield True
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    def write():
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data)
+
+    processes.from_leader(write)
+
+
 def write_text(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
+
+
+def exists(path: Path) -> bool:
+    return processes.from_leader(Path(path).exists)
 
 
 def dumps(value: Any, indent: int | None = 2) -> str:
@@ -85,17 +97,30 @@ def read_json(path: Path) -> Any:
     Raises:
       UserError: if it is missing or damaged.
     """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run the stage that writes it again") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); delete its folder and run again") from None
+
+    def read():
+        try:
+            return json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing; run the stage that writes it again") from None
+        except ValueError as error:
+            line = f"{path} is damaged ({error}); delete its folder and run again"
+            raise UserError(line) from None
+
+    return processes.from_leader(read)
+
+
+def holds(path: Path, value: Any) -> bool:
+    """Whether a JSON file of ours is there and holds `value`."""
+    return exists(path) and read_json(path) == json.loads(dumps(value))
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as f:
-        np.savez_compressed(f, **arrays)
+    def write():
+        with atomic_path(path) as temporary, open(temporary, "wb") as f:
+            np.savez_compressed(f, **arrays)
+
+    processes.from_leader(write)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -163,13 +188,16 @@ class StageDir:
           UserError: if its folder holds the work of other inputs and `overwrite` is off; with
             `overwrite` that work is deleted.
         """
-        self._check_same(overwrite)
-        return (self.path / "done.json").exists()
+
+        def look():
+            self._check_same(overwrite)
+            return (self.path / "done.json").exists()
+
+        return processes.from_leader(look)
 
     def begin(self) -> Path:
         """Create the folder and record the inputs; returns the path. Call after `done`."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        if not (self.path / "inputs.json").exists():
+        if not exists(self.path / "inputs.json"):
             write_json(self.path / "inputs.json", self.inputs)
         self._started = time.monotonic()
         return self.path
@@ -206,7 +234,7 @@ def upstream(workdir: Path, name: str) -> dict:
       UserError: if it has not finished.
     """
     path = Path(workdir) / name / "done.json"
-    if not path.exists():
+    if not exists(path):
         stage = name.split("/")[0]
         raise UserError(
             f"{path.parent} holds no finished stage: run `vdu {COMMANDS.get(stage, stage)}` "

@@ -9,7 +9,6 @@ and turns what a user can get wrong (no checkpoint, another network, a damaged f
 Orbax itself notices a truncated file, but not a changed bit.
 """
 
-import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
 from vdu_jax.errors import UserError
-from vdu_jax.runtime import artifacts
+from vdu_jax.runtime import artifacts, processes
 
 absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax logs every save at INFO
 
@@ -106,6 +105,9 @@ class Store:
 
         A step that was cut off before its checksums were taken is believed.
         """
+        return processes.from_leader(self._damage, step, name)
+
+    def _damage(self, step: int, name: str) -> str | None:
         if not self._sums(step).exists():
             return None
         for file, sums in artifacts.read_json(self._sums(step)).items():
@@ -124,10 +126,13 @@ class Store:
             found = self.damage(step)
             if found is None:
                 return step
-            print(f"vdu: {found}; going on from what was saved before", file=sys.stderr)
-            self._manager.delete(step)
-            self._sums(step).unlink()
+            processes.report(f"{found}; going on from what was saved before")
+            self._delete(step)
         return None
+
+    def _delete(self, step: int) -> None:
+        self._manager.delete(step)
+        processes.from_leader(self._sums(step).unlink)
 
     def save(self, step: int, trees: Mapping[str, Any], json: Mapping[str, Any] | None = None):
         """Start saving; returns once the arrays are copied.
@@ -141,8 +146,7 @@ class Store:
         if step in self._manager.all_steps():
             if self.damage(step) is None:
                 return
-            self._manager.delete(step)
-            self._sums(step).unlink()
+            self._delete(step)
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         items |= {name: ocp.args.JsonSave(value) for name, value in (json or {}).items()}
         self._manager.save(step, args=ocp.args.Composite(**items))
@@ -190,7 +194,7 @@ class Store:
     def wait(self) -> None:
         """Block until every save has reached the disk, and its checksums."""
         self._manager.wait_until_finished()
-        self._sum_up()
+        processes.from_leader(self._sum_up)
 
     def close(self) -> None:
         if not self.read_only:

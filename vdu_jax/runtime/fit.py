@@ -24,7 +24,7 @@ import numpy as np
 import optax
 
 from vdu_jax.errors import UserError
-from vdu_jax.runtime import artifacts, parallel, progress
+from vdu_jax.runtime import artifacts, parallel, processes, progress
 from vdu_jax.runtime.checkpoints import Store, abstract
 from vdu_jax.runtime.preemption import Interrupted, SignalWatch
 from vdu_jax.runtime.scalars import ScalarWriter
@@ -197,6 +197,10 @@ def fit(
         SignalWatch() as watch,
     ):
         done, elapsed, stopped, flops = 0, 0.0, None, None
+        # Of the steps since the last line of metrics: their metrics, and their images.
+        interval: list[Mapping[str, jax.Array | np.ndarray]] = []
+        shown: list[Mapping[str, np.ndarray]] = []
+        any_asked = processes.Largest()
         newest = states.newest_whole()
         if newest is not None:
             done = newest
@@ -204,18 +208,19 @@ def fit(
             saved = states.restore_json(done, "loop")
             elapsed, stopped = saved["seconds"], saved["stopped"]
             flops = saved["flops"]
+            interval = [{k: np.float32(v) for k, v in row.items()} for row in saved["interval"]]
+            shown = [{} for _ in interval]
             for kind, loader in loaders.items():
                 loader.set_state(saved["loaders"][kind])
         writer = ScalarWriter(directory, resume_step=done)
         started = time.monotonic() - elapsed
-        interval: list[Mapping[str, jax.Array]] = []
-        shown: list[Mapping[str, np.ndarray]] = []
 
         def save_state():
             loop = {
                 "seconds": time.monotonic() - started,
                 "stopped": stopped,
                 "flops": flops,
+                "interval": [{k: float(v) for k, v in m.items()} for m in interval],
                 "loaders": {kind: loader.get_state() for kind, loader in loaders.items()},
             }
             snapshots.wait()  # a state is never there without the snapshots before it
@@ -239,13 +244,14 @@ def fit(
                 done += 1
                 bar.update()
                 snapshot_due = done in snapshot_steps
-                asked = watch.received
+                asked = any_asked(watch.received or 0)
                 state_due = done % save_state_every == 0 or done == num_steps or asked
                 log_due = done % log_every == 0 or snapshot_due or done == num_steps
                 if log_due or state_due:
                     rows = jax.device_get(interval)
                     wrong = _not_finite(rows, shown, done) if guard is None else None
                     if wrong:
+                        wrong["images"] = processes.gather(wrong["images"])
                         report = directory / "not_finite.json"
                         artifacts.write_json(report, wrong)
                         states.wait()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vdu_jax.diffusion import process
@@ -111,6 +112,26 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     """This process's share of a batch (NumPy arrays) -> global arrays split over the devices."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), batch)
+
+
+def spread(array: Any, mesh: Mesh) -> jax.Array:
+    """An array that every process has whole -> split over the devices along its first axis.
+
+    It is copied to each of them if they do not divide that axis.
+    """
+    fits = len(array) % mesh.size == 0
+    return jax.device_put(array, batch_sharding(mesh) if fits else replicated(mesh))
+
+
+def fetch(tree: Any) -> Any:
+    """Global arrays -> NumPy arrays, whole in every process."""
+
+    def whole(array):
+        if array.is_fully_addressable or array.is_fully_replicated:
+            return np.asarray(array)
+        return multihost_utils.process_allgather(array, tiled=True)
+
+    return jax.tree.map(whole, tree)
 
 
 def in_parts(function: Callable, count: int) -> Callable:

@@ -44,5 +44,4 @@ def png_bytes(picture: Image.Image) -> bytes:
 
 
 def save(path: Path, picture: Image.Image) -> None:
-    with artifacts.atomic_path(path) as temporary:
-        temporary.write_bytes(png_bytes(picture))
+    artifacts.write_bytes(path, png_bytes(picture))

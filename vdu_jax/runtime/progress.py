@@ -4,15 +4,18 @@ import sys
 
 import tqdm
 
+from vdu_jax.runtime import processes
+
 
 def bar(total: int, label: str, initial: int = 0, unit: str = "step") -> tqdm.tqdm:
-    """A tqdm bar; in a log file it prints a line every half minute instead of redrawing."""
+    """A tqdm bar of the leader; in a log file a line every half minute, without redrawing."""
     interactive = sys.stderr.isatty()
     return tqdm.tqdm(
         total=total,
         initial=initial,
         desc=label,
         unit=unit,
+        disable=not processes.is_leader(),
         dynamic_ncols=interactive,
         ncols=None if interactive else 100,
         ascii=not interactive,

@@ -1,5 +1,6 @@
 """Draw many images within a memory bound, spread over all devices."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -31,7 +32,7 @@ def make_sampler(
     mesh = parallel.make_mesh(fsdp)
     batch_size = -(-batch_size // mesh.size) * mesh.size
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=parallel.replicated(mesh))
     def draw(params: Params, seed: int, first: int) -> jax.Array:
         indices = first + jax.numpy.arange(batch_size)
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(indices)

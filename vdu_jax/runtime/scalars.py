@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-from vdu_jax.runtime import artifacts
+from vdu_jax.runtime import artifacts, processes
 
 
 class ScalarWriter:
@@ -26,17 +26,24 @@ class ScalarWriter:
                 except (ValueError, KeyError):
                     break  # the line that was being written when the run died
         artifacts.write_text(path, "".join(kept))
+        self._writes = processes.is_leader()
+        if not self._writes:
+            return
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._events = SummaryWriter(
             str(Path(directory) / "events"), purge_step=resume_step + 1, flush_secs=30
         )
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        if not self._writes:
+            return
         self._file.write(artifacts.dumps({"step": step} | values, indent=None) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
+        if not self._writes:
+            return
         self._file.close()
         self._events.close()

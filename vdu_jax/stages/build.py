@@ -48,6 +48,17 @@ def open_split(config: ConfigDict, found: data.Dataset, split: str) -> data.Imag
     return data.open_split(found, split, cache_bytes=config.data.cache_mb * 2**20)
 
 
+def loader(source: data.ImageSource, batch_size: int, seed: int):
+    """Shuffled batches; each process has its share. See `data.make_loader`."""
+    return data.make_loader(
+        source,
+        batch_size,
+        seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
 def forget_retain(config: ConfigDict, source: data.ImageSource) -> data.ForgetRetain:
     """Indices of D_f and D_r in the training split."""
     section = config.forget
@@ -164,14 +175,20 @@ def _features(module, diffusion: tuple, times: tuple, batch_size: int, image_sha
 
 
 def map_batches(fn: Callable, images: np.ndarray, batch_size: int) -> np.ndarray:
-    """`fn` over uint8 images in padded batches of one size; the results' rows concatenated."""
+    """`fn` over uint8 images in padded batches of one size; the results' rows concatenated.
+
+    The batches are split over all devices.
+    """
+    mesh = parallel.make_mesh()
+    batch_size = -(-batch_size // mesh.size) * mesh.size
     rows = []
     for first in range(0, len(images), batch_size):
         part = data.to_model_range(images[first : first + batch_size])
         missing = batch_size - len(part)
         padded = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge")
         count = len(part)
-        rows.append(jax.tree.map(lambda a, n=count: np.asarray(a)[:n], fn(padded)))
+        found = parallel.fetch(fn(parallel.spread(padded, mesh)))
+        rows.append(jax.tree.map(lambda a, n=count: a[:n], found))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
 
 
@@ -220,7 +237,7 @@ def model_folder(workdir: Path) -> Path:
       UserError: if there is neither.
     """
     for name in ("train", "import"):
-        if (Path(workdir) / name / "inputs.json").exists():
+        if artifacts.exists(Path(workdir) / name / "inputs.json"):
             return Path(workdir) / name
     raise UserError(f"{workdir} holds no model: run `vdu train` or `vdu import` there first")
 
@@ -301,7 +318,7 @@ def draw_original(config: ConfigDict, workdir: Path, image_shape: tuple, seed: i
         "count": count,
     }
     file = folder / "drawn" / f"{artifacts.fingerprint(what)}.npz"
-    if not file.exists():
+    if not artifacts.exists(file):
         params = load_pretrained(config, workdir, image_shape)
         images = sampler(config, image_shape)(params, seed, count, "sample original")
         artifacts.write_npz(file, images=images)

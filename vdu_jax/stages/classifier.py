@@ -67,10 +67,12 @@ def train(config: ConfigDict, net: Classifier, source: data.ImageSource):
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, value
 
+    mesh = parallel.make_mesh()
+    params = parallel.place(params, mesh)
     opt_state = jax.jit(optimizer.init)(params)
     with progress.bar(steps, "classifier") as bar:
         for index in range(steps):
-            batch = next(loader)
+            batch = {name: parallel.spread(array, mesh) for name, array in next(loader).items()}
             params, opt_state, _ = step(params, opt_state, batch, jax.random.fold_in(key, index))
             bar.update()
     return params

@@ -10,13 +10,11 @@ the former four are those of its retained-class samples, its own quality on what
 variation distance between a model's class histogram and that of the (first) retrained one.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -25,7 +23,7 @@ from vdu_jax.diffusion import likelihood
 from vdu_jax.errors import UserError
 from vdu_jax.metrics import frechet, kid, precision_recall, pul
 from vdu_jax.models import unet
-from vdu_jax.runtime import artifacts, progress
+from vdu_jax.runtime import artifacts, parallel, progress
 from vdu_jax.stages import build, classifier, features, replay, sample, unlearn
 
 NEIGHBOURS = 3  # of precision and recall
@@ -67,7 +65,7 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
             yardstick = yardstick or make_yardstick(config, workdir, overwrite)
             run_model(config, workdir, model, yardstick)
     path, metrics = workdir / "evaluate" / "metrics.json", gather(config, workdir)
-    if not path.exists() or artifacts.read_json(path) != json.loads(artifacts.dumps(metrics)):
+    if not artifacts.holds(path, metrics):
         artifacts.write_json(path, metrics)
 
 
@@ -256,6 +254,7 @@ def evidence(config: ConfigDict, workdir: Path, model: str) -> dict:
         lambda params, x0, key: likelihood.bits_per_dim(score_fn, params, noise, x0, key)
     )
     split = data.forget_retain_indices(source.labels, config.forget.classes)
+    mesh = parallel.make_mesh()
     result = {}
     for kind in ("forget", "retain"):
         indices = getattr(split, kind)[: config.evaluate.bits_per_dim_images]
@@ -265,7 +264,7 @@ def evidence(config: ConfigDict, workdir: Path, model: str) -> dict:
             for first in range(0, len(images), config.sampler.batch_size):
                 x0 = data.to_model_range(images[first : first + config.sampler.batch_size])
                 key = jax.random.fold_in(jax.random.key(config.evaluate.seed), first)
-                values.append(np.asarray(bound(params, jnp.asarray(x0), key)))
+                values.append(parallel.fetch(bound(params, parallel.spread(x0, mesh), key)))
                 bar.update(len(x0))
         result[kind] = float(np.concatenate(values).mean())
     return result

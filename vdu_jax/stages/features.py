@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from vdu_jax import data
 from vdu_jax.interop import inception as weights
 from vdu_jax.models import inception
-from vdu_jax.runtime import artifacts, progress
+from vdu_jax.runtime import artifacts, parallel, progress
 from vdu_jax.stages import build
 from vdu_jax.stages.classifier import Judgement
 
@@ -50,7 +50,8 @@ def ensure(
     replaced by those of the network that the config names."""
     if config.evaluate.features == "classifier":
         return judge, reference
-    params = jax.device_put(weights.load(config.evaluate.inception_weights))
+    params = weights.load(config.evaluate.inception_weights)
+    params = parallel.place(params, parallel.make_mesh())
     compute = functools.partial(jax.jit(inception.make_feature_fn(NET)), params)
 
     def judge_in_inception(images: np.ndarray) -> Judgement:
@@ -76,7 +77,7 @@ def _of_training_images(config: ConfigDict, compute: Callable) -> dict:
     source = build.open_split(config, found, "train")
     folder = cache_folder(config, found, source)
     files = {folder / f"{i:05d}.npz": i * CHUNK for i in range(-(-len(source) // CHUNK))}
-    missing = {path: first for path, first in files.items() if not path.exists()}
+    missing = {path: first for path, first in files.items() if not artifacts.exists(path)}
     done = min(len(source), CHUNK * (len(files) - len(missing)))
     if missing:
         with progress.bar(

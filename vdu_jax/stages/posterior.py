@@ -132,8 +132,9 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     found = build.dataset(config)
     path = stage.begin()
     raw, about = fitted(config, workdir, checkpoints, found)
-    layers = posterior.layer_summary(raw)
-    floor = max(section.variance_floor, posterior.relative_floor(raw, section.floor_quantile))
+    found = parallel.fetch(raw)
+    layers = posterior.layer_summary(found)
+    floor = max(section.variance_floor, posterior.relative_floor(found, section.floor_quantile))
     shrunk = posterior.apply_shrinkage(raw, section.shrinkage)
     smallest = min(float(v.min()) for v in jax.tree.leaves(shrunk.variance))
     if max(floor, smallest) <= 0:
@@ -157,7 +158,7 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
             "about": about,
             "floor": floor,
             "fraction_floored": floored,
-            "median_variance": posterior.relative_floor(raw, 0.5),
+            "median_variance": posterior.relative_floor(found, 0.5),
         }
     )
 

@@ -26,7 +26,7 @@ from vdu_jax import data, objectives
 from vdu_jax.errors import UserError
 from vdu_jax.metrics import pul, relearning
 from vdu_jax.models import unet
-from vdu_jax.runtime import artifacts, parallel
+from vdu_jax.runtime import artifacts, parallel, processes
 from vdu_jax.runtime.fit import fit
 from vdu_jax.stages import build, classifier, sample
 from vdu_jax.types import Params
@@ -78,7 +78,7 @@ def run_model(config: ConfigDict, workdir: Path, model: str, overwrite: bool = F
     rate = make_rate(config, path, classify, load, model)
     summary = until_back((0, *config.relearn.checks), rate, original)
     for name in ("snapshots", "state"):  # only to go on from
-        shutil.rmtree(path / name, ignore_errors=True)
+        processes.from_leader(shutil.rmtree, path / name, True)
     stage.finish(summary)
 
 
@@ -137,7 +137,7 @@ def make_rate(
 
     def rate(step):
         file = path / "images" / f"{step:08d}.npz"
-        if not file.exists():
+        if not artifacts.exists(file):
             label = f"relearn {model} step {step}"
             images = sampler(load(step), section.seed, section.images, label)
             artifacts.write_npz(file, images=images)
@@ -162,7 +162,7 @@ def train(config: ConfigDict, kept: Params, path: Path, step: int, label: str) -
     fit(
         objectives.ddpm(unet.make_score_fn(net), build.schedule(config), kind="forget"),
         kept,
-        {"forget": data.make_loader(source, section.batch_size, section.seed)},
+        {"forget": build.loader(source, section.batch_size, section.seed)},
         build.optimizer(section.learning_rate),
         key=jax.random.key(section.seed),
         num_steps=step,

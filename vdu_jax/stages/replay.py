@@ -105,5 +105,5 @@ class Judge:
 
 
 def loader(images: np.ndarray, batch_size: int, seed: int):
-    """Shuffled batches of uint8 images in memory, as `data.make_loader` gives them."""
-    return data.make_loader(data.ArraySource(images), batch_size, seed)
+    """Shuffled batches of uint8 images in memory, as `build.loader` gives them."""
+    return build.loader(data.ArraySource(images), batch_size, seed)

@@ -89,13 +89,7 @@ def fit_on(
 ) -> FitResult:
     """Train from `params` on a source of images with all settings of `config.train`."""
     settings = config.train
-    loader = data.make_loader(
-        source,
-        settings.batch_size,
-        settings.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    loader = build.loader(source, settings.batch_size, settings.seed)
     return fit(
         make_objective(config, source.image_shape),
         params,

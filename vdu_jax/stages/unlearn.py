@@ -12,7 +12,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from vdu_jax import data, detector, objectives
+from vdu_jax import detector, objectives
 from vdu_jax.errors import UserError
 from vdu_jax.models import unet
 from vdu_jax.posterior import natural
@@ -65,7 +65,7 @@ def open_loaders(config: ConfigDict, workdir: Path, name: str, sees: frozenset) 
         found = build.dataset(config)
         source = build.open_split(config, found, "train")
         indices = getattr(build.forget_retain(config, source), kind)
-        loaders[kind] = data.make_loader(
+        loaders[kind] = build.loader(
             source.subset(indices), settings[f"{kind}_batch"], config.unlearn.seed
         )
     return loaders
@@ -182,7 +182,7 @@ def weights(config: ConfigDict, name: str) -> str:
 def curve_images(config: ConfigDict, path: Path, name: str, step: int, image_shape: tuple):
     """The images of one snapshot; drawn once, then read back."""
     file = path / "curve" / f"{step:08d}.npz"
-    if not file.exists():
+    if not artifacts.exists(file):
         params = build.load_snapshot(config, path, step, weights(config, name), image_shape)
         sampler = build.sampler(config, image_shape)
         section = config.curve

@@ -1,0 +1,145 @@
+"""`launch/local.py`: stages run by two processes, through stops, losses and mistakes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LAUNCH = Path(__file__).parents[2] / "launch" / "local.py"
+STEPS = 60
+
+
+def start(stage, config_file, workdir, *flags, devices=1):
+    spread = ["--processes=2", f"--devices={devices}"]
+    stage = [sys.executable, "-m", "vdu_jax.cli", stage, f"--config={config_file}"]
+    return subprocess.Popen(
+        [sys.executable, str(LAUNCH), *spread, "--", *stage, f"--workdir={workdir}", *flags],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ),
+    )  # fmt: skip
+
+
+def end(process, timeout=500):
+    """Exit code, standard output and error, without what Gloo says of its connections."""
+    out, err = process.communicate(timeout=timeout)
+    out, err = ("\n".join(x for x in t.split("\n") if "[Gloo]" not in x) for t in (out, err))
+    return process.returncode, out, err
+
+
+def train(config_file, workdir):
+    return start("train", config_file, workdir, f"--config.train.steps={STEPS}")
+
+
+def part_of(process):
+    """The pids of the two processes, the leader first."""
+    while True:
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (folder / "cmdline").read_bytes().split(b"\0")
+                parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except (OSError, ValueError):
+                continue
+            if parent == process.pid:
+                found |= {flag: int(folder.name) for flag in command if b"--process=" in flag}
+        if len(found) == 2:
+            return [found[b"--process=0"], found[b"--process=1"]]
+        time.sleep(0.1)
+
+
+def wait_for(path, process):
+    while not path.exists():
+        assert process.poll() is None, end(process)
+        time.sleep(0.05)
+
+
+def losses(workdir):
+    lines = (workdir / "train" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config_file, tmp_path_factory):
+    from vdu_jax import cli
+
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    arguments = [f"--config={config_file}", f"--workdir={workdir}", f"--config.train.steps={STEPS}"]
+    assert cli.main(["train", *arguments]) == 0
+    return losses(workdir)
+
+
+def test_a_signal_to_one_stops_both_and_one_process_goes_on(config_file, tmp_path, undisturbed):
+    from vdu_jax import cli
+
+    process = train(config_file, tmp_path)
+    wait_for(tmp_path / "train" / "state" / "00000004", process)
+    os.kill(part_of(process)[1], signal.SIGTERM)
+    code, _, err = end(process)
+    assert code == 128 + signal.SIGTERM
+    assert err.count("state saved; the same command continues") == 1
+    done = max(int(p.name) for p in (tmp_path / "train" / "state").iterdir() if p.is_dir())
+    assert 4 < done < STEPS
+    arguments = [
+        f"--config={config_file}",
+        f"--workdir={tmp_path}",
+        f"--config.train.steps={STEPS}",
+    ]
+    assert cli.main(["train", *arguments]) == 0
+    assert losses(tmp_path) == pytest.approx(undisturbed, rel=1e-5)
+
+
+def test_a_lost_process_ends_the_other_and_nothing_saved_is_lost(
+    config_file, tmp_path, undisturbed
+):
+    process = train(config_file, tmp_path)
+    wait_for(tmp_path / "train" / "state" / "00000008", process)
+    os.kill(part_of(process)[1], signal.SIGKILL)
+    code, _, err = end(process)
+    assert code == 128 + signal.SIGKILL
+    assert "local.py: process 1 was ended by SIGKILL" in err
+    (line,) = (line for line in err.splitlines() if line.startswith("vdu:"))
+    assert "was lost" in line and "start all again: the same command continues" in line
+    assert "Traceback" not in err
+    code, _, err = end(train(config_file, tmp_path))
+    assert code == 0, err
+    assert losses(tmp_path) == pytest.approx(undisturbed, rel=1e-5)
+
+
+def test_all_stages_give_what_one_process_gives(config_file, tmp_path, finished_run):
+    shutil.copytree(finished_run / "train", tmp_path / "work" / "train")
+    shutil.rmtree(tmp_path / "work" / "train" / "drawn")
+    code, out, err = end(start("run", config_file, tmp_path / "work", devices=2))
+    assert code == 0, err
+    found = json.loads((tmp_path / "work" / "evaluate" / "metrics.json").read_text())
+    expected = json.loads((finished_run / "evaluate" / "metrics.json").read_text())
+    assert found["models"].keys() == expected["models"].keys()
+    for model, figures in found["models"].items():
+        for key in ("u_fid", "pul", "confidence", "precision"):
+            assert figures[key] == pytest.approx(expected["models"][model][key], rel=1e-3), model
+    assert json.loads(out.strip().splitlines()[-1]).keys() == found["models"].keys()
+
+
+@pytest.mark.parametrize(
+    ("flag", "line"),
+    [
+        ("--config.train.batch_size=15", "train.batch_size = 15: does not divide over 2 devices"),
+        ("--config.train.steps=0", "config key train.steps = 0: must be > 0"),
+    ],
+)
+def test_a_mistake_is_one_line_for_all(config_file, tmp_path, flag, line):
+    code, out, err = end(start("train", config_file, tmp_path, flag))
+    assert code == 2 and "vdu" not in out
+    (said,) = (text for text in err.splitlines() if text.startswith("vdu:"))
+    assert said.startswith("vdu: error: ") and line in said and "Traceback" not in err
+    assert not (tmp_path / "train").exists()
+
+
+def test_tools_run_alone(config_file, tmp_path):
+    code, _, err = end(start("benchmark", config_file, tmp_path))
+    assert code == 2
+    assert "`vdu benchmark` runs in one process: leave --coordinator out" in err
