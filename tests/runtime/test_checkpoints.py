@@ -1,8 +1,10 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vdu_jax.errors import UserError
+from vdu_jax.runtime import checkpoints
 from vdu_jax.runtime.checkpoints import Store, abstract
 
 TREE = {"a": {"kernel": jnp.arange(6.0).reshape(2, 3)}, "b": jnp.float32(1.5)}
@@ -21,6 +23,25 @@ def test_round_trip(directory):
         back = store.restore(3, "params", abstract(TREE))
         assert store.steps() == [3] and store.restore_json(3, "loop") == {"n": 1}
     np.testing.assert_array_equal(back["a"]["kernel"], TREE["a"]["kernel"])
+
+
+def test_steps_in_parts(tmp_path):
+    def tree(step):
+        return {f"t{i}": jnp.full((i + 1, 2), step + i / 10) for i in range(6)}
+
+    with Store(tmp_path) as store:
+        for step in (1, 2):
+            store.save(step, {"params": tree(step)})
+    like = abstract(tree(0))
+    assert [len(jax.tree.leaves(part)) for part in checkpoints.parts(like, 3)] == [3, 2, 1]
+    with Store(tmp_path, read_only=True) as store:
+        rows = list(store.restore_parts([2, 1], "params", like, 3))
+        with pytest.raises(UserError, match="t2 is .* absent in"):
+            next(store.restore_parts([1], "params", {k: like[k] for k in ("t0", "t1")}, 3))
+    assert [index for index, _ in rows] == [0, 1, 2, 0, 1, 2]
+    for step, some in ((2, rows[:3]), (1, rows[3:])):
+        found = checkpoints.whole([part for _, part in some])
+        jax.tree.map(np.testing.assert_array_equal, found, tree(step))
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def energy(posterior: GaussianPosterior, params: Params) -> jax.Array:
 def relative_floor(posterior: Family, quantile: float) -> float:
     """The `quantile` (in [0, 1]) of all variances, as a number for `apply_floor`."""
     values = np.concatenate([np.ravel(v) for v in jax.tree.leaves(posterior.variance)])
-    return float(np.quantile(values, quantile))
+    return float(np.quantile(values, quantile, overwrite_input=True))
 
 
 def apply_floor(posterior: Family, floor: float) -> Family:

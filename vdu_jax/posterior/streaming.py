@@ -56,5 +56,5 @@ def finish(moments: Moments) -> GaussianPosterior:
     count = int(moments.count)
     if count < 2:
         raise ValueError("a variance over checkpoints needs at least 2 of them")
-    variance = jax.tree.map(lambda s: s / (count - 1), moments.m2)
+    variance = jax.jit(lambda m2: jax.tree.map(lambda s: s / (count - 1), m2))(moments.m2)
     return GaussianPosterior(moments.mean, variance, moments.count)

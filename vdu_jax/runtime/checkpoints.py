@@ -9,12 +9,14 @@ and turns what a user can get wrong (no checkpoint, another network, a damaged f
 Orbax itself notices a truncated file, but not a changed bit.
 """
 
+import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
@@ -43,6 +45,32 @@ def _shapes(tree: Any) -> dict[str, tuple]:
         )
         for path, leaf in leaves
     }
+
+
+def parts(tree: Any, count: int) -> list[Any]:
+    """A tree of anything with a shape, divided: trees with None in place of the rest.
+
+    At most `count`; they follow the order of the leaves and have about equal numbers of elements.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    sizes = [math.prod(leaf.shape) for leaf in leaves]
+    middles = np.cumsum(sizes) - np.array(sizes) / 2
+    of_leaf = (middles * count / sum(sizes)).astype(int)
+    return [
+        structure.unflatten(
+            [leaf if p == part else None for leaf, p in zip(leaves, of_leaf, strict=True)]
+        )
+        for part in sorted(set(of_leaf))
+    ]
+
+
+def whole(trees: Sequence[Any]) -> Any:
+    """The tree that `parts` divided."""
+
+    def given(*leaves):
+        return next(leaf for leaf in leaves if leaf is not None)
+
+    return jax.tree.map(given, *trees, is_leaf=lambda leaf: leaf is None)
 
 
 def checksum(path: Path) -> list[int]:
@@ -158,11 +186,55 @@ class Store:
           UserError: if the step or the item is missing or damaged, or belongs to another network
             (the first tensor that differs is named).
         """
-        where = f"{self.directory} step {step} ({name})"
+        self._check(step, name, like)
+        try:
+            args = ocp.args.Composite(**{name: ocp.args.StandardRestore(like)})
+            return self._manager.restore(step, args=args)[name]
+        except Exception as error:
+            raise UserError(f"{self._where(step, name)} is damaged: {error}") from error
+
+    def restore_parts(
+        self, steps: Sequence[int], name: str, like: Any, count: int
+    ) -> Iterator[tuple[int, Any]]:
+        """The same of several steps, each in `count` parts of about equal size, one at a time.
+
+        A part is the tree with None in place of the arrays that are not in it. The steps of a
+        folder are of one network: the first is compared with `like`.
+
+        Returns:
+          (index of the part, part), those of a step after those of the step before.
+
+        Raises: as `restore`.
+        """
+        self._check(steps[0], name, like)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            for step in steps:
+                self._check_files(step, name)
+                for index, part in enumerate(parts(like, count)):
+                    args = ocp.args.PyTreeRestore(
+                        item=part,
+                        restore_args=ocp.checkpoint_utils.construct_restore_args(part),
+                        partial_restore=True,
+                    )
+                    try:
+                        yield index, reader.restore(self._folder(step) / name, args=args)
+                    except ValueError as error:
+                        raise UserError(f"{self._where(step, name)} is damaged: {error}") from error
+
+    def _check_files(self, step: int, name: str) -> None:
+        """Raises: UserError if a step is missing or its item damaged."""
         if step not in self._manager.all_steps():
             raise UserError(f"{self.directory} has no checkpoint of step {step}")
         if found := self.damage(step, name):
             raise UserError(f"{found}; make it again")
+
+    def _where(self, step: int, name: str) -> str:
+        return f"{self.directory} step {step} ({name})"
+
+    def _check(self, step: int, name: str, like: Any) -> None:
+        """Raises: UserError; see `restore`."""
+        where = self._where(step, name)
+        self._check_files(step, name)
         try:
             with ocp.StandardCheckpointer() as reader:
                 stored = reader.metadata(self._folder(step) / name)
@@ -177,11 +249,6 @@ class Store:
                     f"{found.get(tensor, 'absent')} there and {wanted.get(tensor, 'absent')} in "
                     "the config's model"
                 )
-        try:
-            args = ocp.args.Composite(**{name: ocp.args.StandardRestore(like)})
-            return self._manager.restore(step, args=args)[name]
-        except Exception as error:
-            raise UserError(f"{where} is damaged: {error}") from error
 
     def restore_json(self, step: int, name: str) -> Any:
         """One JSON item of one step."""

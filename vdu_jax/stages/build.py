@@ -5,7 +5,7 @@ process.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -333,6 +333,21 @@ def load_snapshot(
         weights = "params"
     with Store(directory / "snapshots", read_only=True) as store:
         return store.restore(step, weights, abstract_params(config, image_shape))
+
+
+def load_snapshot_parts(
+    config: ConfigDict,
+    directory: Path,
+    steps: Sequence[int],
+    weights: str,
+    image_shape: tuple,
+    count: int,
+) -> Iterator[tuple[int, Params]]:
+    """The same of several steps, in `count` parts each; see `Store.restore_parts`."""
+    if directory.name == "import":
+        weights = "params"
+    with Store(directory / "snapshots", read_only=True) as store:
+        yield from store.restore_parts(steps, weights, abstract_params(config, image_shape), count)
 
 
 def data_inputs(config: ConfigDict) -> dict:

@@ -4,6 +4,7 @@ posterior/gaussian/0/     the family's posterior, floored and shrunk
 posterior/layers.json     one row per parameter tensor, before floor and shrinkage
 """
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from ml_collections import ConfigDict
 from vdu_jax import data, posterior
 from vdu_jax.errors import UserError
 from vdu_jax.models import unet
-from vdu_jax.runtime import artifacts, parallel, progress
-from vdu_jax.runtime.checkpoints import Store
+from vdu_jax.runtime import artifacts, parallel, prefetch, progress
+from vdu_jax.runtime.checkpoints import Store, whole
 from vdu_jax.stages import build
 from vdu_jax.types import Params
 
+PARTS = 4  # that a checkpoint is read in
 FISHER_BATCH = 50  # images between moves of the progress bar; gradients are taken one by one
 
 
@@ -57,7 +59,7 @@ def checkpoint_list(config: ConfigDict, workdir: Path) -> list[tuple[Path, int]]
 
 
 def stream(config: ConfigDict, checkpoints: list, image_shape: tuple) -> Iterator[Params]:
-    """The checkpoints' parameters, one in memory at a time."""
+    """The checkpoints' parameters, one after the other."""
     with progress.bar(len(checkpoints), "posterior", unit="checkpoint") as bar:
         for directory, step in checkpoints:
             yield build.load_snapshot(
@@ -66,12 +68,35 @@ def stream(config: ConfigDict, checkpoints: list, image_shape: tuple) -> Iterato
             bar.update()
 
 
-def reduce(checkpoints: Iterator[Params]) -> posterior.GaussianPosterior:
-    """Mean and variance over an iterator of parameter trees."""
-    moments = posterior.start(next(checkpoints))
-    for params in checkpoints:
-        moments = posterior.update(moments, params)
-    return posterior.finish(moments)
+def reduce(
+    config: ConfigDict, checkpoints: list, image_shape: tuple
+) -> posterior.GaussianPosterior:
+    """Mean and variance over the checkpoints, whose parts are read while others are folded in.
+
+    In memory are the two results and at most three parts.
+    """
+    start, fold = jax.jit(posterior.start), jax.jit(posterior.update, donate_argnums=0)
+    weights, moments = config.posterior.weights, {}
+
+    def read():
+        for directory, some in itertools.groupby(checkpoints, lambda pair: pair[0]):
+            steps = [step for _, step in some]
+            yield from build.load_snapshot_parts(
+                config, directory, steps, weights, image_shape, PARTS
+            )
+
+    with progress.bar(len(checkpoints), "posterior", unit="checkpoint") as bar:
+        for index, part in prefetch.one_ahead(read()):
+            if index in moments:
+                moments[index] = fold(moments[index], part)
+            else:
+                moments[index] = start(part)
+            jax.block_until_ready(moments[index])
+            del part
+            bar.update(index == 0)
+    found = [posterior.finish(moments.pop(index)) for index in sorted(moments)]
+    means, variances, counts = zip(*found, strict=True)
+    return posterior.GaussianPosterior(whole(means), whole(variances), counts[0])
 
 
 def laplace(config: ConfigDict, workdir: Path, found: data.Dataset) -> posterior.GaussianPosterior:
@@ -107,11 +132,11 @@ def fitted(config: ConfigDict, workdir: Path, checkpoints: list, found: data.Dat
     if config.posterior.family == "fisher":
         about = f"Laplace, from the Fisher over {config.posterior.fisher_images} drawn images"
         return laplace(config, workdir, found), about
-    trees = stream(config, checkpoints, found.image_shape)
     about = f"Mean and variance over {len(checkpoints)} checkpoints"
     if config.posterior.family == "low_rank":
+        trees = stream(config, checkpoints, found.image_shape)
         return posterior.low_rank(trees), f"{about}, and their deviations (low rank)"
-    return reduce(trees), about
+    return reduce(config, checkpoints, found.image_shape), about
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
@@ -131,25 +156,28 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         return
     found = build.dataset(config)
     path = stage.begin()
-    raw, about = fitted(config, workdir, checkpoints, found)
-    found = parallel.fetch(raw)
-    layers = posterior.layer_summary(found)
-    floor = max(section.variance_floor, posterior.relative_floor(found, section.floor_quantile))
-    shrunk = posterior.apply_shrinkage(raw, section.shrinkage)
-    smallest = min(float(v.min()) for v in jax.tree.leaves(shrunk.variance))
+    result, about = fitted(config, workdir, checkpoints, found)
+    host = parallel.fetch(result)
+    layers, median = posterior.layer_summary(host), posterior.relative_floor(host, 0.5)
+    floor = max(section.variance_floor, posterior.relative_floor(host, section.floor_quantile))
+    del host
+    # Under one name, so that what is done with is not kept: these are the parameters' size.
+    result = posterior.apply_shrinkage(result, section.shrinkage)
+    variances = jax.tree.leaves(result.variance)
+    smallest = min(float(v.min()) for v in variances)
     if max(floor, smallest) <= 0:
         raise UserError(
             "config key posterior.variance_floor: some variances over the checkpoints are 0; "
             "set it (or posterior.floor_quantile) above 0"
         )
-    result = posterior.apply_floor(shrunk, floor) if floor > 0 else shrunk
+    below = sum(float(jnp.sum(v < floor)) for v in variances)
+    del variances
+    if floor > 0:
+        result = posterior.apply_floor(result, floor)
     with Store(path / "gaussian") as store:
         store.save(0, {"posterior": result})
         store.wait()
     artifacts.write_json(path / "layers.json", layers)
-    floored = sum(
-        float(jnp.sum(v < floor)) for v in jax.tree.leaves(shrunk.variance)
-    ) / posterior.num_parameters(raw.mean)
     stage.finish(
         {
             "checkpoints": [f"{directory} step {step}" for directory, step in checkpoints],
@@ -157,8 +185,8 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
             "family": section.family,
             "about": about,
             "floor": floor,
-            "fraction_floored": floored,
-            "median_variance": posterior.relative_floor(found, 0.5),
+            "fraction_floored": below / posterior.num_parameters(result.mean),
+            "median_variance": median,
         }
     )
 

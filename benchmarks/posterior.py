@@ -1,0 +1,148 @@
+"""Mean and variance over checkpoints of the CIFAR-10 network: time and memory beside only reading.
+
+    python benchmarks/posterior.py [--checkpoints=20] [--json=FILE]
+
+Both read the same checkpoints, one after the other, in processes of their own; "read" is Orbax
+alone, whole checkpoints without checksums. "speed" is the best time of reading over the best of the
+posterior. Memory is the highest resident size above the process's before its first checkpoint, in
+units of one set of parameters. Minutes, and 4 GB of disk.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+CONFIG = Path(__file__).parents[1] / "configs" / "cifar10.py"
+SHAPE = (32, 32, 3)
+PARAMETERS = 35_746_307
+REPEATS = 3
+
+
+def status(key: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
+def set_up(folder: Path, count: int, *changes: str):
+    """The config, and where its model lies: a finished training that was never run."""
+    from vdu_jax import cli
+    from vdu_jax.stages import build
+
+    flags = [f"--config={CONFIG}", f"--config.posterior.count={count}", *changes]
+    values, _ = cli.parse(flags, "plan")
+    config = values["config"].value
+    return config, [(build.train_stage(config, folder).path, step) for step in range(count)]
+
+
+def write(config, checkpoints: list) -> None:
+    import jax
+    import numpy as np
+
+    from vdu_jax.runtime.checkpoints import Store
+    from vdu_jax.stages import build
+
+    shapes = jax.tree.leaves(build.param_shapes(config, SHAPE))
+    structure = jax.tree.structure(build.param_shapes(config, SHAPE))
+    with Store(checkpoints[0][0] / "snapshots") as store:
+        for _, step in checkpoints:
+            draw = np.random.default_rng(step)
+            leaves = [jax.numpy.asarray(draw.standard_normal(s.shape, np.float32)) for s in shapes]
+            store.save(step, {config.posterior.weights: structure.unflatten(leaves)})
+
+
+def read(config, checkpoints: list) -> None:
+    import orbax.checkpoint as ocp
+
+    from vdu_jax.stages import build
+
+    with ocp.StandardCheckpointer() as reader:
+        for path, step in checkpoints:
+            item = path / "snapshots" / f"{step:08d}" / config.posterior.weights
+            reader.restore(item, build.abstract_params(config, SHAPE))
+
+
+def reduce(config, checkpoints: list) -> None:
+    import jax
+
+    from vdu_jax.stages import posterior
+
+    jax.block_until_ready(posterior.reduce(config, checkpoints, SHAPE))
+
+
+def measure(work, folder: Path, count: int) -> dict:
+    """Seconds, and bytes above the process's once it had done the same with a small network."""
+    small = set_up(folder / "small", 2, "--config.model.block_out_channels=(32,32,32,32)")
+    write(*small)
+    work(*small)
+    whole = set_up(folder, count)
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    started = time.perf_counter()
+    work(*whole)
+    return {"seconds": time.perf_counter() - started, "bytes": status("VmHWM") - before}
+
+
+def child(what: str, folder: str, count: int) -> dict | None:
+    """`what` in a process of its own."""
+    command = [sys.executable, __file__, f"--checkpoints={count}", f"--run={what}", folder]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout) if done.stdout else None
+
+
+def run_child(what: str, folder: Path, count: int) -> None:
+    from vdu_jax import cli
+
+    cli._set_up_jax()
+    if what == "write":
+        write(*set_up(folder, count))
+    else:
+        print(json.dumps(measure({"read": read, "reduce": reduce}[what], folder, count)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoints", type=int, default=20)
+    parser.add_argument("--json", help="write the figures to this file, too")
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.run:
+        run_child(given.run, Path(given.folder), given.checkpoints)
+        return
+    counts = (3, given.checkpoints)
+    with tempfile.TemporaryDirectory(prefix="vdu-posterior-") as folder:
+        child("write", folder, given.checkpoints)
+        child("read", folder, given.checkpoints)  # warms the page cache
+        times = {"read": [], "reduce": []}
+        for _ in range(REPEATS):
+            for what, found in times.items():
+                found.append(child(what, folder, given.checkpoints))
+        few = child("reduce", folder, min(counts))
+    from vdu_jax.runtime import provenance
+
+    size = 4 * PARAMETERS
+    best = {what: min(row["seconds"] for row in rows) for what, rows in times.items()}
+    figures = {
+        "checkpoints": given.checkpoints,
+        "parameters": PARAMETERS,
+        "seconds": {what: [row["seconds"] for row in rows] for what, rows in times.items()},
+        "speed": best["read"] / best["reduce"],
+        "memory": max(row["bytes"] for row in times["reduce"]) / size,
+        "memory_of_reading": max(row["bytes"] for row in times["read"]) / size,
+        "memory_at_3": few["bytes"] / size,
+        "provenance": provenance.collect(),
+    }
+    print(json.dumps(figures, indent=2))
+    if given.json:
+        Path(given.json).write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    main()
