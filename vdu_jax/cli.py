@@ -118,7 +118,7 @@ def parse(argv: Sequence[str], command: str = "run"):
         raise
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"bad arguments: {_one_line(error)}") from error
-    except Exception as error:  # whatever the user's config file raises
+    except (Exception, SystemExit) as error:  # whatever the user's config file raises
         raise UserError(f"--config={path} failed: {type(error).__name__}: {error}") from error
     finally:
         sys.argv = program

@@ -240,6 +240,50 @@ def default() -> ConfigDict:
     )
 
 
+# Sections with keys of the user's own.
+FREE = ("methods", "guard", "benchmark.method_seeds", "benchmark.grids", "benchmark.changes")
+LARGEST = 2**31 - 1  # whole number; JAX counts in 32 bits
+
+
+def _check_types(found: Any, wanted: ConfigDict, prefix: str) -> None:
+    """Refuse a section that lacks a setting, has one too many, or one of another type.
+
+    Raises:
+      UserError: with the key.
+    """
+    if not isinstance(found, ConfigDict):
+        raise UserError(f"config key {prefix or 'config'} = {found!r}: must be a section")
+    path = f"{prefix}." if prefix else ""
+    for key in [*wanted, *found]:
+        name = f"{path}{key}"
+        if key not in wanted:
+            raise UserError(f"config key {name}: there is no such setting")
+        if key not in found:
+            raise UserError(f"config key {name} is missing: start from vdu_jax.config.default()")
+        value, example = found[key], wanted[key]
+        if not isinstance(example, ConfigDict):
+            _check_type(name, value, example)
+        elif name not in FREE and key not in FREE:
+            _check_types(value, example, name)
+        elif not isinstance(value, ConfigDict):
+            raise UserError(f"config key {name} = {value!r}: must be a section")
+
+
+def _check_type(key: str, value: Any, example: Any) -> None:
+    kinds = {bool: (bool,), int: (int,), float: (int, float), str: (str,), tuple: (tuple, list)}
+    words = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+    kind = type(example)
+    fine = kind not in kinds or isinstance(value, kinds[kind])
+    if not fine or (isinstance(value, bool) and kind in (int, float)):
+        must = words.get(kind, "a tuple")
+        raise UserError(f"config key {key} = {value!r}: must be {must}")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise UserError(f"config key {key} = {value}: must be at most {LARGEST}")
+    if isinstance(value, tuple | list):
+        for item in value if example else ():
+            _check_type(key, item, example[0])
+
+
 class _Check:
     """Collects the checks of one config; every failure is a UserError that names the key."""
 
@@ -301,6 +345,7 @@ def validate(config: ConfigDict) -> None:
     from vdu_jax.diffusion import process, samplers
     from vdu_jax.interop import inception
 
+    _check_types(config, default(), "")
     c = _Check(config)
     c.one_of("data.name", data.dataset_names())
     c.not_negative("data.image_size", "data.channels", "data.cache_mb")
@@ -554,19 +599,11 @@ def _validate_method(c: _Check, name: str, factories) -> None:
         raise UserError(f"config key methods.{name}: use letters, digits, - and _; not 'original'")
     entry = c.config.methods[name]
     prefix = f"methods.{name}"
-    try:
-        if not isinstance(entry, ConfigDict):
-            raise KeyError("objective")
-        c.one_of(f"{prefix}.objective", factories)
-        wanted = method(entry.objective)
-        missing = [k for k in wanted if k not in entry]
-        missing += [f"params.{k}" for k in wanted.params if k not in entry.params]
-        if missing:
-            raise KeyError(missing[0])
-    except KeyError as error:
-        raise UserError(
-            f"config key {prefix} lacks {error.args[0]!r}: make it with vdu_jax.config.method(…)"
-        ) from None
+    if not isinstance(entry, ConfigDict) or "objective" not in entry:
+        raise UserError(f"config key {prefix}: make it with vdu_jax.config.method(…)")
+    c.one_of(f"{prefix}.objective", factories)
+    wanted = method(entry.objective)
+    _check_types(entry, wanted, prefix)
     if entry.objective == "retrain":
         for key, value in wanted.to_dict().items():
             c.that(
