@@ -1,10 +1,12 @@
 """The command line: `vdu STAGE --config=FILE --workdir=DIR [--config.a.b=VALUE …]`, and tools."""
 
+import errno
 import importlib
 import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -231,6 +233,7 @@ def _main(argv: list[str]) -> int:
                 f"{', '.join(TOOLS)}"
             )
         _set_up_jax()
+        _quiet_threads()
         from vdu_jax.runtime.preemption import Interrupted
 
         values, arguments = parse(rest, stage)
@@ -254,7 +257,9 @@ def _main(argv: list[str]) -> int:
             if error.filename is None and error.errno is None:
                 raise
             where = error.filename or values.workdir
-            raise UserError(f"{where}: {error.strerror or error}; check its path") from error
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            do = "free some; the same command continues" if full else "check its path"
+            raise UserError(f"{where}: {error.strerror or error}; {do}") from error
         except Exception as error:
             if not _is_lost_peer(error):
                 raise
@@ -268,6 +273,17 @@ def _main(argv: list[str]) -> int:
         print("vdu: stopped; the same command continues", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
+
+
+def _quiet_threads() -> None:
+    """What a thread could not read or write is raised again where it is waited for."""
+    default = threading.excepthook
+
+    def hook(args):
+        if not issubclass(args.exc_type, OSError):
+            default(args)
+
+    threading.excepthook = hook
 
 
 def _together() -> bool:

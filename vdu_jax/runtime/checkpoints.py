@@ -9,7 +9,11 @@ and turns what a user can get wrong (no checkpoint, another network, a damaged f
 Orbax itself notices a truncated file, but not a changed bit.
 """
 
+import contextlib
+import errno
 import math
+import os
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,11 +25,13 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
 from vdu_jax.errors import UserError
-from vdu_jax.runtime import artifacts, processes
+from vdu_jax.runtime import artifacts, parallel, processes
 
-absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax logs every save at INFO
+# Orbax logs every save at INFO, and with its traceback whatever it raises as well.
+absl_logging.set_verbosity(absl_logging.FATAL)
 
 DIGITS = 8  # of a step's folder name
+MARGIN = 2**20  # bytes that are to stay free
 
 
 def abstract(tree: Any) -> Any:
@@ -169,15 +175,38 @@ class Store:
 
         Args:
           trees: pytrees of arrays by name. json: JSON-able values by name.
+
+        Raises:
+          OSError: if the disk is full.
         """
         self.wait()
         if step in self._manager.all_steps():
             if self.damage(step) is None:
                 return
             self._delete(step)
+        processes.from_leader(self._check_room, parallel.total_bytes(list(trees.values())))
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         items |= {name: ocp.args.JsonSave(value) for name, value in (json or {}).items()}
-        self._manager.save(step, args=ocp.args.Composite(**items))
+        with self._room_reported():
+            self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def _check_room(self, size: int) -> None:
+        """Raise an OSError if `size` bytes do not fit, before Orbax has begun to write."""
+        # Compressed they are rarely smaller than this; small files take whole blocks.
+        if shutil.disk_usage(self.directory).free < 0.9 * size + MARGIN:
+            raise OSError(
+                errno.ENOSPC, f"no room for a checkpoint of {size:,} bytes", str(self.directory)
+            )
+
+    @contextlib.contextmanager
+    def _room_reported(self) -> Iterator[None]:
+        """What Orbax and TensorStore raise when the disk is full, as an OSError."""
+        try:
+            yield
+        except Exception as error:
+            if os.strerror(errno.ENOSPC) not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory)) from error
 
     def restore(self, step: int, name: str, like: Any) -> Any:
         """One pytree of one step, in the structure and placement of `like` (see `abstract`).
@@ -260,7 +289,8 @@ class Store:
 
     def wait(self) -> None:
         """Block until every save has reached the disk, and its checksums."""
-        self._manager.wait_until_finished()
+        with self._room_reported():
+            self._manager.wait_until_finished()
         processes.from_leader(self._sum_up)
 
     def close(self) -> None:

@@ -212,7 +212,6 @@ def fit(
             shown = [{} for _ in interval]
             for kind, loader in loaders.items():
                 loader.set_state(saved["loaders"][kind])
-        writer = ScalarWriter(directory, resume_step=done)
         started = time.monotonic() - elapsed
 
         def save_state():
@@ -230,7 +229,10 @@ def fit(
             trees = {"params": state.params}
             snapshots.save(done, trees | ({"ema": state.ema} if ema_decay > 0 else {}))
 
-        with progress.bar(num_steps, label, initial=done) as bar:
+        with (
+            ScalarWriter(directory, resume_step=done) as writer,
+            progress.bar(num_steps, label, initial=done) as bar,
+        ):
             while done < num_steps and stopped is None:
                 batch = {kind: next(images) for kind, images in batches.items()}
                 arguments = (state, objective_state, batch, jax.random.fold_in(step_key, done))
@@ -279,7 +281,6 @@ def fit(
         snapshots.wait()
         states.wait()
         seconds = time.monotonic() - started
-        writer.close()
         total = flops["init"] + done * flops["step"]
         return FitResult(done, stopped, seconds, snapshots.steps(), total)
 

@@ -42,6 +42,12 @@ class ScalarWriter:
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
     def close(self) -> None:
         if not self._writes:
             return

@@ -1,0 +1,65 @@
+"""A full and a read-only disk, on small file systems of the tests' own."""
+
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from vdu_jax import cli
+
+MIB = 2**20
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder with 3 MiB of room, and `change(option)` of how it is mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True
+        ).returncode
+    ):
+        pytest.skip("file systems cannot be mounted here")
+
+    def change(option):
+        subprocess.run(["mount", "-o", f"remount,{option}", str(folder)], check=True)
+
+    yield folder, change
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def one_line(capsys):
+    (line,) = (text for text in capsys.readouterr().err.splitlines() if "vdu:" in text)
+    return line
+
+
+def test_a_full_disk_ends_training_with_what_was_saved_whole(config_file, disk, capsys):
+    folder, change = disk
+    train = ["train", f"--config={config_file}", "--config.train.snapshots=12"]
+    train += ["--config.train.snapshot_every=1", "--config.train.save_state_every=1"]
+    assert cli.main([*train, f"--workdir={folder / 'work'}"]) == 2
+    line = one_line(capsys)
+    assert "no room for a checkpoint of" in line or "No space left on device" in line
+    assert "free some; the same command continues" in line and "Traceback" not in line
+    saved = list((folder / "work" / "train").glob("*/[0-9]*.sums.json"))
+    assert saved and shutil.disk_usage(folder).free < 2 * MIB
+    change("size=50m")
+    assert cli.main([*train, f"--workdir={folder / 'work'}"]) == 0
+    lines = (folder / "work" / "train" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 13))  # each once
+
+
+def test_a_read_only_workdir_is_one_line(config_file, disk, capsys, finished_run):
+    folder, change = disk
+    change("size=50m")
+    shutil.copytree(finished_run / "train", folder / "train")
+    change("ro")
+    for stage in ("train", "posterior"):
+        flags = [f"--config={config_file}", f"--workdir={folder}"]
+        code = cli.main([stage, *flags])
+        assert code == (0 if stage == "train" else 2)  # what is done needs nothing written
+    assert "Read-only file system" in one_line(capsys)
