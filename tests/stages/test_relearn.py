@@ -182,8 +182,8 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(workdir, config, monk
     made, trained = data.make_loader, []
 
     class Loader:
-        def __init__(self, *args):
-            self.inner = made(*args)
+        def __init__(self, *args, **which):
+            self.inner = made(*args, **which)
 
         def __next__(self):
             trained.append(1)
