@@ -277,11 +277,10 @@ def _main(argv: list[str]) -> int:
 
 def _quiet_threads() -> None:
     """What a thread could not read or write is raised again where it is waited for."""
-    default = threading.excepthook
 
     def hook(args):
         if not issubclass(args.exc_type, OSError):
-            default(args)
+            threading.__excepthook__(args)
 
     threading.excepthook = hook
 
