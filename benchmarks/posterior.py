@@ -47,8 +47,7 @@ def write(config, checkpoints: list) -> None:
     from vdu_jax.runtime.checkpoints import Store
     from vdu_jax.stages import build
 
-    shapes = jax.tree.leaves(build.param_shapes(config, SHAPE))
-    structure = jax.tree.structure(build.param_shapes(config, SHAPE))
+    shapes, structure = jax.tree.flatten(build.param_shapes(config, SHAPE))
     with Store(checkpoints[0][0] / "snapshots") as store:
         for _, step in checkpoints:
             draw = np.random.default_rng(step)
@@ -107,7 +106,7 @@ def run_child(what: str, folder: Path, count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoints", type=int, default=20)
+    parser.add_argument("--checkpoints", type=int, default=20, help="at least 3")
     parser.add_argument("--json", help="write the figures to this file, too")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)
@@ -115,7 +114,6 @@ def main() -> None:
     if given.run:
         run_child(given.run, Path(given.folder), given.checkpoints)
         return
-    counts = (3, given.checkpoints)
     with tempfile.TemporaryDirectory(prefix="vdu-posterior-") as folder:
         child("write", folder, given.checkpoints)
         child("read", folder, given.checkpoints)  # warms the page cache
@@ -123,7 +121,7 @@ def main() -> None:
         for _ in range(REPEATS):
             for what, found in times.items():
                 found.append(child(what, folder, given.checkpoints))
-        few = child("reduce", folder, min(counts))
+        few = child("reduce", folder, 3)
     from vdu_jax.runtime import provenance
 
     size = 4 * PARAMETERS

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from vdu_jax import cli
+
 LAUNCH = Path(__file__).parents[2] / "launch" / "local.py"
 STEPS = 24
 
@@ -33,6 +35,12 @@ def end(process, timeout=500):
 
 def train(config_file, workdir):
     return start("train", config_file, workdir, f"--config.train.steps={STEPS}")
+
+
+def train_alone(config_file, workdir):
+    """The same in this process."""
+    flags = [f"--config={config_file}", f"--workdir={workdir}", f"--config.train.steps={STEPS}"]
+    return cli.main(["train", *flags])
 
 
 def part_of(process):
@@ -65,17 +73,12 @@ def losses(workdir):
 
 @pytest.fixture(scope="module")
 def undisturbed(config_file, tmp_path_factory):
-    from vdu_jax import cli
-
     workdir = tmp_path_factory.mktemp("undisturbed")
-    arguments = [f"--config={config_file}", f"--workdir={workdir}", f"--config.train.steps={STEPS}"]
-    assert cli.main(["train", *arguments]) == 0
+    assert train_alone(config_file, workdir) == 0
     return losses(workdir)
 
 
 def test_a_signal_to_one_stops_both_and_one_process_goes_on(config_file, tmp_path, undisturbed):
-    from vdu_jax import cli
-
     process = train(config_file, tmp_path)
     wait_for(tmp_path / "train" / "state" / "00000004", process)
     os.kill(part_of(process)[1], signal.SIGTERM)
@@ -84,12 +87,7 @@ def test_a_signal_to_one_stops_both_and_one_process_goes_on(config_file, tmp_pat
     assert err.count("state saved; the same command continues") == 1
     done = max(int(p.name) for p in (tmp_path / "train" / "state").iterdir() if p.is_dir())
     assert 4 < done < STEPS
-    arguments = [
-        f"--config={config_file}",
-        f"--workdir={tmp_path}",
-        f"--config.train.steps={STEPS}",
-    ]
-    assert cli.main(["train", *arguments]) == 0
+    assert train_alone(config_file, tmp_path) == 0
     assert losses(tmp_path) == pytest.approx(undisturbed, rel=1e-5)
 
 

@@ -329,10 +329,9 @@ def load_snapshot(
     config: ConfigDict, directory: Path, step: int, weights: str, image_shape: tuple
 ) -> Params:
     """Parameters under `directory`/snapshots; weights "params" or, of a training run, "ema"."""
-    if directory.name == "import":
-        weights = "params"
     with Store(directory / "snapshots", read_only=True) as store:
-        return store.restore(step, weights, abstract_params(config, image_shape))
+        like = abstract_params(config, image_shape)
+        return store.restore(step, _stored_weights(directory, weights), like)
 
 
 def load_snapshot_parts(
@@ -344,10 +343,14 @@ def load_snapshot_parts(
     count: int,
 ) -> Iterator[tuple[int, Params]]:
     """The same of several steps, in `count` parts each; see `Store.restore_parts`."""
-    if directory.name == "import":
-        weights = "params"
     with Store(directory / "snapshots", read_only=True) as store:
-        yield from store.restore_parts(steps, weights, abstract_params(config, image_shape), count)
+        like = abstract_params(config, image_shape)
+        yield from store.restore_parts(steps, _stored_weights(directory, weights), like, count)
+
+
+def _stored_weights(directory: Path, weights: str) -> str:
+    """What `weights` are in a model's folder: an imported one has "params" only."""
+    return "params" if directory.name == "import" else weights
 
 
 def data_inputs(config: ConfigDict) -> dict:
