@@ -128,6 +128,19 @@ def test_the_newest_whole_step(tmp_path, capsys):
     assert f"{file} is missing" in capsys.readouterr().err
 
 
+def test_files_are_checked_once(directory, monkeypatch):
+    """Those of the step found whole are not read for their checksums again when it is restored."""
+    read, real = [], checkpoints.checksum
+    monkeypatch.setattr(checkpoints, "checksum", lambda path: read.append(path) or real(path))
+    with Store(directory) as store:
+        assert store.newest_whole() == 3 and read
+        store.restore(3, "params", abstract(TREE))
+    with Store(directory, read_only=True) as store:
+        list(store.restore_parts([3], "params", abstract(TREE), 2))
+    of_params = [path for path in read if path.is_relative_to(directory / "00000003" / "params")]
+    assert len(of_params) == 2 * len(set(of_params))
+
+
 def test_checksums_go_with_their_step(tmp_path):
     with Store(tmp_path, keep=1) as store:
         for step in range(3):

@@ -98,6 +98,7 @@ class Store:
 
     def __init__(self, directory: Path, keep: int | None = None, read_only: bool = False):
         self.directory, self.read_only = Path(directory).absolute(), read_only
+        self._found_whole: int | None = None  # by `newest_whole`: not to read its files again
         if read_only and not self.directory.is_dir():
             raise UserError(f"no checkpoints at {self.directory}: run the stage that makes them")
         self._manager = ocp.CheckpointManager(
@@ -159,6 +160,7 @@ class Store:
         for step in reversed(self.steps()):
             found = self.damage(step)
             if found is None:
+                self._found_whole = step
                 return step
             processes.report(f"{found}; going on from what was saved before")
             self._delete(step)
@@ -238,7 +240,8 @@ class Store:
         self._check(steps[0], name, like)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             for step in steps:
-                self._check_files(step, name)
+                if step != steps[0]:
+                    self._check_files(step, name)
                 for index, part in enumerate(parts(like, count)):
                     args = ocp.args.PyTreeRestore(
                         item=part,
@@ -254,7 +257,7 @@ class Store:
         """Raises: UserError if a step is missing or its item damaged."""
         if step not in self._manager.all_steps():
             raise UserError(f"{self.directory} has no checkpoint of step {step}")
-        if found := self.damage(step, name):
+        if step != self._found_whole and (found := self.damage(step, name)):
             raise UserError(f"{found}; make it again")
 
     def _where(self, step: int, name: str) -> str:
