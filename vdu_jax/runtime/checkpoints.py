@@ -32,6 +32,7 @@ absl_logging.set_verbosity(absl_logging.FATAL)
 
 DIGITS = 8  # of a step's folder name
 MARGIN = 2**20  # bytes that are to stay free
+IN_FLIGHT = 4  # times the largest tensor: what is read at once of a part
 
 
 def abstract(tree: Any) -> Any:
@@ -238,7 +239,10 @@ class Store:
         Raises: as `restore`.
         """
         self._check(steps[0], name, like)
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        largest = max(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(like))
+        # Orbax's buffers, too, are to be a few tensors and not a part.
+        handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=IN_FLIGHT * largest / 1e9)
+        with ocp.Checkpointer(handler) as reader:
             for step in steps:
                 if step != steps[0]:
                     self._check_files(step, name)

@@ -73,10 +73,10 @@ def reduce(
 ) -> posterior.GaussianPosterior:
     """Mean and variance over the checkpoints, whose parts are read while others are folded in.
 
-    In memory are the two results and at most three parts.
+    In memory are the two results, two parts and what reading a few tensors takes.
     """
     start, fold = jax.jit(posterior.start), jax.jit(posterior.update, donate_argnums=0)
-    weights, moments = config.posterior.weights, {}
+    weights, moments, structures = config.posterior.weights, {}, {}
 
     def read():
         for directory, some in itertools.groupby(checkpoints, lambda pair: pair[0]):
@@ -87,14 +87,21 @@ def reduce(
 
     with progress.bar(len(checkpoints), "posterior", unit="checkpoint") as bar:
         for index, part in prefetch.one_ahead(read()):
+            # Tensor by tensor: XLA's intermediate results are then one tensor's, not a part's.
+            leaves, structures[index] = jax.tree.flatten(part)
             if index in moments:
-                moments[index] = fold(moments[index], part)
+                moments[index] = list(map(fold, moments[index], leaves))
             else:
-                moments[index] = start(part)
+                moments[index] = list(map(start, leaves))
             jax.block_until_ready(moments[index])
-            del part
+            del part, leaves
             bar.update(index == 0)
-    found = [posterior.finish(moments.pop(index)) for index in sorted(moments)]
+    found = []
+    for index, structure in sorted(structures.items()):
+        counts, *trees = zip(*moments.pop(index), strict=True)
+        of_part = posterior.Moments(counts[0], *map(structure.unflatten, trees))
+        found.append(posterior.finish(of_part))
+        del trees, of_part
     means, variances, counts = zip(*found, strict=True)
     return posterior.GaussianPosterior(whole(means), whole(variances), counts[0])
 
