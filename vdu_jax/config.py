@@ -216,7 +216,7 @@ def default() -> ConfigDict:
             "benchmark": {
                 "classes": (),  # each is forgotten alone
                 "seeds": (0, 1, 2),
-                "method_seeds": {},  # method -> the seeds it is run on, if not on all
+                "method_seeds": {},  # method -> the seeds it is run on, if not on all; () for none
                 "tuning_class": -1,  # not among `classes`; for choosing from grids
                 # method -> tuple of {setting: value}, as many for every method that is tuned.
                 "grids": {},
@@ -452,8 +452,8 @@ def validate_benchmark(config: ConfigDict) -> None:
     for method, seeds in section.method_seeds.items():
         c.that(
             f"benchmark.method_seeds.{method}",
-            lambda v: len(v) > 0 and set(v) <= set(section.seeds),
-            "must be a tuple of some of benchmark.seeds",
+            lambda v: set(v) <= set(section.seeds),
+            "must be a tuple of some of benchmark.seeds, or () to leave the method out",
         )
         del seeds
     for method in section.changes:

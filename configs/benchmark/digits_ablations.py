@@ -3,9 +3,10 @@
     vdu benchmark --config=configs/benchmark/digits_ablations.py --workdir=runs/benchmark/ablations
 
 K checkpoints of one run (trajectory_K) and of K runs that share their initial parameters (runs_K),
-gamma, anchor, the floor of the variances, and what goes beyond the paper: the other families of the
-posterior, shrinkage and the natural step. Every other setting is that of `vdu`. 19 further models
-are trained. Cost and figures: docs/results.md.
+gamma, anchor, the floor of the variances, the size of D_f (178 images of a class; with 1 % there is
+nothing to learn a detector from: see fashion_forget_size), and what goes beyond the paper: the other
+families of the posterior, shrinkage and the natural step. Every other setting is that of `vdu`. 19
+further models are trained. Cost and figures: docs/results.md.
 """
 
 import digits_methods
@@ -28,11 +29,11 @@ def get_config():
     retrain = config.methods.retrain
     methods, changes = {"retrain": retrain, "vdu": base}, {}
 
-    def vary(name, settings=None, **changed):
+    def vary(name, settings=None, section="posterior", **changed):
         name = name.replace(".", "_")
         methods[name] = vdu_config.change_method("vdu", base, settings or {})
         if changed:
-            changes[name] = {"posterior": changed}
+            changes[name] = {section: changed}
 
     for count in CHECKPOINTS:
         vary(f"trajectory_{count}", count=count)
@@ -42,6 +43,8 @@ def get_config():
     vary("anchor_mean", {"anchor": "mean"})
     for quantile in (0.01, 0.5):  # vdu: 0.1
         vary(f"floor_{quantile:g}", floor_quantile=quantile)
+    for share in (0.1, 0.3):
+        vary(f"forget_{100 * share:.0f}_percent", section="forget", fraction=share)
     vary("shrinkage_0.5_trajectory_2", count=2, shrinkage=0.5)
     vary("low_rank", family="low_rank")
     vary("fisher", family="fisher")

@@ -344,6 +344,13 @@ def test_work_is_left_to_the_process_that_is_at_it(tmp_path):
     assert done == ["a", "c", "b"]
 
 
+def test_a_method_can_be_left_out(small):
+    small.benchmark.method_seeds = {"few": (), "retrain": (4,)}
+    vdu_config.validate_benchmark(small)
+    names = list(map(str, benchmark.cells(small)))
+    assert names == ["plain/8/0", "retrain/8/4", "plain/8/4"]
+
+
 def test_a_cell_that_is_not_there(small):
     with pytest.raises(UserError, match="--only=plain/8/9: no cell"):
         benchmark.parse_cell(small, "plain/8/9")
