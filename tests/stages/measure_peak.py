@@ -3,6 +3,7 @@
 python measure_peak.py CONFIG.py [BATCH_SIZE]
 """
 
+import ctypes
 import sys
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def main(path, batch_size=None):
     batch = {"retain": {"image": jnp.zeros((section.batch_size, *shape))}}
     step = fit.make_step(objective, optimizer, section.ema_decay)
     step = jax.jit(step, donate_argnums=0).lower(state, (), batch, key).compile()
+    ctypes.CDLL(None).malloc_trim(0)  # what compiling has freed would hold what is measured
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     state = start(key)
