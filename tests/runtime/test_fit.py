@@ -213,6 +213,21 @@ def test_a_damaged_state_is_named_and_the_one_before_used(tmp_path, capsys):
         )  # fmt: skip
 
 
+def test_two_stores_never_save_at_once(tmp_path, monkeypatch):
+    # Orbax's barriers have the same names for all stores: several processes would hang.
+    stores, save = [], Store.save
+
+    def checked(self, *arguments):
+        stores.append(self)
+        busy = [s for s in stores if s is not self and s._manager.is_saving_in_progress()]
+        assert not busy, busy[0].directory
+        save(self, *arguments)
+
+    monkeypatch.setattr(Store, "save", checked)
+    run(tmp_path, snapshot_steps=range(1, 13), save_state_every=1)
+    assert len(stores) == 2 * 12
+
+
 def flip(folder):
     """Change one bit of the largest file."""
     file = max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)

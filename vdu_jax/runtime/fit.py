@@ -226,6 +226,7 @@ def fit(
             states.save(done, {"state": state}, {"loop": loop})
 
         def save_snapshot():
+            states.wait()  # processes that save to two stores at once wait for each other for ever
             trees = {"params": state.params}
             snapshots.save(done, trees | ({"ema": state.ema} if ema_decay > 0 else {}))
 
