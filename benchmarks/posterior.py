@@ -17,16 +17,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import memory
+
 CONFIG = Path(__file__).parents[1] / "configs" / "cifar10.py"
 SHAPE = (32, 32, 3)
 PARAMETERS = 35_746_307
 REPEATS = 3
-
-
-def status(key: str) -> int:
-    """A line of /proc/self/status, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
 def set_up(folder: Path, count: int, *changes: str):
@@ -80,11 +76,10 @@ def measure(work, folder: Path, count: int) -> dict:
     write(*small)
     work(*small)
     whole = set_up(folder, count)
-    before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = memory.baseline()
     started = time.perf_counter()
     work(*whole)
-    return {"seconds": time.perf_counter() - started, "bytes": status("VmHWM") - before}
+    return {"seconds": time.perf_counter() - started, "bytes": memory.taken(before)}
 
 
 def child(what: str, folder: str, count: int) -> dict | None:

@@ -5,8 +5,9 @@ import os
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# One compiler setting for all, whether JAX has started before the first command or not.
-os.environ.setdefault("XLA_FLAGS", "")
+# One compiler setting for all, whether JAX has started before the first command or not. Networks
+# this small take far longer to compile than to run.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # The runs below compile the same programs again and again, in every worker; nothing is kept between
 # sessions.
 if "PYTEST_XDIST_WORKER" not in os.environ:

@@ -3,11 +3,11 @@
     vdu benchmark --config=configs/benchmark/digits_ablations.py --workdir=runs/benchmark/ablations
 
 K checkpoints of one run (trajectory_K) and of K runs that share their initial parameters (runs_K),
-gamma, anchor, the floor of the variances, the size of D_f (some 145 images a class; with 1 % there is
-nothing to learn a detector from: see fashion_forget_size), and what goes beyond the paper: the other
-families of the posterior, shrinkage and the natural step. Every other setting is that of `vdu` here:
-gamma = 0.5, K = 8, not the gamma = 0.1 that tuning chose in digits_methods, with which the variances
-have little weight. 19 further models are trained. Cost and figures: docs/results.md.
+gamma, anchor, the floor of the variances, the size of D_f (some 145 images a class; with 1 % there
+is nothing to learn a detector from: see fashion_forget_size), and what goes beyond the paper: the
+other families of the posterior, shrinkage and the natural step. Every other setting is that of
+`vdu` here: gamma = 0.5, K = 8, not the gamma = 0.1 that tuning chose in digits_methods, with which
+the variances have little weight. 19 further models are trained. Cost and figures: docs/results.md.
 """
 
 import digits_methods

@@ -13,12 +13,12 @@ from vdu_jax import config as vdu_config
 from vdu_jax.errors import UserError
 from vdu_jax.stages import plan
 
-HERE = Path(__file__).parent
-DIGITS = HERE.parents[1] / "configs" / "digits.py"
+ROOT = Path(__file__).parents[2]
+DIGITS = ROOT / "configs" / "digits.py"
 
 
 def test_the_plan_for_digits_is_what_training_takes():
-    command = [sys.executable, str(HERE / "measure_peak.py"), str(DIGITS)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "training_peak.py"), str(DIGITS)]
     env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     planned, taken = map(int, done.stdout.split())

@@ -26,7 +26,7 @@ GIB = 2**30
 # Where there is no data set to ask: |D_f|, and the share of replay that is forget-like.
 NUM_FORGET, FORGET_SHARE = 1000, 0.1
 # Kind of device -> what its runtime takes beside a program's own account. On a CPU 43 MB were
-# measured, whatever the batch size (tests/stages/measure_peak.py).
+# measured, whatever the batch size (benchmarks/training_peak.py).
 RUNTIME = {"cpu": 43_000_000}
 COLUMNS = ("parameters", "average", "optimiser", "objective", "gradients", "activations", "runtime")
 

@@ -22,7 +22,9 @@ from vdu_jax.types import Objective, Params
 def fresh(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params:
     """Initial parameters from `train.init_seed`."""
     net = build.net(config, image_shape)
-    init = jax.jit(lambda key: unet.init_params(net, key, image_shape))
+    # It runs once, and LLVM's optimisations of it take four times as long as all the rest.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    init = jax.jit(lambda key: unet.init_params(net, key, image_shape), compiler_options=quick)
     return init(jax.random.key(config.train.init_seed))
 
 

@@ -1,25 +1,18 @@
 """The memory that training is planned to take and that three steps take: prints both, in bytes.
 
-python measure_peak.py CONFIG.py [BATCH_SIZE]
+python benchmarks/training_peak.py CONFIG.py [BATCH_SIZE]
 """
 
-import ctypes
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import memory
 
 from vdu_jax import cli
 from vdu_jax.models import unet
 from vdu_jax.runtime import fit, parallel
 from vdu_jax.stages import build, plan, train
-
-
-def status(key):
-    """A line of /proc/self/status, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
 def main(path, batch_size=None):
@@ -39,14 +32,12 @@ def main(path, batch_size=None):
     batch = {"retain": {"image": jnp.zeros((section.batch_size, *shape))}}
     step = fit.make_step(objective, optimizer, section.ema_decay)
     step = jax.jit(step, donate_argnums=0).lower(state, (), batch, key).compile()
-    ctypes.CDLL(None).malloc_trim(0)  # what compiling has freed would hold what is measured
-    before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = memory.baseline()
     state = start(key)
     for index in range(3):
         state, _ = step(state, (), batch, jax.random.fold_in(key, index))
     jax.block_until_ready(state)
-    taken = status("VmHWM") - before
+    taken = memory.taken(before)
     assert parallel.bytes_per_device(state) == parallel.total_bytes(state)
     config.methods = {}
     print(plan.make(config, 1)["stages"]["train"]["total"], taken)
