@@ -213,6 +213,33 @@ def test_a_damaged_state_is_named_and_the_one_before_used(tmp_path, capsys):
         )  # fmt: skip
 
 
+def test_no_more_than_a_few_steps_are_under_way(tmp_path, monkeypatch):
+    # A signal is heard after what is under way: many long steps would take minutes.
+    compile_step, found, under_way = fit_lib.parallel.compile_step, [], []
+
+    def watched(*arguments):
+        step_fn = compile_step(*arguments)
+
+        def step(*arguments):
+            under_way.append(sum(not metrics["loss"].is_ready() for metrics in found))
+            state, metrics = step_fn(*arguments)
+            found.append(metrics)
+            return state, metrics
+
+        step.lower = step_fn.lower
+        return step
+
+    def slow(params, state, batch, key):
+        work = jax.lax.fori_loop(0, 20, lambda _, x: x @ x / 1e3, jnp.full((300, 300), params["b"]))
+        value, metrics = loss(params, state, batch, key)
+        return value + 0 * jax.lax.stop_gradient(work.sum()), metrics
+
+    monkeypatch.setattr(fit_lib.parallel, "compile_step", watched)
+    slow = Objective(frozenset({"retain"}), no_state, slow)
+    run(tmp_path, 20, slow, snapshot_steps=(20,), save_state_every=20, log_every=20)
+    assert len(under_way) == 20 and 1 <= max(under_way) <= fit_lib.AHEAD
+
+
 def test_two_stores_never_save_at_once(tmp_path, monkeypatch):
     # Orbax's barriers have the same names for all stores: several processes would hang.
     stores, save = [], Store.save

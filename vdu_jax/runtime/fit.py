@@ -30,6 +30,8 @@ from vdu_jax.runtime.preemption import Interrupted, SignalWatch
 from vdu_jax.runtime.scalars import ScalarWriter
 from vdu_jax.types import Objective, Params
 
+AHEAD = 2  # steps handed to the devices before the last one is done; a signal waits for them
+
 
 class FitState(NamedTuple):
     """step () int32: updates made so far. ema: None if no average is kept."""
@@ -244,6 +246,8 @@ def fit(
                 state, metrics = step_fn(*arguments)
                 interval.append(metrics)
                 shown.append(dict(seen))
+                if len(interval) > AHEAD:
+                    jax.block_until_ready(interval[-1 - AHEAD])
                 done += 1
                 bar.update()
                 snapshot_due = done in snapshot_steps
