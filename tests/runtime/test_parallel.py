@@ -21,9 +21,7 @@ from vdu_jax.runtime.checkpoints import Store, abstract
 
 JOB = Path(parallel_job.__file__)
 # Eight devices on busy cores: one may wait for another longer than XLA allows by default.
-FLAGS = (
-    "--xla_cpu_collective_call_terminate_timeout_seconds=600 --xla_backend_optimization_level=0"
-)
+FLAGS = "--xla_cpu_collective_call_terminate_timeout_seconds=600 --xla_backend_optimization_level=0"
 LAUNCH = JOB.parents[2] / "launch" / "local.py"
 LAYOUTS = {"jit": [], "fsdp": ["--fsdp=8"], "pmap": ["--mode=pmap"]}
 
