@@ -1,16 +1,11 @@
 """The U-Net: its size, its switches and the functions closed over it."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vdu_jax.models import unet
-
-# Compiling takes most of the time here.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 TINY = dict(
     out_channels=3,
@@ -39,7 +34,7 @@ def tiny():
     net = unet.UNet(**TINY, dropout=0.5)
     xt = np.random.default_rng(1).normal(size=(3, 8, 12, 3)).astype(np.float32)
     t = np.array([0, 30, 900], np.int32)
-    return net, jit(unet.make_score_fn(net)), randomised(net, (8, 12, 3)), xt, t
+    return net, jax.jit(unet.make_score_fn(net)), randomised(net, (8, 12, 3)), xt, t
 
 
 def test_ho_et_al_cifar10_network_has_its_published_size():
@@ -79,10 +74,10 @@ def test_shapes_of_the_variants(change, shape):
 def test_output_is_zero_at_initialisation():
     net = unet.UNet(3, (4,), 1, attention_levels=(0,), mid_attention=False, num_groups=2)
     key = jax.random.key(0, impl="rbg")  # compiles several times faster than threefry
-    params = jit(lambda key: unet.init_params(net, key, (8, 8, 3)))(key)
+    params = jax.jit(lambda key: unet.init_params(net, key, (8, 8, 3)))(key)
     assert not np.any(params["conv_out"]["kernel"]) and np.any(params["conv_in"]["kernel"])
     xt = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
-    out = jit(unet.make_score_fn(net))(params, xt, np.array([3, 70]))
+    out = jax.jit(unet.make_score_fn(net))(params, xt, np.array([3, 70]))
     np.testing.assert_array_equal(out, np.zeros_like(xt))
 
 
@@ -114,7 +109,7 @@ def test_every_parameter_matters(tiny):
     weight = np.random.default_rng(3).normal(size=xt.shape).astype(np.float32)
     score_fn = unet.make_score_fn(net)
     grad_fn = jax.grad(lambda p: (score_fn(p, xt, t) * weight).sum())
-    grads = jit(grad_fn)(params)
+    grads = jax.jit(grad_fn)(params)
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         name = jax.tree_util.keystr(path)
         if "to_k" in name and "bias" in name:
@@ -126,7 +121,7 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_output(tiny):
     _, score_fn, params, xt, t = tiny
     net = unet.UNet(**TINY, dtype=jnp.bfloat16)
 
-    @jit
+    @jax.jit
     def run(params):
         return net.apply({"params": params}, xt, t, mutable=["intermediates"])
 
@@ -142,18 +137,18 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_output(tiny):
 def test_center_input_sample_maps_0_1_to_minus_1_1(tiny):
     _, score_fn, params, xt, t = tiny
     net = unet.UNet(**TINY, center_input_sample=True)
-    centred = jit(unet.make_score_fn(net))(params, (xt + 1) / 2, t)
+    centred = jax.jit(unet.make_score_fn(net))(params, (xt + 1) / 2, t)
     np.testing.assert_allclose(centred, score_fn(params, xt, t), rtol=1e-3, atol=1e-4)
 
 
 def test_features_are_spatial_means_of_mid_and_up_activations(tiny):
     net, _, params, xt, t = tiny
-    feature_fn = jit(unet.make_feature_fn(net))
+    feature_fn = jax.jit(unet.make_feature_fn(net))
     features = feature_fn(params, xt, t)
     assert features.shape == (3, 8 + 8 + 8) and features.dtype == jnp.float32
     assert np.all(np.std(features, axis=0) > 0)
 
-    @jit
+    @jax.jit
     def mid_and_up(params):
         return net.apply({"params": params}, xt, t, mutable=["intermediates"])[1]["intermediates"]
 

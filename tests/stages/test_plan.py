@@ -27,7 +27,6 @@ def test_the_plan_for_digits_is_what_training_takes():
 
 def test_methods_are_planned_with_what_they_keep(config):
     method = vdu_config.method
-    config.model.block_out_channels, config.model.attention_levels = (8,), ()
     config.methods = {
         "vdu": method("vdu", optimizer="natural"),
         "esd": method("esd", teacher_steps=2),
