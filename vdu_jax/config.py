@@ -117,6 +117,7 @@ def default() -> ConfigDict:
                 "num_steps": 1000,
                 "beta_start": 1e-4,
                 "beta_end": 0.02,
+                "prediction": "epsilon",  # what the network predicts, or "v_prediction"
             },
             "train": {
                 "init_from": "",  # workdir of `vdu import` or `vdu train`: start from its model
@@ -488,6 +489,7 @@ def validate_diffusion(config: ConfigDict) -> None:
 
     c = _Check(config)
     c.one_of("diffusion.schedule", schedule.NAMES)
+    c.one_of("diffusion.prediction", schedule.PREDICTIONS)
     c.that("diffusion.num_steps", lambda v: 2 <= v <= 10**6, "must lie in 2..1000000")
     for key in ("diffusion.beta_start", "diffusion.beta_end"):
         c.that(key, lambda v: 0 < v < 1, "must lie in (0, 1)")

@@ -176,3 +176,30 @@ def test_stratified_times_are_uniform_and_spread():
     loose = jax.vmap(lambda k: process.draw_noising(k, SCHEDULE, x0).t)
     other = np.asarray(loose(jax.random.split(jax.random.key(0), 2000)))
     assert t.mean(1).std() < other.mean(1).std() / 3
+
+
+def test_a_network_that_predicts_v_gives_the_noise_of_its_image():
+    """ε from v = √ᾱ ε − √(1−ᾱ) x_0 (Salimans and Ho 2022), at every level."""
+    x0, eps = normal(0, 4, 3, 3, 2), normal(1, 4, 3, 3, 2)
+    t = np.array([0, 10, 50, 99])
+    a = LEVELS[t][:, None, None, None]
+    v = (np.sqrt(a) * eps - np.sqrt(1 - a) * x0).astype(np.float32)
+    score_fn = process.noise_predictor(lambda *args, **_: jnp.asarray(v), SCHEDULE, "v_prediction")
+    xt = process.q_sample(SCHEDULE, x0, t, eps)
+    np.testing.assert_allclose(score_fn({}, xt, t), eps, atol=1e-5)
+
+
+def test_the_simple_loss_of_such_a_network_is_its_own_squared_error():
+    schedule = make_schedule("linear", 100, 1e-3, 0.2, "v_prediction")
+    x0, eps, v = normal(0, 4, 3, 3, 2), normal(1, 4, 3, 3, 2), normal(2, 4, 3, 3, 2)
+    t = np.array([0, 10, 50, 99])
+    a = LEVELS[t][:, None, None, None]
+    score_fn = process.noise_predictor(lambda *args, **_: jnp.asarray(v), schedule, "v_prediction")
+    error = process.simple_error(score_fn, {}, schedule, x0, process.Noising(t, eps))
+    expected = np.square(v - (np.sqrt(a) * eps - np.sqrt(1 - a) * x0)).mean((1, 2, 3))
+    np.testing.assert_allclose(error, expected, rtol=1e-4)
+
+
+def test_an_unknown_prediction_is_refused():
+    with pytest.raises(ValueError, match="unknown prediction 'sample'; one of epsilon"):
+        make_schedule("linear", 100, prediction="sample")

@@ -33,9 +33,11 @@ def test_the_published_cifar10_schedule():
 
 @pytest.mark.parametrize("schedule", scheduler.SCHEDULES)
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
-def test_there_and_back(schedule, variance):
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_there_and_back(schedule, variance, prediction):
     config = vdu_config.default()
     config.diffusion.update(schedule=schedule, num_steps=77, beta_start=0.001, beta_end=0.3)
+    config.diffusion.prediction = prediction
     config.sampler.update(variance=variance, clip_x0=False, spacing="linspace")
     written = scheduler.write_config(config.diffusion, config.sampler)
     diffusion, sampler = scheduler.read_config(written, "x")
@@ -60,7 +62,7 @@ def test_other_samplers():
         {"_class_name": ["DDPMScheduler"]},
         {"beta_schedule": "sigmoid"},
         {"trained_betas": [0.1, 0.2]},
-        {"prediction_type": "v_prediction"},
+        {"prediction_type": "sample"},
         {"variance_type": "learned_range"},
         {"thresholding": True},
         {"rescale_betas_zero_snr": True},

@@ -37,10 +37,29 @@ def predict_x0(schedule: Schedule, xt: jax.Array, t: jax.Array, eps: jax.Array) 
     return (xt - jnp.sqrt(1 - a) * eps) / jnp.sqrt(a)
 
 
+def noise_predictor(score_fn: ScoreFn, schedule: Schedule, prediction: str) -> ScoreFn:
+    """The `ScoreFn`, which predicts ε, of a network that predicts "epsilon" or "v_prediction".
+
+    v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans and Ho 2022, arXiv 2202.00512, sec. 4), hence
+    ε = √ᾱ_t v + √(1 − ᾱ_t) x_t. At high noise ε is nearly x_t, and what is left of the image is in
+    the last digits of a predicted ε; of a predicted v it is nearly all.
+    """
+    if prediction == "epsilon":
+        return score_fn
+
+    def predict(params, xt, t, cond=None, *, dropout_key=None):
+        v = score_fn(params, xt, t, cond, dropout_key=dropout_key)
+        a = bcast(schedule.alphas_cumprod[t], xt)
+        return jnp.sqrt(a) * v + jnp.sqrt(1 - a) * xt
+
+    return predict
+
+
 def loss_weights(schedule: Schedule, weighting: str = "simple") -> jax.Array:
     """w_t of the evidence bound, (T,).
 
-    "simple": 1 (Ho et al. 2020, eq. 14). "exact": β_t² / (2 σ_t² α_t (1 − ᾱ_t)) with σ_t² = β̃_t
+    "simple": the schedule's `simple_weights`, so 1 for a network that predicts ε (Ho et al. 2020,
+    eq. 14). "exact": β_t² / (2 σ_t² α_t (1 − ᾱ_t)) with σ_t² = β̃_t
     (eq. 12), the factor of the *summed* squared error in the bound. At t = 0, where β̃_0 = 0, σ_0²
     is β̃_1, as in the code of Ho et al.
 
@@ -48,7 +67,7 @@ def loss_weights(schedule: Schedule, weighting: str = "simple") -> jax.Array:
       ValueError: for an unknown weighting.
     """
     if weighting == "simple":
-        return jnp.ones_like(schedule.betas)
+        return schedule.simple_weights
     if weighting != "exact":
         raise ValueError(f"unknown weighting {weighting!r}; one of {', '.join(WEIGHTINGS)}")
     variance = jnp.concatenate([schedule.posterior_variance[1:2], schedule.posterior_variance[1:]])
@@ -63,8 +82,8 @@ def relabelled_error(
     """How far the network is from denoising x_t, noised from x0, to another image: (B,).
 
     The mean over pixels of (ε_θ(x_t, t) − ε')², where ε' = (x_t − √ᾱ_t target) / √(1 − ᾱ_t) is the
-    noise that would lead from the target to x_t; times min(1, (1 − ᾱ_t)/ᾱ_t), so that at low noise,
-    where ε' is arbitrarily large, the squared error of the predicted image counts instead.
+    noise that would lead from the target to x_t, weighted as the simple loss; but where ε' can be
+    arbitrarily large, at low noise, the squared error of the predicted image counts instead.
 
     Args:
       x0, target: (B, H, W, C) in [-1, 1].
@@ -74,7 +93,7 @@ def relabelled_error(
     prediction = score_fn(params, xt, noising.t)
     gap = predict_x0(schedule, xt, noising.t, prediction) - target
     # ‖ε_θ − ε'‖² = ᾱ/(1 − ᾱ) ‖x̂_0 − target‖².
-    factor = jnp.minimum(1.0, a / (1 - a))
+    factor = jnp.minimum(1.0, schedule.simple_weights[noising.t] * a / (1 - a))
     return factor * jnp.square(gap).mean(tuple(range(1, x0.ndim)))
 
 
@@ -163,3 +182,11 @@ def eps_error(
     xt = q_sample(schedule, x0, noising.t, noising.eps)
     prediction = score_fn(params, xt, noising.t, cond, dropout_key=dropout_key)
     return jnp.square(prediction - noising.eps).mean(tuple(range(1, x0.ndim)))
+
+
+def simple_error(
+    score_fn: ScoreFn, params: Params, schedule: Schedule, x0: jax.Array, noising: Noising
+) -> jax.Array:
+    """`eps_error` in the units of what the network predicts, the terms of the simple loss: (B,)."""
+    error = eps_error(score_fn, params, schedule, x0, noising)
+    return schedule.simple_weights[noising.t] * error

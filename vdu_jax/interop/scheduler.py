@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vdu_jax.diffusion.samplers import VARIANCES
+from vdu_jax.diffusion.schedule import PREDICTIONS
 from vdu_jax.errors import UserError
 
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
@@ -22,13 +23,13 @@ DEFAULTS = {
     "beta_end": 0.02,
     "beta_schedule": "linear",
     "variance_type": "fixed_small",
+    "prediction_type": "epsilon",
     "clip_sample": True,
     "timestep_spacing": "leading",
 }
 # What our samplers do, in their words. A key that is absent has this meaning too.
 FIXED = {
     "trained_betas": None,
-    "prediction_type": "epsilon",
     "thresholding": False,
     "clip_sample_range": 1.0,
     "steps_offset": 0,
@@ -81,6 +82,8 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, dict]:
     names = {theirs: ours for ours, theirs in SCHEDULES.items()}
     if str(values["beta_schedule"]) not in names:
         raise refuse("beta_schedule", f"it must be one of {', '.join(names)}")
+    if values["prediction_type"] not in PREDICTIONS:
+        raise refuse("prediction_type", f"it must be {' or '.join(PREDICTIONS)}")
     if kind == "DDPMScheduler" and values["variance_type"] not in VARIANCES:
         raise refuse("variance_type", f"it must be {' or '.join(VARIANCES)}")
     if kind == "DPMSolverMultistepScheduler" and values["timestep_spacing"] != "trailing":
@@ -90,6 +93,7 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, dict]:
         "num_steps": values["num_train_timesteps"],
         "beta_start": values["beta_start"],
         "beta_end": values["beta_end"],
+        "prediction": values["prediction_type"],
     }
     sampler = {
         "name": CLASSES[kind],
@@ -116,7 +120,7 @@ def write_config(diffusion: Mapping[str, Any], sampler: Mapping[str, Any]) -> di
         "variance_type": sampler["variance"],
         "clip_sample": sampler["clip_x0"],
         "clip_sample_range": 1.0,
-        "prediction_type": "epsilon",
+        "prediction_type": diffusion["prediction"],
         "thresholding": False,
         "timestep_spacing": sampler["spacing"],
         "steps_offset": 0,

@@ -63,7 +63,8 @@ def demixing(
 
     c is the `correction`; x_t noised D_f, x'_t noised replay, at stratified times; v_t =
     min(1, (1 − ᾱ_t)/ᾱ_t), so that at low noise the error of the predicted image counts; ‖·‖² the
-    mean over pixels; S the posterior energy of `vdu` divided by d.
+    mean over pixels; S the posterior energy of `vdu` divided by d. For a network that predicts v,
+    both 1s, in v_t and before the second term, are the schedule's simple_weights.
 
     Args:
       forget_share: π, the share of the model's samples that is forget-like, in (0, 1); 0 for what
@@ -104,14 +105,15 @@ def demixing(
         )
         prediction = score_fn(params, xt, noising.t)
         a = process.bcast(schedule.alphas_cumprod[noising.t], xt)
-        corrected = jnp.minimum(1, (1 - a) / a) * jnp.square(
+        simple = process.bcast(schedule.simple_weights, xt)
+        corrected = jnp.minimum(simple[noising.t], (1 - a) / a) * jnp.square(
             prediction - jax.lax.stop_gradient(target)
         )
         replay = batch["replay"]["image"]
         again = process.draw_noising(replay_key, schedule, replay, stratified=True)
         xt = process.q_sample(schedule, replay, again.t, again.eps)
         kept = jax.lax.stop_gradient(score_fn(state.teacher, xt, again.t))
-        drift = jnp.square(score_fn(params, xt, again.t) - kept).mean()
+        drift = (simple[again.t] * jnp.square(score_fn(params, xt, again.t) - kept)).mean()
         away = energy(state.posterior, params) / dim
         total = corrected.mean() + replay_weight * drift + gamma * away
         forget_error = jnp.square(prediction - noising.eps).mean()

@@ -53,12 +53,13 @@ def erase_diff(
         noising = process.draw_noising(forget_key, schedule, x0)
         xt = process.q_sample(schedule, x0, noising.t, noising.eps)
         target = jax.random.uniform(noise_key, x0.shape)
+        weights = process.bcast(schedule.simple_weights[noising.t], x0)
 
         def retain_loss(p):
-            return process.eps_error(score_fn, p, schedule, retained, kept).mean()
+            return process.simple_error(score_fn, p, schedule, retained, kept).mean()
 
         def forget_loss(p):
-            return jnp.square(score_fn(p, xt, noising.t) - target).mean()
+            return (weights * jnp.square(score_fn(p, xt, noising.t) - target)).mean()
 
         fixed = jax.lax.stop_gradient(params)  # the weight is a constant of the loss
         weight = multiplier(jax.grad(retain_loss)(fixed), jax.grad(forget_loss)(fixed), strength)

@@ -50,7 +50,7 @@ def esd(
     @jax.jit
     def teach(params, opt_state, x0, key):
         noising = process.draw_noising(key, schedule, x0)
-        grads = jax.grad(lambda p: process.eps_error(score_fn, p, schedule, x0, noising).mean())(
+        grads = jax.grad(lambda p: process.simple_error(score_fn, p, schedule, x0, noising).mean())(
             params
         )
         updates, opt_state = optimizer.update(grads, opt_state, params)
@@ -71,6 +71,7 @@ def esd(
         target = jax.lax.stop_gradient(original - guidance * (forget - original))
         prediction = score_fn(params, xt, noising.t)
         forget_error = jnp.square(prediction - noising.eps).mean()
-        return jnp.square(prediction - target).mean(), {"forget_error": forget_error}
+        weights = process.bcast(schedule.simple_weights[noising.t], xt)
+        return (weights * jnp.square(prediction - target)).mean(), {"forget_error": forget_error}
 
     return Objective(frozenset({"forget"}), init, loss)

@@ -20,7 +20,8 @@ def gradient_ascent(
         del state
         x0 = batch["forget"]["image"]
         noising = process.draw_noising(key, schedule, x0)
-        error = process.eps_error(score_fn, params, schedule, x0, noising).mean()
-        return -error, {"forget_error": error}
+        error = process.eps_error(score_fn, params, schedule, x0, noising)
+        ascent = (schedule.simple_weights[noising.t] * error).mean()
+        return -ascent, {"forget_error": error.mean()}
 
     return Objective(frozenset({"forget"}), no_state, loss)

@@ -56,7 +56,7 @@ def salun(
     @jax.jit
     def forget_gradient(params, x0, key):
         noising = process.draw_noising(key, schedule, x0)
-        return jax.grad(lambda p: process.eps_error(score_fn, p, schedule, x0, noising).mean())(
+        return jax.grad(lambda p: process.simple_error(score_fn, p, schedule, x0, noising).mean())(
             params
         )
 
@@ -81,7 +81,7 @@ def salun(
             score_fn, params, schedule, x0, noising, target
         ).mean()
         noising = process.draw_noising(replay_key, schedule, replay)
-        kept = process.eps_error(score_fn, params, schedule, replay, noising).mean()
+        kept = process.simple_error(score_fn, params, schedule, replay, noising).mean()
         metrics = {"relabelled_error": relabelled, "replay_error": kept}
         return relabelled + replay_weight * kept, metrics
 

@@ -63,7 +63,7 @@ def selective_amnesia(
         noising = process.draw_noising(forget_key, schedule, x0)
         amnesia = process.relabelled_error(score_fn, params, schedule, x0, noising, target).mean()
         noising = process.draw_noising(replay_key, schedule, replay)
-        kept = process.eps_error(score_fn, params, schedule, replay, noising).mean()
+        kept = process.simple_error(score_fn, params, schedule, replay, noising).mean()
         pulls = jax.tree.map(
             lambda p, o, f: jnp.sum(f * jnp.square(p - o)), params, state.original, state.fisher
         )

@@ -65,8 +65,9 @@ def siss(
         def terms(p):
             prediction = score_fn(p, mt, noising.t)
             axes = tuple(range(1, a.ndim))
-            error_x = jnp.square(prediction - eps_x).mean(axes)
-            error_a = jnp.square(prediction - eps_a).mean(axes)
+            simple = schedule.simple_weights[noising.t]
+            error_x = simple * jnp.square(prediction - eps_x).mean(axes)
+            error_a = simple * jnp.square(prediction - eps_a).mean(axes)
             # Where a weight is 0 its ε is of no meaning and as large as can be.
             return (
                 jnp.where(weight_x > 0, weight_x * error_x, 0.0).mean(),

@@ -86,7 +86,11 @@ def vdu_extended(
         x0 = batch["forget"]["image"]
         noising = process.draw_noising(forget_key, schedule, x0)
         error = process.eps_error(score_fn, params, schedule, x0, noising)
-        bounded = jnp.minimum(error, cap) if plasticity == "capped" else error
+        if plasticity == "capped":
+            # In the units of what the network predicts, where an uninformed one has the error 1.
+            bounded = jnp.minimum(error, cap / schedule.simple_weights[noising.t])
+        else:
+            bounded = error
         total = -(1 - gamma) * plasticity_scale * (weights[noising.t] * bounded).mean()
         posterior_energy = energy(state.posterior, params)
         metrics = {"forget_error": error.mean(), "energy": posterior_energy / dim}
@@ -97,7 +101,8 @@ def vdu_extended(
             noising = process.draw_noising(replay_key, schedule, replay)
             xt = process.q_sample(schedule, replay, noising.t, noising.eps)
             target = jax.lax.stop_gradient(score_fn(state.teacher, xt, noising.t))
-            drift = jnp.square(score_fn(params, xt, noising.t) - target).mean()
+            simple = process.bcast(schedule.simple_weights[noising.t], xt)
+            drift = (simple * jnp.square(score_fn(params, xt, noising.t) - target)).mean()
             total += function_weight * drift
             metrics["drift"] = drift
         return total, metrics

@@ -36,7 +36,7 @@ def diagonal_fisher(
         def one(total, example):
             image, *drawn = (a[None] for a in example)
             gradient = jax.grad(
-                lambda p: process.eps_error(
+                lambda p: process.simple_error(
                     score_fn, p, schedule, image, process.Noising(*drawn)
                 ).mean()
             )(params)

@@ -14,15 +14,16 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from vdu_jax import config as vdu_config
 from vdu_jax import data
-from vdu_jax.diffusion import samplers
+from vdu_jax.diffusion import process, samplers
 from vdu_jax.diffusion.schedule import Schedule, make_schedule
 from vdu_jax.errors import UserError
 from vdu_jax.models import unet
 from vdu_jax.runtime import artifacts, parallel, sampling
 from vdu_jax.runtime.artifacts import StageDir
 from vdu_jax.runtime.checkpoints import Store
-from vdu_jax.types import Params
+from vdu_jax.types import Params, ScoreFn
 
 
 def dataset(config: ConfigDict) -> data.Dataset:
@@ -96,6 +97,16 @@ def _schedule(diffusion: tuple) -> Schedule:
     return make_schedule(values.pop("schedule"), **values)
 
 
+def score_fn(config: ConfigDict, image_shape: tuple[int, int, int]) -> ScoreFn:
+    """The network as a predictor of ε, whatever `diffusion.prediction` says that it predicts."""
+    return _score_fn(net(config, image_shape), _items(config.diffusion))
+
+
+def _score_fn(module: unet.UNet, diffusion: tuple) -> ScoreFn:
+    prediction = dict(diffusion)["prediction"]
+    return process.noise_predictor(unet.make_score_fn(module), _schedule(diffusion), prediction)
+
+
 def sampler(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
     """See `runtime.sampling.make_sampler`."""
     section = config.sampler
@@ -112,7 +123,7 @@ def sampler(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
 def _sampler(module, diffusion: tuple, settings: tuple, image_shape: tuple, fsdp: int) -> Callable:
     values = dict(settings)
     return sampling.make_sampler(
-        unet.make_score_fn(module),
+        _score_fn(module, diffusion),
         _sampler_plan(diffusion, settings),
         image_shape,
         clip_x0=values["clip_x0"],
@@ -263,12 +274,18 @@ FREE = ("model.dtype", "model.param_dtype", "model.dropout")
 def check_network(config: ConfigDict, folder: Path) -> None:
     """Refuse a stored model whose network or noise schedule is not the config's.
 
+    A setting that is younger than the model has its default in it.
+
     Raises:
       UserError: naming the first setting that differs.
     """
     recorded = artifacts.read_json(folder / "inputs.json")
-    wanted = artifacts.flatten("", {s: config[s].to_dict() for s in ("model", "diffusion")})
-    for key, value in wanted.items():
+
+    def settings(config):
+        return artifacts.flatten("", {s: config[s].to_dict() for s in ("model", "diffusion")})
+
+    recorded = settings(vdu_config.default()) | recorded
+    for key, value in settings(config).items():
         if key not in FREE and recorded[key] != value:
             raise UserError(
                 f"config key {key} = {value!r}: the model in {folder} has {recorded[key]!r}; set "

@@ -22,7 +22,6 @@ from vdu_jax import data
 from vdu_jax.diffusion import likelihood
 from vdu_jax.errors import UserError
 from vdu_jax.metrics import frechet, kid, precision_recall, pul
-from vdu_jax.models import unet
 from vdu_jax.runtime import artifacts, parallel, progress
 from vdu_jax.stages import build, classifier, features, replay, sample, unlearn
 
@@ -248,7 +247,7 @@ def evidence(config: ConfigDict, workdir: Path, model: str) -> dict:
     found = build.dataset(config)
     source = build.open_split(config, found, "test")
     params = sample.load_params(config, workdir, model, found.image_shape)
-    score_fn = unet.make_score_fn(build.net(config, found.image_shape))
+    score_fn = build.score_fn(config, found.image_shape)
     noise = build.schedule(config)
     bound = jax.jit(
         lambda params, x0, key: likelihood.bits_per_dim(score_fn, params, noise, x0, key)

@@ -17,7 +17,6 @@ from vdu_jax import data
 from vdu_jax import posterior as posterior_lib
 from vdu_jax.diffusion import samplers
 from vdu_jax.errors import UserError
-from vdu_jax.models import unet
 from vdu_jax.runtime import fit, parallel
 from vdu_jax.stages import build, posterior, train, unlearn
 from vdu_jax.types import Objective
@@ -132,7 +131,7 @@ def of_method(config: ConfigDict, devices: int, name: str) -> dict:
 def of_sampling(config: ConfigDict, devices: int) -> dict:
     section, shape = config.sampler, image_shape(config)
     params, plan = build.param_shapes(config, shape), build.sampler_plan(config)
-    score_fn = unet.make_score_fn(build.net(config, shape))
+    score_fn = build.score_fn(config, shape)
 
     def draw(params, keys):
         return samplers.sample(score_fn, params, plan, keys, shape, clip_x0=section.clip_x0)

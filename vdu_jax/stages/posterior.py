@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from vdu_jax import data, posterior
 from vdu_jax.errors import UserError
-from vdu_jax.models import unet
 from vdu_jax.runtime import artifacts, parallel, prefetch, progress
 from vdu_jax.runtime.checkpoints import Store, whole
 from vdu_jax.stages import build
@@ -124,7 +123,7 @@ def laplace(config: ConfigDict, workdir: Path, found: data.Dataset) -> posterior
                 bar.update(len(part))
 
     fisher = posterior.diagonal_fisher(
-        unet.make_score_fn(build.net(config, found.image_shape)),
+        build.score_fn(config, found.image_shape),
         build.schedule(config),
         params,
         batches(),

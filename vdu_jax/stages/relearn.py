@@ -25,7 +25,6 @@ from ml_collections import ConfigDict
 from vdu_jax import data, objectives
 from vdu_jax.errors import UserError
 from vdu_jax.metrics import pul, relearning
-from vdu_jax.models import unet
 from vdu_jax.runtime import artifacts, parallel, processes
 from vdu_jax.runtime.fit import fit
 from vdu_jax.stages import build, classifier, sample
@@ -158,9 +157,9 @@ def shown(config: ConfigDict) -> data.ImageSource:
 def train(config: ConfigDict, kept: Params, path: Path, step: int, label: str) -> Params:
     """The parameters after `step` steps of training from `kept`, going on from the last check."""
     section, source = config.relearn, shown(config)
-    net = build.net(config, source.image_shape)
+    score_fn = build.score_fn(config, source.image_shape)
     fit(
-        objectives.ddpm(unet.make_score_fn(net), build.schedule(config), kind="forget"),
+        objectives.ddpm(score_fn, build.schedule(config), kind="forget"),
         kept,
         {"forget": build.loader(source, section.batch_size, section.seed)},
         build.optimizer(section.learning_rate),

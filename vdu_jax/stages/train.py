@@ -70,7 +70,7 @@ def check(config: ConfigDict) -> None:
 
 def make_objective(config: ConfigDict, image_shape: tuple[int, int, int]) -> Objective:
     return objectives.ddpm(
-        unet.make_score_fn(build.net(config, image_shape)),
+        build.score_fn(config, image_shape),
         build.schedule(config),
         weighting=config.train.weighting,
         dropout=config.model.dropout > 0,

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from vdu_jax import detector, objectives
 from vdu_jax.errors import UserError
-from vdu_jax.models import unet
 from vdu_jax.posterior import natural
 from vdu_jax.runtime import artifacts, parallel
 from vdu_jax.runtime.fit import FitResult, Guard, fit
@@ -87,7 +86,7 @@ def build_objective(
     if params.get("forget_share") == 0:
         params["forget_share"] = share
     return objectives.FACTORIES[settings.objective](
-        unet.make_score_fn(build.net(config, image_shape)),
+        build.score_fn(config, image_shape),
         build.schedule(config),
         trained,
         num_forget,
