@@ -35,7 +35,7 @@ def get_config():
     short = dict(steps=40, snapshot_every=10, forget_batch=16)
     falling = dict(decay="linear", beta2=0.95)
     # Within 1 % of the training's operations.
-    frugal = dict(steps=36, snapshot_every=18, forget_batch=8, replay_batch=8, **falling)
+    frugal = dict(steps=30, snapshot_every=15, forget_batch=8, replay_batch=8, **falling)
     longer = dict(steps=100, snapshot_every=25, forget_batch=16, replay_batch=16, **falling)
     config.methods = {
         "retrain": method("retrain"),
@@ -53,8 +53,8 @@ def get_config():
     }
     once = ("retrain", "fine_tune", "erase_diff", "siss")
     config.benchmark.method_seeds = dict.fromkeys(once, (0,))
-    rates = dict.fromkeys(set(config.methods) - {"retrain"}, (3e-5, 1e-4, 3e-4))
-    rates |= dict.fromkeys(("vdu", "gradient_ascent"), (3e-6, 1e-5, 3e-5))
+    rates = dict.fromkeys(set(config.methods) - {"retrain"}, (1e-4, 3e-4, 1e-3))
+    rates |= dict.fromkeys(("vdu", "gradient_ascent"), (1e-5, 3e-5, 1e-4))
     config.benchmark.grids = {
         name: tuple({"learning_rate": rate} for rate in some) for name, some in rates.items()
     }
