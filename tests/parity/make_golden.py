@@ -10,7 +10,7 @@ import reference
 from vdu_jax.parity import compare
 from vdu_jax.runtime import progress
 
-PACKAGES = ("torch", "diffusers", "pytorch-fid", "numpy")
+PACKAGES = ("torch", "diffusers", "transformers", "pytorch-fid", "numpy")
 
 
 def versions():

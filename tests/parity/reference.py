@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import torch
 import torchvision
+import transformers
 from pytorch_fid import inception as fid_inception
 from pytorch_fid.fid_score import calculate_frechet_distance
 
@@ -341,6 +342,65 @@ def frechet_distances():
     }
 
 
+def stable_diffusion_part(part, config, dtype=torch.float64):
+    if part == "text_encoder":
+        net = transformers.CLIPTextModel(transformers.CLIPTextConfig(**config)).eval()
+    else:
+        kind = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL}[part]
+        net = kind(**config).eval()
+    # Before transformers 5 the text encoder's names began so; they are drawn by their new names.
+    old = {name: name.removeprefix("text_model.") for name in net.state_dict()}
+    drawn = inputs.tensors({old[name]: shape for name, shape in shapes(net).items()}, seed=50)
+    load(net, {name: drawn[old[name]] for name in net.state_dict()})
+    return torch.nn.Module.to(net, dtype)
+
+
+def text_embeddings(config, dtype=torch.float64):
+    net = stable_diffusion_part("text_encoder", config, dtype)
+    with torch.no_grad():
+        return {"embeddings": net(torch.from_numpy(inputs.TOKENS)).last_hidden_state.numpy()}
+
+
+def autoencoder(dtype=torch.float64):
+    net = stable_diffusion_part("vae", inputs.AUTOENCODER, dtype)
+    with torch.no_grad():
+        found = net.encode(as_torch(inputs.images(51, 2, 32, 24, 3), dtype)).latent_dist
+        decoded = net.decode(as_torch(inputs.normal(52, 2, 4, 3, 4), dtype)).sample
+    return {
+        "mean": as_images(found.mean),
+        "log_variance": as_images(found.logvar),
+        "decoded": as_images(decoded),
+    }
+
+
+def conditional_noise(config, dtype=torch.float64):
+    net = stable_diffusion_part("unet", config, dtype)
+    xt = as_torch(inputs.normal(53, len(inputs.TIMES), 16, 8, 4), dtype)
+    text = as_torch(inputs.normal(54, len(inputs.TIMES), 7, config["cross_attention_dim"]), dtype)
+    with torch.no_grad():
+        return {"output": as_images(net(xt, torch.from_numpy(inputs.TIMES), text).sample)}
+
+
+def text_to_image(prediction):
+    net = stable_diffusion_part("unet", inputs.GUIDED["unet"])
+    vae = stable_diffusion_part("vae", inputs.AUTOENCODER)
+    noise = scheduler(
+        diffusers.DDIMScheduler, "scaled_linear",
+        beta_start=0.00085, beta_end=0.012, prediction_type=prediction,
+        timestep_spacing="trailing", clip_sample=False,
+    )  # fmt: skip
+    noise.set_timesteps(inputs.GUIDED_STEPS)
+    text, negative = torch.from_numpy(
+        text_embeddings(inputs.GUIDED["text_encoder"])["embeddings"]
+    ).split(1)
+    x = as_torch(inputs.normal(55, 1, 8, 8, 4))
+    with torch.no_grad():
+        for t in noise.timesteps:
+            away, given = (net(x, t, cond).sample for cond in (negative, text))
+            x = noise.step(away + inputs.GUIDANCE * (given - away), t, x).prev_sample
+        return {"image": as_images(vae.decode(x / inputs.SCALING).sample)}
+
+
 REFERENCE = {
     **{f"unet/{n}": functools.partial(forward, config) for n, config in inputs.UNETS.items()},
     "loss": losses,
@@ -362,6 +422,16 @@ REFERENCE = {
         f"vdu/100_steps/{part}": lambda part=part: vdu_run()[part]
         for part in ("losses", "parameters", "update")
     },
+    **{
+        f"stable_diffusion/{part}_{version}": functools.partial(function, config[part])
+        for part, function in (("text_encoder", text_embeddings), ("unet", conditional_noise))
+        for version, config in inputs.STABLE_DIFFUSION.items()
+    },
+    **{
+        f"stable_diffusion/image_{name}": functools.partial(text_to_image, prediction)
+        for name, prediction in inputs.PREDICTIONS.items()
+    },
+    "stable_diffusion/vae": autoencoder,
     "inception": inception_features,
     "frechet": frechet_distances,
 }

@@ -24,9 +24,8 @@ def test_names_are_unique():
 @pytest.mark.parametrize("name", BY_NAME)
 def test_golden_files_say_what_they_were_made_with_and_hold_no_trivial_array(name):
     arrays, made_with = compare.read_golden(name)
-    assert {"torch", "diffusers", "pytorch-fid", "numpy", "python", "date", "script"} == set(
-        made_with
-    )
+    packages = {"torch", "diffusers", "transformers", "pytorch-fid", "numpy"}
+    assert packages | {"python", "date", "script"} == set(made_with)
     assert all(made_with.values())
     for array in arrays.values():
         assert array.dtype == np.float32 and np.isfinite(array).all() and np.abs(array).max() > 0
@@ -56,6 +55,8 @@ def test_tolerances_are_the_contract():
     assert tolerance("sampler/ddim_50_images") == 1e-3
     assert tolerance("vdu/loss") == tolerance("vdu/100_steps/losses") == 1e-4
     assert tolerance("vdu/100_steps/parameters") == 1e-3
+    assert {tolerance(f"stable_diffusion/{part}") for part in ("text", "vae", "unet")} == {1e-4}
+    assert tolerance("stable_diffusion/image") == 1e-2
     assert tolerance("inception") == tolerance("frechet") == 1e-4
     for component in BY_NAME.values():
         assert component.tolerance.keys() == components.PRECISIONS.keys()

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from vdu_jax.errors import UserError
@@ -86,11 +85,7 @@ def params_from_tensors(named: Mapping[str, np.ndarray], where: str | Path = "we
                 f"{where}: tensor {name} has shape {named[name].shape}, not {shape}: these are "
                 f"not the weights of FID's Inception network, which are at {URL}"
             )
-    leaves = [
-        layout.from_pytorch(named[tensor_name(path)], np.float32)
-        for path, _ in layout.named_leaves(like)
-    ]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return layout.from_pytorch({name: named[name] for name in wanted}, like, tensor_name, where)
 
 
 def tensors_from_params(params: Params) -> dict[str, np.ndarray]:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from vdu_jax.errors import UserError
@@ -182,7 +181,6 @@ def write_config(settings: Mapping[str, Any], image_shape: tuple[int, int, int])
 MODERN = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
 # The attention layers' names before diffusers 0.18; google/ddpm-* on the Hub have them still.
 DEPRECATED = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out": "proj_attn"}
-LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 BLOCK = re.compile(r"(down_blocks|up_blocks)_(\d+)_(\w+)_(\d+)|(mid_block)_(\w+)_(\d+)")
 
 
@@ -192,7 +190,7 @@ def tensor_name(path: tuple[str, ...], attention: Mapping[str, str] = MODERN) ->
     first, *middle, leaf = path
     matched = BLOCK.fullmatch(first)
     parts = [p for p in matched.groups() if p is not None] if matched else [first]
-    return ".".join([*parts, *(attention.get(part, part) for part in middle), LEAVES[leaf]])
+    return ".".join([*parts, *(attention.get(part, part) for part in middle), layout.LEAVES[leaf]])
 
 
 def namer(attention: Mapping[str, str] = MODERN) -> layout.NameOf:
@@ -221,26 +219,4 @@ def to_params(tensors: Mapping[str, np.ndarray], like: Params, where: str) -> Pa
     Raises:
       UserError: naming the first tensor that is missing, unexpected, or of another shape.
     """
-    name_of = namer(attention_names(tensors))
-    wanted = layout.pytorch_shapes(like, name_of)
-    missing, unexpected = sorted(wanted.keys() - tensors), sorted(tensors.keys() - wanted)
-    if missing or unexpected:
-        parts = [
-            f"{len(names)} tensors are {kind}, the first is {names[0]}"
-            for kind, names in (("missing", missing), ("unexpected", unexpected))
-            if names
-        ]
-        raise UserError(f"{where} does not fit the network of its config: {'; '.join(parts)}")
-    for name, shape in wanted.items():
-        found = tensors[name].shape
-        if found != shape:
-            permuted = sorted(found) == sorted(shape)
-            raise UserError(
-                f"{where}: tensor {name} has the shape {found}, the network needs {shape}"
-                + ("; its axes are permuted" if permuted else "")
-            )
-    leaves = [
-        layout.from_pytorch(tensors[name_of(path)], leaf.dtype)
-        for path, leaf in layout.named_leaves(like)
-    ]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return layout.from_pytorch(tensors, like, namer(attention_names(tensors)), where)

@@ -109,6 +109,7 @@ class ResnetBlock(nn.Module):
     """Residual block with the time embedding added (or scaling and shifting) in the middle.
 
     Ho et al. 2020, appendix B; `time_scale_shift = "scale_shift"` is Nichol and Dhariwal 2021.
+    Without an embedding (`temb` None) there is only the block.
     """
 
     features: int
@@ -121,20 +122,23 @@ class ResnetBlock(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, temb: jax.Array, deterministic: bool = True) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, temb: jax.Array | None, deterministic: bool = True
+    ) -> jax.Array:
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         norm = dict(num_groups=self.num_groups, epsilon=self.epsilon, **types)
         h = nn.silu(GroupNorm(name="norm1", **norm)(x))
         h = conv(self.features, name="conv1", **types)(h)
-        scale_shift = self.time_scale_shift == "scale_shift"
-        temb = nn.Dense(
-            self.features * (2 if scale_shift else 1),
-            name="time_emb_proj",
-            kernel_init=default_init,
-            **types,
-        )(nn.silu(temb))[:, None, None, :]
-        if not scale_shift:
-            h = h + temb
+        scale_shift = self.time_scale_shift == "scale_shift" and temb is not None
+        if temb is not None:
+            temb = nn.Dense(
+                self.features * (2 if scale_shift else 1),
+                name="time_emb_proj",
+                kernel_init=default_init,
+                **types,
+            )(nn.silu(temb))[:, None, None, :]
+            if not scale_shift:
+                h = h + temb
         h = GroupNorm(name="norm2", **norm)(h)
         if scale_shift:
             scale, shift = jnp.split(temb, 2, axis=-1)

@@ -62,15 +62,14 @@ class UNet(nn.Module):
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         norm = dict(num_groups=self.num_groups, epsilon=self.norm_eps, **types)
         channels = tuple(self.block_out_channels)
-        last = len(channels) - 1
         resnet_block, attention_block = layers.ResnetBlock, layers.AttentionBlock
         if self.remat:
             resnet_block = nn.remat(resnet_block, static_argnums=(3,))
             attention_block = nn.remat(attention_block)
 
-        def resnet(name: str, features: int, x: jax.Array, scale: float = 1.0) -> jax.Array:
+        def resnet(name: str, level: int, x: jax.Array, scale: float = 1.0) -> jax.Array:
             return resnet_block(
-                features,
+                channels[level],
                 dropout=self.dropout,
                 time_scale_shift=self.time_scale_shift,
                 output_scale_factor=scale,
@@ -83,6 +82,16 @@ class UNet(nn.Module):
                 head_dim=self.attention_head_dim, output_scale_factor=scale, name=name, **norm
             )(x)
 
+        def attention_where_due(name: str, level: int, x: jax.Array) -> jax.Array:
+            return attention(name, x) if level in self.attention_levels else x
+
+        def middle(x: jax.Array) -> jax.Array:
+            last, scale = len(channels) - 1, self.mid_block_scale_factor
+            x = resnet("mid_block_resnets_0", last, x, scale)
+            if self.mid_attention:
+                x = attention("mid_block_attentions_0", x, scale)
+            return resnet("mid_block_resnets_1", last, x, scale)
+
         temb = layers.timestep_embedding(
             t, channels[0], flip_sin_to_cos=self.flip_sin_to_cos, freq_shift=self.freq_shift
         )
@@ -91,44 +100,66 @@ class UNet(nn.Module):
         )
         x = 2 * xt - 1 if self.center_input_sample else xt
         x = layers.conv(channels[0], name="conv_in", **types)(x.astype(self.dtype))
-        skips = [x]
-
-        for level, features in enumerate(channels):
-            block = f"down_blocks_{level}"
-            for layer in range(self.layers_per_block):
-                x = resnet(f"{block}_resnets_{layer}", features, x)
-                if level in self.attention_levels:
-                    x = attention(f"{block}_attentions_{layer}", x)
-                skips.append(x)
-            if level != last:
-                x = layers.Downsample(
-                    features, self.downsample_padding, name=f"{block}_downsamplers_0", **types
-                )(x)
-                skips.append(x)
-
-        scale = self.mid_block_scale_factor
-        x = resnet("mid_block_resnets_0", channels[-1], x, scale)
-        if self.mid_attention:
-            x = attention("mid_block_attentions_0", x, scale)
-        x = resnet("mid_block_resnets_1", channels[-1], x, scale)
-        self.sow("intermediates", "mid", x)
-
-        for index, level in enumerate(reversed(range(len(channels)))):
-            block = f"up_blocks_{index}"
-            for layer in range(self.layers_per_block + 1):
-                x = jnp.concatenate([x, skips.pop()], axis=-1)
-                x = resnet(f"{block}_resnets_{layer}", channels[level], x)
-                if level in self.attention_levels:
-                    x = attention(f"{block}_attentions_{layer}", x)
-            self.sow("intermediates", "up", x)
-            if level != 0:
-                x = layers.Upsample(channels[level], name=f"{block}_upsamplers_0", **types)(x)
-
+        x = u_shape(
+            self,
+            x,
+            resnet,
+            attention_where_due,
+            middle,
+            downsample_padding=self.downsample_padding,
+        )
         x = nn.silu(layers.GroupNorm(name="conv_norm_out", **norm)(x))
         x = layers.conv(self.out_channels, name="conv_out", kernel_init=layers.zero_init, **types)(
             x
         )
         return x.astype(jnp.float32)
+
+
+def u_shape(
+    net: nn.Module,
+    x: jax.Array,
+    resnet: Callable[[str, int, jax.Array], jax.Array],
+    attention: Callable[[str, int, jax.Array], jax.Array],
+    middle: Callable[[jax.Array], jax.Array],
+    *,
+    downsample_padding: int,
+) -> jax.Array:
+    """The way down and up of a U-Net, between its first and its last convolution.
+
+    Called by the compact method of `net`, which has `block_out_channels`, `layers_per_block`,
+    `dtype` and `param_dtype`. What comes out of the middle and of each resolution on the way up is
+    sown as the intermediates "mid" and "up".
+
+    Args:
+      x: (B, H, W, block_out_channels[0]).
+      resnet, attention: of a name, a resolution and an activation, for every place that has one.
+      middle: the middle block.
+    """
+    channels, types = net.block_out_channels, dict(dtype=net.dtype, param_dtype=net.param_dtype)
+    last = len(channels) - 1
+    skips = [x]
+    for level, features in enumerate(channels):
+        block = f"down_blocks_{level}"
+        for layer in range(net.layers_per_block):
+            x = resnet(f"{block}_resnets_{layer}", level, x)
+            x = attention(f"{block}_attentions_{layer}", level, x)
+            skips.append(x)
+        if level != last:
+            name = f"{block}_downsamplers_0"
+            x = layers.Downsample(features, downsample_padding, name=name, **types)(x)
+            skips.append(x)
+    x = middle(x)
+    net.sow("intermediates", "mid", x)
+    for index, level in enumerate(reversed(range(len(channels)))):
+        block = f"up_blocks_{index}"
+        for layer in range(net.layers_per_block + 1):
+            x = jnp.concatenate([x, skips.pop()], axis=-1)
+            x = resnet(f"{block}_resnets_{layer}", level, x)
+            x = attention(f"{block}_attentions_{layer}", level, x)
+        net.sow("intermediates", "up", x)
+        if level != 0:
+            x = layers.Upsample(channels[level], name=f"{block}_upsamplers_0", **types)(x)
+    return x
 
 
 def from_settings(settings: Mapping[str, Any], channels: int) -> UNet:

@@ -23,13 +23,14 @@ import numpy as np
 import optax
 
 from vdu_jax import objectives, posterior
-from vdu_jax.diffusion import process, samplers
+from vdu_jax.diffusion import guidance, process, samplers
 from vdu_jax.diffusion.schedule import NAMES as SCHEDULES
 from vdu_jax.diffusion.schedule import make_schedule
 from vdu_jax.interop import inception as inception_weights
-from vdu_jax.interop import layout, unet2d
+from vdu_jax.interop import layout, stable_diffusion, unet2d
 from vdu_jax.metrics import frechet
 from vdu_jax.models import inception, unet
+from vdu_jax.models.stable_diffusion import unet_condition
 from vdu_jax.parity import compare, inputs
 from vdu_jax.runtime import fit
 from vdu_jax.types import Params
@@ -140,7 +141,8 @@ def gradients(config_name: str, precision: str) -> dict:
 
 def schedule(name: str, precision: str) -> dict:
     del precision
-    return make_schedule(name, inputs.NUM_TRAIN_STEPS)._asdict()
+    made = make_schedule(name, inputs.NUM_TRAIN_STEPS)
+    return {key: getattr(made, key) for key in ("betas", "alphas_cumprod", "posterior_variance")}
 
 
 def exact_weights(precision: str) -> dict:
@@ -271,6 +273,60 @@ def frechet_distances(precision: str) -> dict:
     }
 
 
+def stable_diffusion_part(part: str, config: Mapping, precision: str) -> tuple:
+    """A network of Stable Diffusion, and the parameters of `inputs.tensors`."""
+    kind = stable_diffusion.PARTS[part]
+    module = kind.read_config(config, "parity").clone(dtype=PRECISIONS[precision].dtype)
+    tensors = inputs.tensors(kind.tensor_shapes(module), seed=50)
+    return module, kind.to_params(module, tensors, "parity")
+
+
+def text_embeddings(config: Mapping, precision: str) -> dict:
+    module, params = stable_diffusion_part("text_encoder", config, precision)
+    return {"embeddings": jax.jit(module.apply)({"params": params}, inputs.TOKENS)}
+
+
+def autoencoder(precision: str) -> dict:
+    module, params = stable_diffusion_part("vae", inputs.AUTOENCODER, precision)
+
+    @jax.jit
+    def both_ways(images, latents):
+        found = module.apply({"params": params}, images, method="encode")
+        return *found, module.apply({"params": params}, latents, method="decode")
+
+    results = both_ways(inputs.images(51, 2, 32, 24, 3), inputs.normal(52, 2, 4, 3, 4))
+    return dict(zip(("mean", "log_variance", "decoded"), results, strict=True))
+
+
+def conditional_noise(config: Mapping, precision: str) -> dict:
+    module, params = stable_diffusion_part("unet", config, precision)
+    xt = inputs.normal(53, len(inputs.TIMES), 16, 8, 4)
+    text = inputs.normal(54, len(inputs.TIMES), 7, config["cross_attention_dim"])
+    return {"output": jax.jit(unet_condition.make_score_fn(module))(params, xt, inputs.TIMES, text)}
+
+
+def text_to_image(prediction: str, precision: str) -> dict:
+    """An image of a prompt: guided DDIM from given latents, decoded."""
+    config = inputs.GUIDED
+    module, params = stable_diffusion_part("unet", config["unet"], precision)
+    decoder, decoder_params = stable_diffusion_part("vae", inputs.AUTOENCODER, precision)
+    schedule = make_schedule("scaled_linear", inputs.NUM_TRAIN_STEPS, 0.00085, 0.012, prediction)
+    score_fn = process.noise_predictor(unet_condition.make_score_fn(module), schedule, prediction)
+    plan = samplers.make_plan(schedule, "ddim", inputs.GUIDED_STEPS)
+    text, negative = np.split(text_embeddings(config["text_encoder"], precision)["embeddings"], 2)
+
+    @jax.jit
+    def draw(start):
+        latents = samplers.integrate(
+            guidance.guided(score_fn, inputs.GUIDANCE),
+            params, plan, start, clip_x0=False, cond=(text, negative),
+        )  # fmt: skip
+        latents = latents / inputs.SCALING
+        return decoder.apply({"params": decoder_params}, latents, method="decode")
+
+    return {"image": draw(inputs.normal(55, 1, 8, 8, 4))}
+
+
 def _rounding(float32: float, bfloat16: float) -> dict[str, float]:
     """Tolerances of a component with a network; see the module's docstring."""
     return {"float32": float32, "tf32": bfloat16 / 4, "bfloat16": bfloat16}
@@ -335,6 +391,30 @@ COMPONENTS = (
             ("parameters", "relative", 1e-3, 4e-3, "the parameters after them"),
             ("update", "relative L2", 1e-3, 0.02, "their change"),
         )
+    ),
+    *(
+        _component(
+            f"stable_diffusion/text_encoder_{version}", "absolute", _rounding(1e-4, 0.2),
+            "embeddings of tokens", text_embeddings, config["text_encoder"],
+        )
+        for version, config in inputs.STABLE_DIFFUSION.items()
+    ),
+    _component(
+        "stable_diffusion/vae", "absolute", _rounding(1e-4, 0.2), "latents and images", autoencoder
+    ),
+    *(
+        _component(
+            f"stable_diffusion/unet_{version}", "absolute", _rounding(1e-4, 0.2),
+            "its output", conditional_noise, config["unet"],
+        )
+        for version, config in inputs.STABLE_DIFFUSION.items()
+    ),
+    *(
+        _component(
+            f"stable_diffusion/image_{name}", "absolute", _rounding(1e-2, 0.5),
+            "20 guided DDIM steps", text_to_image, prediction,
+        )
+        for name, prediction in inputs.PREDICTIONS.items()
     ),
     _component(
         "inception", "relative", _exact(1e-4), "Inception-v3's features", inception_features

@@ -79,6 +79,60 @@ SMALLEST = unet_config(
 )
 
 
+def _text_to_image(heads, text_width: int, **changes) -> dict:
+    """The `config.json`s of a small model with the block structure of Stable Diffusion's."""
+    unet = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": [16, 32, 48, 48],
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+        "layers_per_block": 2,
+        "norm_num_groups": 8,
+        "attention_head_dim": heads,
+        "cross_attention_dim": text_width,
+    }
+    text_encoder = {
+        "vocab_size": 99,
+        "hidden_size": text_width,
+        "intermediate_size": 4 * text_width,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 12,
+    }
+    return {"unet": unet | changes.pop("unet", {}), "text_encoder": text_encoder | changes}
+
+
+STABLE_DIFFUSION = {
+    "1": _text_to_image(8, 24, hidden_act="quick_gelu"),
+    "2": _text_to_image([2, 4, 6, 6], 32, hidden_act="gelu", unet={"use_linear_projection": True}),
+}
+# A network that is smaller still, to be sampled from, and what it predicts.
+GUIDED = _text_to_image(
+    4, 24, hidden_act="gelu",
+    unet={
+        "block_out_channels": [16, 24],
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+        "layers_per_block": 1,
+    },
+)  # fmt: skip
+PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
+AUTOENCODER = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "block_out_channels": [8, 16, 24, 24],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 4,
+}
+SCALING = 0.18215  # of its latents
+TOKENS = np.array([[98, 5, 71, 20, 97, 97, 97, 97], [98, 97, 97, 97, 97, 97, 97, 97]])
+GUIDANCE, GUIDED_STEPS = 7.5, 20
+
+
 def normal(seed: int, *shape: int) -> np.ndarray:
     """N(0, 1), float32."""
     return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)

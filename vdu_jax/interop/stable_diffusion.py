@@ -1,0 +1,285 @@
+"""The networks of a Stable Diffusion folder: their `config.json`s and their tensors' names.
+
+Settings are the attributes of the modules in `models.stable_diffusion`. What a module can't express
+is refused by its key; a key that is not known and that says nothing (null or false) is passed over,
+since every version of diffusers and transformers adds some.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from vdu_jax.errors import UserError
+from vdu_jax.interop import layout, unet2d
+from vdu_jax.models.stable_diffusion import text_encoder, unet_condition, vae
+from vdu_jax.types import Params
+
+
+class _Reader:
+    """Values of a `config.json`, each taken or refused."""
+
+    def __init__(self, config: Mapping[str, Any], where: str, kinds: Sequence[str]):
+        self.values, self.where, self.used = dict(config), where, {"_class_name"}
+        found = config.get("_class_name", kinds[0])
+        if found not in kinds:
+            raise self.refuse("_class_name", f"it must be {' or '.join(kinds)}", found)
+
+    def refuse(self, key: str, need: str, value: Any = None) -> UserError:
+        value = self.values.get(key) if value is None else value
+        return UserError(f"{self.where}: {key} = {value!r} can't be expressed: {need}")
+
+    def take(self, key: str, default: Any) -> Any:
+        """The value of a key, of the kind of its default (a bool, number, string or list)."""
+        self.used.add(key)
+        value = self.values.get(key, default)
+        if value is None:
+            return default
+        if not unet2d.same_kind(value, default):
+            raise self.refuse(key, f"it must be of the kind of {default!r}")
+        return value
+
+    def one_of(self, key: str, allowed: Sequence[Any]) -> Any:
+        """The value of a key, whose default is the first that is allowed."""
+        self.used.add(key)
+        value = self.values.get(key, allowed[0])
+        if value not in allowed:
+            raise self.refuse(key, f"it must be {' or '.join(map(repr, allowed))}")
+        return value
+
+    def numbers(self, key: str, default: Sequence[int], count: int) -> tuple[int, ...]:
+        """A number for each of `count` resolutions; one stands for all."""
+        self.used.add(key)
+        value = self.values.get(key, default)
+        value = [value] * count if isinstance(value, int) else value
+        if not unet2d.same_kind(value, [1]) or len(value) != count:
+            raise self.refuse(key, f"it must be one number or {count}")
+        return tuple(value)
+
+    def passed_over(self, *keys: str) -> None:
+        """Keys that change nothing here."""
+        self.used.update(keys)
+
+    def finish(self) -> None:
+        """Refuse what says something that nobody has read."""
+        for key, value in self.values.items():
+            if key not in self.used and not key.startswith("_") and value not in (None, False):
+                raise self.refuse(key, "the key is not known")
+
+
+def read_unet(config: Mapping[str, Any], where: str) -> unet_condition.UNetCondition:
+    """The `UNet2DConditionModel` of a `config.json`.
+
+    Raises:
+      UserError: naming `where` and the key, if ours can't express its value.
+    """
+    read = _Reader(config, where, ["UNet2DConditionModel"])
+    channels = tuple(read.take("block_out_channels", [320, 640, 1280, 1280]))
+    count = len(channels)
+    attends = []
+    for key, plain, attending in (
+        ("down_block_types", "DownBlock2D", "CrossAttnDownBlock2D"),
+        ("up_block_types", "UpBlock2D", "CrossAttnUpBlock2D"),
+    ):
+        usual = [attending] * (count - 1) + [plain]
+        kinds = read.take(key, usual if key == "down_block_types" else usual[::-1])
+        if not set(kinds) <= {plain, attending} or len(kinds) != count:
+            raise read.refuse(key, f"it must be {count} of {plain}, {attending}")
+        attends.append([kind == attending for kind in kinds])
+    if attends[0] != attends[1][::-1]:
+        raise read.refuse("up_block_types", "it must mirror down_block_types")
+    # What diffusers calls the dimension of a head is, by an old mistake, the number of heads.
+    heads = read.numbers("attention_head_dim", [8] * count, count)
+    if read.values.get("num_attention_heads") is not None:
+        heads = read.numbers("num_attention_heads", [8] * count, count)
+    for width, number in zip(channels, heads, strict=True):
+        if number < 1 or width % number:
+            raise read.refuse("attention_head_dim", f"it must divide {width} channels")
+    in_channels = read.take("in_channels", 4)
+    if read.take("out_channels", 4) != in_channels:
+        raise read.refuse("out_channels", f"it must equal in_channels = {in_channels}")
+    read.one_of("act_fn", ["silu", "swish"])
+    read.one_of("mid_block_type", ["UNetMidBlock2DCrossAttn"])
+    read.one_of("time_embedding_type", ["positional"])
+    read.one_of("resnet_time_scale_shift", ["default"])
+    read.one_of("conv_in_kernel", [3])
+    read.one_of("conv_out_kernel", [3])
+    read.one_of("dropout", [0.0])
+    read.one_of("attention_type", ["default"])
+    read.one_of("resnet_out_scale_factor", [1.0])
+    read.passed_over("sample_size", "upcast_attention", "addition_embed_type_num_heads")
+    module = unet_condition.UNetCondition(
+        out_channels=in_channels,
+        text_width=read.take("cross_attention_dim", 1280),
+        block_out_channels=channels,
+        layers_per_block=read.take("layers_per_block", 2),
+        attention_levels=tuple(level for level, found in enumerate(attends[0]) if found),
+        num_heads=heads,
+        transformer_layers=read.take("transformer_layers_per_block", 1),
+        linear_projection=read.take("use_linear_projection", False),
+        num_groups=read.take("norm_num_groups", 32),
+        norm_eps=float(read.take("norm_eps", 1e-5)),
+        flip_sin_to_cos=read.take("flip_sin_to_cos", True),
+        freq_shift=float(read.take("freq_shift", 0)),
+        downsample_padding=read.one_of("downsample_padding", [1, 0]),
+        mid_block_scale_factor=float(read.take("mid_block_scale_factor", 1)),
+    )
+    read.finish()
+    return module
+
+
+def read_vae(config: Mapping[str, Any], where: str) -> vae.AutoencoderKL:
+    """The `AutoencoderKL` of a `config.json`.
+
+    Raises:
+      UserError: naming `where` and the key, if ours can't express its value.
+    """
+    read = _Reader(config, where, ["AutoencoderKL"])
+    channels = tuple(read.take("block_out_channels", [64]))
+    read.one_of("down_block_types", [["DownEncoderBlock2D"] * len(channels)])
+    read.one_of("up_block_types", [["UpDecoderBlock2D"] * len(channels)])
+    image_channels = read.take("in_channels", 3)
+    if read.take("out_channels", 3) != image_channels:
+        raise read.refuse("out_channels", f"it must equal in_channels = {image_channels}")
+    read.one_of("act_fn", ["silu", "swish"])
+    read.one_of("use_quant_conv", [True])
+    read.one_of("use_post_quant_conv", [True])
+    read.one_of("shift_factor", [None, 0.0])
+    read.passed_over("sample_size", "scaling_factor", "force_upcast")
+    module = vae.AutoencoderKL(
+        channels=image_channels,
+        latent_channels=read.take("latent_channels", 4),
+        block_out_channels=channels,
+        layers_per_block=read.take("layers_per_block", 1),
+        num_groups=read.take("norm_num_groups", 32),
+        mid_attention=read.take("mid_block_add_attention", True),
+    )
+    read.finish()
+    return module
+
+
+# Of `CLIPTextConfig`, and of no consequence for the text's embeddings.
+TEXT_PASSED_OVER = (
+    "model_type", "architectures", "torch_dtype", "dtype", "transformers_version",
+    "attention_dropout", "dropout", "initializer_factor", "initializer_range", "projection_dim",
+    "bos_token_id", "eos_token_id", "pad_token_id", "return_dict", "use_cache",
+)  # fmt: skip
+
+
+def read_text_encoder(config: Mapping[str, Any], where: str) -> text_encoder.TextEncoder:
+    """The `CLIPTextModel` of a `config.json`.
+
+    Raises:
+      UserError: naming `where` and the key, if ours can't express its value.
+    """
+    read = _Reader(config, where, ["CLIPTextModel"])
+    read.one_of("model_type", ["clip_text_model"])
+    read.passed_over(*TEXT_PASSED_OVER)
+    hidden, heads = read.take("hidden_size", 512), read.take("num_attention_heads", 8)
+    if heads < 1 or hidden % heads:
+        raise read.refuse("num_attention_heads", f"it must divide hidden_size = {hidden}")
+    module = text_encoder.TextEncoder(
+        vocab_size=read.take("vocab_size", 49408),
+        max_length=read.take("max_position_embeddings", 77),
+        hidden_size=hidden,
+        intermediate_size=read.take("intermediate_size", 2048),
+        num_layers=read.take("num_hidden_layers", 12),
+        num_heads=heads,
+        activation=read.one_of("hidden_act", ["quick_gelu", "gelu"]),
+        epsilon=float(read.take("layer_norm_eps", 1e-5)),
+    )
+    read.finish()
+    return module
+
+
+LISTS = re.compile(r"(blocks|resnets|attentions|samplers|layers)_(\d+)(?:_|$)")
+FEED_FORWARD = {"ff_net_0_proj": "ff.net.0.proj", "ff_net_2": "ff.net.2"}
+
+
+def diffusers_name(path: tuple[str, ...], attention: Mapping[str, str] = unet2d.MODERN) -> str:
+    """Their name of a parameter of the U-Net or the autoencoder, e.g. ("decoder",
+    "mid_block_resnets_0", "conv1", "kernel") -> "decoder.mid_block.resnets.0.conv1.weight"."""
+    *modules, leaf = path
+    named = []
+    for module in modules:
+        module = FEED_FORWARD.get(module) or attention.get(module, module)
+        if module.startswith("mid_block_"):
+            named.append("mid_block")
+            module = module.removeprefix("mid_block_")
+        named.append(LISTS.sub(r"\1.\2.", module).rstrip("."))
+    return ".".join([*named, layout.LEAVES[leaf]])
+
+
+TEXT_PREFIX = "text_model."  # of the text encoder's names before transformers 5
+TEXT_NAMES = (
+    (re.compile(r"^(token|position)_embedding$"), r"embeddings.\1_embedding"),
+    (re.compile(r"^layers_(\d+)$"), r"encoder.layers.\1"),
+    (re.compile(r"^(self_attn|mlp)_"), r"\1."),
+)
+
+
+def text_name(path: tuple[str, ...], attention: Mapping[str, str] = unet2d.MODERN) -> str:
+    """Their name of a parameter of the text encoder, without `TEXT_PREFIX`."""
+    del attention
+    *modules, leaf = path
+    for pattern, theirs in TEXT_NAMES:
+        modules = [pattern.sub(theirs, module) for module in modules]
+    return ".".join([*modules, layout.LEAVES[leaf]])
+
+
+class Part(NamedTuple):
+    """One of the networks of a folder.
+
+    Attributes:
+      weights: the file with its tensors.
+      read_config: a `config.json`, and where it lies, to the module.
+      init_params: `(module, key) -> params`.
+      tensor_name: their name of a parameter, given the names of the attention layers.
+    """
+
+    weights: str
+    read_config: Callable[[Mapping[str, Any], str], nn.Module]
+    init_params: Callable[[nn.Module, jax.Array], Params]
+    tensor_name: Callable[..., str]
+
+    def param_shapes(self, module: nn.Module) -> Params:
+        """Shapes of the module's parameters; nothing is allocated."""
+        return jax.eval_shape(lambda: self.init_params(module, jax.random.key(0)))
+
+    def tensor_shapes(self, module: nn.Module) -> dict[str, tuple[int, ...]]:
+        """The shapes of their tensors, by name."""
+        return layout.pytorch_shapes(self.param_shapes(module), self.tensor_name)
+
+    def to_params(self, module: nn.Module, named: Mapping[str, np.ndarray], where: str) -> Params:
+        """Their tensors as the module's parameters.
+
+        Raises:
+          UserError: see `layout.from_pytorch`.
+        """
+        attention = unet2d.attention_names(named)
+        named = {
+            name.removeprefix(TEXT_PREFIX): tensor
+            for name, tensor in named.items()
+            if not name.endswith(".position_ids")  # the numbers 0, 1, …, in old versions
+        }
+        name_of = functools.partial(self.tensor_name, attention=attention)
+        return layout.from_pytorch(named, self.param_shapes(module), name_of, where)
+
+
+PARTS = {
+    "unet": Part(
+        "diffusion_pytorch_model.safetensors",
+        read_unet,
+        unet_condition.init_params,
+        diffusers_name,
+    ),
+    "vae": Part("diffusion_pytorch_model.safetensors", read_vae, vae.init_params, diffusers_name),
+    "text_encoder": Part(
+        "model.safetensors", read_text_encoder, text_encoder.init_params, text_name
+    ),
+}
+"""By the names of their sub-folders."""

@@ -1,0 +1,88 @@
+"""CLIP's text tower (Radford et al. 2021, arXiv 2103.00020): tokens to embeddings."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vdu_jax.types import Params
+
+ACTIVATIONS = {
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+}
+
+
+class EncoderLayer(nn.Module):
+    """Causal self-attention and a perceptron, each on the normalised input and added to it."""
+
+    num_heads: int
+    intermediate_size: int
+    activation: str
+    epsilon: float
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        norm = dict(epsilon=self.epsilon, use_fast_variance=False, **types)
+        batch, length, width = x.shape
+        h = nn.LayerNorm(name="layer_norm1", **norm)(x)
+
+        def project(name: str) -> jax.Array:
+            out = nn.Dense(width, name=f"self_attn_{name}", **types)(h)
+            return out.reshape(batch, length, self.num_heads, -1)
+
+        h = jax.nn.dot_product_attention(
+            project("q_proj"), project("k_proj"), project("v_proj"), is_causal=True
+        )
+        x = x + nn.Dense(width, name="self_attn_out_proj", **types)(h.reshape(x.shape))
+        h = nn.LayerNorm(name="layer_norm2", **norm)(x)
+        h = nn.Dense(self.intermediate_size, name="mlp_fc1", **types)(h)
+        return x + nn.Dense(width, name="mlp_fc2", **types)(ACTIVATIONS[self.activation](h))
+
+
+class TextEncoder(nn.Module):
+    """(B, L) token numbers in [0, vocab_size) -> (B, L, hidden_size), the last normalised layer.
+
+    Attributes:
+      max_length: L at most.
+      activation: a name in `ACTIVATIONS`.
+      dtype: compute type. param_dtype: storage type of the parameters.
+    """
+
+    vocab_size: int = 49408
+    max_length: int = 77
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_layers: int = 12
+    num_heads: int = 12
+    activation: str = "quick_gelu"
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        embed = dict(features=self.hidden_size, **types)
+        x = nn.Embed(self.vocab_size, name="token_embedding", **embed)(tokens)
+        positions = jnp.arange(tokens.shape[1])
+        x = x + nn.Embed(self.max_length, name="position_embedding", **embed)(positions)
+        for index in range(self.num_layers):
+            x = EncoderLayer(
+                self.num_heads,
+                self.intermediate_size,
+                self.activation,
+                self.epsilon,
+                name=f"layers_{index}",
+                **types,
+            )(x)
+        return nn.LayerNorm(
+            epsilon=self.epsilon, use_fast_variance=False, name="final_layer_norm", **types
+        )(x)
+
+
+def init_params(net: TextEncoder, key: jax.Array) -> Params:
+    """Fresh parameters. jit- and `eval_shape`-compatible."""
+    return net.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
