@@ -43,6 +43,9 @@ TOOLS
               bring in a diffusers model (a folder with safetensors weights)
   export DIR --workdir=DIR [--config=FILE] [--model=original|METHOD] [--weights=ema|params]
               write a model as a diffusers folder, for DDPMPipeline.from_pretrained
+  generate DIR GRID.png --prompt=TEXT [--negative=TEXT] [--guidance=7.5] [--images=4]
+            [--steps=50] [--seed=0] [--precision=float32|bfloat16]
+              draw images of a text with a Stable Diffusion folder (needs the extra sd)
   convert FILE FILE.safetensors
               turn a PyTorch checkpoint into safetensors (needs the extra torch)
   check [--precision=float32,tf32,bfloat16] [--json]
@@ -73,6 +76,7 @@ TOOLS = {
     "plan": ((), ("config",)),
     "import": (("DIR",), ("workdir",)),
     "export": (("DIR",), ("workdir",)),
+    "generate": (("DIR", "GRID.png"), ("prompt",)),
     "convert": (("FILE", "FILE.safetensors"), ()),
     "check": ((), ()),
 }
@@ -97,7 +101,13 @@ def parse(argv: Sequence[str], command: str = "run"):
     flags.DEFINE_string("only", "", "a cell of the benchmark", flag_values=values)
     flags.DEFINE_string("against", "", "published results.json", flag_values=values)
     flags.DEFINE_string("onto", "", "published results.json to add to", flag_values=values)
-    flags.DEFINE_string("precision", "float32", "what to check", flag_values=values)
+    flags.DEFINE_string("precision", "float32", "what to compute in", flag_values=values)
+    flags.DEFINE_string("prompt", "", "what to draw", flag_values=values)
+    flags.DEFINE_string("negative", "", "what not to draw", flag_values=values)
+    flags.DEFINE_float("guidance", 7.5, "weight of the prompt", flag_values=values)
+    flags.DEFINE_integer("images", 4, "how many to draw", flag_values=values)
+    flags.DEFINE_integer("steps", 50, "of sampling", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "of the noise", flag_values=values)
     flags.DEFINE_boolean("json", False, "for machines", flag_values=values)
     flags.DEFINE_integer("devices", 1, "devices to plan for", flag_values=values)
     flags.DEFINE_float("memory", 0.0, "GiB of a device", flag_values=values)
@@ -183,6 +193,19 @@ def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
 
         exporting.run(
             arguments[0], config, values.workdir, values.model, values.weights, values.overwrite
+        )
+    elif command == "generate":
+        from vdu_jax.stages import generate
+
+        generate.run(
+            *arguments,
+            prompt=values.prompt,
+            negative=values.negative,
+            images=values.images,
+            guidance_scale=values.guidance,
+            steps=values.steps,
+            seed=values.seed,
+            precision=values.precision,
         )
     elif command == "convert":
         from vdu_jax.interop import convert

@@ -143,7 +143,7 @@ def test_old_names_mean_the_same():
     module = part.read_config(inputs.STABLE_DIFFUSION["1"]["text_encoder"], "x")
     tensors = inputs.tensors(part.tensor_shapes(module))
     old = {f"text_model.{name}": tensor for name, tensor in tensors.items()}
-    old["text_model.embeddings.position_ids"] = np.arange(12)[None]
+    assert part.ignored("text_model.embeddings.position_ids")
     found = part.to_params(module, old, "x")
     jax.tree.map(np.testing.assert_array_equal, found, part.to_params(module, tensors, "x"))
     # A table of embeddings has its rows where they were.

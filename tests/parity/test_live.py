@@ -1,17 +1,24 @@
 """Our numbers against PyTorch itself, on whole arrays and on settings drawn at random.
 
-`make test-parity`; needs torch, diffusers and pytorch-fid.
+`make test-parity`; needs the extra torch.
 """
 
+import json
 import random
 
+import diffusers
+import jax
 import make_golden
 import numpy as np
 import pytest
 import reference
+import text_to_image
 import torch
+import transformers
 
+from vdu_jax.interop import pipeline, tokenizer
 from vdu_jax.parity import check, compare, components, inputs
+from vdu_jax.stages import generate
 
 pytestmark = pytest.mark.torch
 
@@ -86,3 +93,54 @@ def test_a_unet_agrees_with_pytorch_in_float32(name):
     theirs = reference.forward(inputs.UNETS[name], torch.float32)
     ours = BY_NAME[f"unet/{name}"].run("float32")
     assert compare.difference(ours, theirs).absolute <= 2e-5
+
+
+PROMPTS = (
+    "a red shoe",
+    "",
+    "The RED,  bag!!",
+    "42 shoes' bags isn't re-read",
+    "the " * 30,
+    "\tred\n",
+    "thebagshoe 7'll",
+)
+
+
+@pytest.mark.parametrize("pad_token", ["<|endoftext|>", "!"])
+def test_the_tokenizer_is_that_of_transformers(tmp_path, pad_token):
+    text_to_image.write_tokenizer(tmp_path, pad_token)
+    theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path)
+    found = theirs(
+        list(PROMPTS), padding="max_length", max_length=12, truncation=True, return_tensors="np"
+    )
+    ours = tokenizer.load(tmp_path, 12)(PROMPTS)
+    np.testing.assert_array_equal(ours, found.input_ids)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_a_picture_is_that_of_diffusers_pipeline(tmp_path, prediction):
+    """The whole way, from a folder and a prompt to images, begun with the same latents."""
+    folder = text_to_image.write_folder(tmp_path)
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(text_to_image.SCHEDULER | {"prediction_type": prediction}))
+    model = pipeline.read(folder)
+    keys = jax.random.split(jax.random.key(0), 2)
+    text, negative = np.split(generate.embed(model, ["a red shoe", "the bag"]), 2)
+    params = {name: model.params[name] for name in ("unet", "vae")}
+    draw = jax.jit(generate.make_draw(model, 20, 7.5))
+    with components.matmul_precision("float32"):
+        ours = np.asarray(draw(params | {"text": text, "negative": negative}, keys))
+
+    latents = [jax.random.normal(jax.random.fold_in(key, 0), model.latent_shape) for key in keys]
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+    theirs.set_progress_bar_config(disable=True)
+    images = theirs(
+        ["a red shoe"] * 2,
+        negative_prompt=["the bag"] * 2,
+        latents=reference.as_torch(np.stack(latents), torch.float32),
+        num_inference_steps=20,
+        guidance_scale=7.5,
+        output_type="np",
+    ).images
+    assert np.abs(ours - (2 * images - 1)).max() <= 1e-2
+    assert images.std() > 0.1

@@ -14,9 +14,12 @@ def test_images_do_not_depend_on_the_batch_size_or_the_count():
 
     params = {"w": jnp.float32(0.5)}
 
+    def draw(params, keys):
+        return samplers.sample(score_fn, params, plan, keys, (4, 4, 1))
+
     def images(batch_size, count):
-        draw = sampling.make_sampler(score_fn, plan, (4, 4, 1), batch_size=batch_size)
-        return draw(params, 7, count, "test")
+        sampler = sampling.make_sampler(draw, (4, 4, 1), batch_size=batch_size)
+        return sampler(params, 7, count, "test")
 
     whole = images(16, 11)
     assert whole.shape == (11, 4, 4, 1) and whole.dtype == np.uint8

@@ -51,7 +51,12 @@ class ModelFolder(NamedTuple):
     texts: dict[str, str]
 
 
-def _read_json(path: Path) -> tuple[dict, str]:
+def read_json(path: Path) -> tuple[dict, str]:
+    """A JSON object in a file, and the file's text.
+
+    Raises:
+      UserError: if it is missing or holds anything else.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         value = json.loads(text)
@@ -75,18 +80,25 @@ def _network_folder(directory: Path, weights: str) -> Path:
     return directory
 
 
-def _weights_file(network: Path) -> Path:
-    if (network / WEIGHTS).is_file():
-        return network / WEIGHTS
+def weights_file(network: Path, name: str = WEIGHTS) -> Path:
+    """The file with a network's tensors; where there is none of that name, its variant fp16.
+
+    Raises:
+      UserError: if there is neither.
+    """
+    variant = name.replace(".safetensors", ".fp16.safetensors")
+    for found in (network / name, network / variant):
+        if found.is_file():
+            return found
     pickled = [p for p in sorted(network.glob("*")) if p.suffix in tensors.PICKLES]
     if pickled:
-        tensors.refuse_pickle(pickled[0], network / WEIGHTS)
-    if (network / f"{WEIGHTS}.index.json").is_file():
+        tensors.refuse_pickle(pickled[0], network / name)
+    if (network / f"{name}.index.json").is_file():
         raise UserError(
             f"{network} holds its weights in several files: save the model again with "
             "max_shard_size above its size"
         )
-    raise UserError(f"{network / WEIGHTS}: no such file")
+    raise UserError(f"{network / name}: no such file")
 
 
 def read(directory: Path, weights: str = "params") -> ModelFolder:
@@ -105,7 +117,7 @@ def read(directory: Path, weights: str = "params") -> ModelFolder:
     texts = {}
 
     def load(path: Path) -> dict:
-        value, texts[path.relative_to(directory).as_posix()] = _read_json(path)
+        value, texts[path.relative_to(directory).as_posix()] = read_json(path)
         return value
 
     model, image_shape = unet2d.read_config(load(network / "config.json"), network / "config.json")
@@ -119,7 +131,7 @@ def read(directory: Path, weights: str = "params") -> ModelFolder:
         if path.is_file():
             settings["diffusion"], settings["sampler"] = scheduler.read_config(load(path), path)
             break
-    file = _weights_file(network)
+    file = weights_file(network)
     stored = tensors.read(file)
     relative = file.relative_to(directory).as_posix()
     if (directory / ORIGIN).is_file() and weights == "params":

@@ -126,3 +126,32 @@ def write_config(diffusion: Mapping[str, Any], sampler: Mapping[str, Any]) -> di
         "steps_offset": 0,
         "rescale_betas_zero_snr": False,
     }
+
+
+def read_noise(config: Mapping[str, Any], where: str) -> dict:
+    """Our `diffusion` settings alone, from the file of any of their schedulers.
+
+    All of them share one noise schedule and differ in how they sample.
+
+    Raises:
+      UserError: naming `where` and the key, if our schedules can't express its value.
+    """
+    values = DEFAULTS | dict(config)
+    names = {theirs: ours for ours, theirs in SCHEDULES.items()}
+    numbers = ("num_train_timesteps", "beta_start", "beta_end")
+    for key, fits, need in (
+        ("beta_schedule", lambda v: v in names, f"it must be one of {', '.join(names)}"),
+        ("prediction_type", lambda v: v in PREDICTIONS, f"it must be {' or '.join(PREDICTIONS)}"),
+        ("trained_betas", lambda v: v is None, "it must be null"),
+        ("rescale_betas_zero_snr", lambda v: not v, "it must be false"),
+        *((key, lambda v: type(v) in (int, float) and v > 0, "it must be > 0") for key in numbers),
+    ):
+        if not fits(values.get(key)):
+            raise UserError(f"{where}: {key} = {values.get(key)!r} can't be expressed: {need}")
+    return {
+        "schedule": names[values["beta_schedule"]],
+        "num_steps": int(values["num_train_timesteps"]),
+        "beta_start": values["beta_start"],
+        "beta_end": values["beta_end"],
+        "prediction": values["prediction_type"],
+    }

@@ -239,12 +239,14 @@ class Part(NamedTuple):
       read_config: a `config.json`, and where it lies, to the module.
       init_params: `(module, key) -> params`.
       tensor_name: their name of a parameter, given the names of the attention layers.
+      ignored: of a tensor's name, whether it has no part here.
     """
 
     weights: str
     read_config: Callable[[Mapping[str, Any], str], nn.Module]
     init_params: Callable[[nn.Module, jax.Array], Params]
     tensor_name: Callable[..., str]
+    ignored: Callable[[str], bool] = lambda name: False
 
     def param_shapes(self, module: nn.Module) -> Params:
         """Shapes of the module's parameters; nothing is allocated."""
@@ -261,11 +263,7 @@ class Part(NamedTuple):
           UserError: see `layout.from_pytorch`.
         """
         attention = unet2d.attention_names(named)
-        named = {
-            name.removeprefix(TEXT_PREFIX): tensor
-            for name, tensor in named.items()
-            if not name.endswith(".position_ids")  # the numbers 0, 1, …, in old versions
-        }
+        named = {name.removeprefix(TEXT_PREFIX): tensor for name, tensor in named.items()}
         name_of = functools.partial(self.tensor_name, attention=attention)
         return layout.from_pytorch(named, self.param_shapes(module), name_of, where)
 
@@ -279,7 +277,11 @@ PARTS = {
     ),
     "vae": Part("diffusion_pytorch_model.safetensors", read_vae, vae.init_params, diffusers_name),
     "text_encoder": Part(
-        "model.safetensors", read_text_encoder, text_encoder.init_params, text_name
+        "model.safetensors",
+        read_text_encoder,
+        text_encoder.init_params,
+        text_name,
+        lambda name: name.endswith(".position_ids"),  # 0, 1, …, in old versions
     ),
 }
 """By the names of their sub-folders."""

@@ -7,17 +7,14 @@ import jax
 import numpy as np
 
 from vdu_jax.data import to_uint8
-from vdu_jax.diffusion import samplers
 from vdu_jax.runtime import parallel, progress
-from vdu_jax.types import Params, ScoreFn
+from vdu_jax.types import Params
 
 
 def make_sampler(
-    score_fn: ScoreFn,
-    plan: samplers.SamplerPlan,
+    draw_images: Callable[[Params, jax.Array], jax.Array],
     image_shape: tuple[int, int, int],
     *,
-    clip_x0: bool = True,
     batch_size: int = 250,
     fsdp: int = 1,
 ) -> Callable:
@@ -27,17 +24,18 @@ def make_sampler(
     whatever the count. Batches are of one size, so that nothing is compiled twice.
 
     Args:
+      draw_images: `(params, keys) -> images` in [-1, 1], one for each key and of that key alone.
       fsdp: devices that share one copy of the parameters.
     """
     mesh = parallel.make_mesh(fsdp)
     batch_size = -(-batch_size // mesh.size) * mesh.size
 
     @functools.partial(jax.jit, out_shardings=parallel.replicated(mesh))
-    def draw(params: Params, seed: int, first: int) -> jax.Array:
+    def draw(params: Params, seed: jax.Array, first: jax.Array) -> jax.Array:
         indices = first + jax.numpy.arange(batch_size)
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(indices)
         keys = jax.lax.with_sharding_constraint(keys, parallel.batch_sharding(mesh))
-        return samplers.sample(score_fn, params, plan, keys, image_shape, clip_x0=clip_x0)
+        return draw_images(params, keys)
 
     def sampler(params: Params, seed: int, count: int, label: str) -> np.ndarray:
         params = parallel.place(params, mesh)

@@ -122,14 +122,13 @@ def sampler(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
 @functools.lru_cache(maxsize=4)
 def _sampler(module, diffusion: tuple, settings: tuple, image_shape: tuple, fsdp: int) -> Callable:
     values = dict(settings)
-    return sampling.make_sampler(
-        _score_fn(module, diffusion),
-        _sampler_plan(diffusion, settings),
-        image_shape,
-        clip_x0=values["clip_x0"],
-        batch_size=values["batch_size"],
-        fsdp=fsdp,
-    )
+    score_fn, plan = _score_fn(module, diffusion), _sampler_plan(diffusion, settings)
+
+    def draw(params, keys):
+        clip = values["clip_x0"]
+        return samplers.sample(score_fn, params, plan, keys, image_shape, clip_x0=clip)
+
+    return sampling.make_sampler(draw, image_shape, batch_size=values["batch_size"], fsdp=fsdp)
 
 
 def sampler_plan(config: ConfigDict) -> samplers.SamplerPlan:

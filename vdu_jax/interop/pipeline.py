@@ -1,0 +1,114 @@
+"""Folders of diffusers' `StableDiffusionPipeline`, read.
+
+DIR/model_index.json
+DIR/unet/, DIR/vae/, DIR/text_encoder/       config.json and safetensors
+DIR/tokenizer/                               vocab.json and merges.txt
+DIR/scheduler/scheduler_config.json          its noise schedule alone; how to sample is ours
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from vdu_jax.errors import UserError
+from vdu_jax.interop import folder, scheduler, stable_diffusion, tensors, tokenizer
+from vdu_jax.types import Params
+
+SCALING = 0.18215  # of the autoencoders whose config.json does not say
+
+
+class TextToImage(NamedTuple):
+    """The networks of a folder with their parameters, and what goes with them.
+
+    Attributes:
+      modules, params: by the names of `stable_diffusion.PARTS`.
+      tokenize: see `tokenizer.Tokenize`.
+      diffusion: as `config.diffusion`.
+      scaling: the networks' latents are the autoencoder's times this.
+      latent_shape: (h, w, channels) of the images that the model was trained on.
+    """
+
+    modules: dict[str, nn.Module]
+    params: dict[str, Params]
+    tokenize: tokenizer.Tokenize
+    diffusion: Mapping[str, Any]
+    scaling: float
+    latent_shape: tuple[int, int, int]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        vae, (height, width, _) = self.modules["vae"], self.latent_shape
+        factor = 2 ** (len(vae.block_out_channels) - 1)
+        return factor * height, factor * width, vae.channels
+
+
+def read(directory: Path) -> TextToImage:
+    """Read a folder.
+
+    Raises:
+      UserError: naming the file, key or tensor that is missing, damaged or can't be expressed.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such folder")
+    if not (directory / "model_index.json").is_file():
+        raise UserError(f"{directory} is no diffusers pipeline: model_index.json is not there")
+    index, _ = folder.read_json(directory / "model_index.json")
+    kind = index.get("_class_name")
+    if kind != "StableDiffusionPipeline":
+        raise UserError(
+            f"{directory / 'model_index.json'}: _class_name = {kind!r}: only a "
+            "StableDiffusionPipeline turns text to images here"
+        )
+    for part in (*stable_diffusion.PARTS, "tokenizer", "scheduler"):
+        if not (directory / part).is_dir():
+            raise UserError(f"{directory} has no folder {part}: get the model again")
+    configs, modules, params = {}, {}, {}
+    for name, part in stable_diffusion.PARTS.items():
+        where = directory / name / "config.json"
+        configs[name], _ = folder.read_json(where)
+        modules[name] = part.read_config(configs[name], where)
+    _check_fit(directory, modules)
+    for name, part in stable_diffusion.PARTS.items():
+        file = folder.weights_file(directory / name, part.weights)
+        stored = tensors.read(file, part.ignored).tensors
+        params[name] = part.to_params(modules[name], stored, file)
+    where = directory / "scheduler" / "scheduler_config.json"
+    diffusion = scheduler.read_noise(folder.read_json(where)[0], where)
+    return TextToImage(
+        modules,
+        params,
+        tokenizer.load(directory / "tokenizer", modules["text_encoder"].max_length),
+        diffusion,
+        float(configs["vae"].get("scaling_factor") or SCALING),
+        (
+            *_sides(configs["unet"], directory / "unet" / "config.json"),
+            modules["unet"].out_channels,
+        ),
+    )
+
+
+def _check_fit(directory: Path, modules: Mapping[str, nn.Module]) -> None:
+    """Raises: UserError if the networks are not made for each other."""
+    unet, vae, text = (modules[name] for name in ("unet", "vae", "text_encoder"))
+    for what, one, other in (
+        ("channels of the latents: unet", unet.out_channels, ("vae", vae.latent_channels)),
+        (
+            "numbers of a token's embedding: unet",
+            unet.text_width,
+            ("text_encoder", text.hidden_size),
+        ),
+    ):
+        if one != other[1]:
+            raise UserError(f"{directory}: {what} has {one} and {other[0]} {other[1]}")
+
+
+def _sides(config: Mapping[str, Any], where: Path) -> tuple[int, int]:
+    size = config.get("sample_size") or 64
+    sides = list(size) if isinstance(size, list) else [size, size]
+    if len(sides) != 2 or not all(type(s) is int and 1 <= s <= 4096 for s in sides):
+        raise UserError(f"{where}: sample_size = {size!r}: it must be one or two whole numbers")
+    return tuple(sides)
