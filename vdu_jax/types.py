@@ -11,7 +11,8 @@ import chex
 
 Params = chex.ArrayTree
 Batch = Mapping[str, Mapping[str, chex.Array]]
-"""One entry per kind of data ("forget", "retain", "replay"); each is a dict with "image"."""
+"""One entry per kind of data ("forget", "retain", "replay"); each is a dict with "image", and for a
+conditional network "cond"."""
 
 Metrics = Mapping[str, chex.Array]
 

@@ -114,9 +114,9 @@ def test_eps_error_by_hand():
         assert dropout_key is None
         return params * xt + t[:, None, None, None] / 100 + cond
 
-    error = process.eps_error(
-        score_fn, 0.8, SCHEDULE, x0, process.Noising(jnp.asarray(t), jnp.asarray(eps)), cond=0.1
-    )
+    predict = process.given(score_fn, {"image": x0, "cond": 0.1})
+    noising = process.Noising(jnp.asarray(t), jnp.asarray(eps))
+    error = process.eps_error(predict, 0.8, SCHEDULE, x0, noising)
     a = LEVELS[t][:, None, None, None]
     xt = np.sqrt(a) * x0 + np.sqrt(1 - a) * eps
     expected = ((0.8 * xt + t[:, None, None, None] / 100 + 0.1 - eps) ** 2).mean((1, 2, 3))

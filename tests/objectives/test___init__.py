@@ -1,4 +1,4 @@
-"""Every method takes its errors in the units of what the network predicts."""
+"""What holds for every method."""
 
 import itertools
 
@@ -19,6 +19,38 @@ SETTINGS = {
     "salun": {"mask_batches": 1},
     "esd": {"teacher_steps": 1, "teacher_learning_rate": 1e-3},
 }
+
+
+@pytest.mark.parametrize("name", sorted(objectives.FACTORIES))
+def test_the_condition_of_each_kind_of_data_reaches_the_network(toy, name):
+    """And that of no other."""
+    key, draw, kinds = jax.random.key(3), np.random.default_rng(5), sorted(KINDS)
+    conds = {kind: draw.normal(size=(6, 2)).astype(np.float32) for kind in kinds}
+
+    def score_fn(params, xt, t, cond=None, *, dropout_key=None):
+        shift = jnp.tanh(params["a"] * cond).mean(-1)
+        return params["a"] * xt + params["b"] + shift[:, None, None, None]
+
+    def gradient(changes):
+        batch = {
+            kind: {"image": toy.images(i, 6), "cond": (conds | changes)[kind]}
+            for i, kind in enumerate(kinds)
+        }
+        objective = objectives.FACTORIES[name](
+            score_fn, toy.schedule, toy.posterior, 40, **SETTINGS.get(name, {})
+        )
+        batches = {k: itertools.repeat(v) for k, v in batch.items() if k in objective.sees}
+        state = objective.init(toy.start, batches, key)
+        loss = objective.loss
+        return objective.sees, jax.grad(lambda p: loss(p, state, batch, key)[0])(toy.params)["a"]
+
+    sees, with_conditions = gradient({})
+    for kind in kinds:
+        _, changed = gradient({kind: conds[kind] + 1})
+        if kind in sees:
+            assert abs(float(changed - with_conditions)) > 1e-6, kind
+        else:
+            assert float(changed) == float(with_conditions), kind
 
 
 @pytest.mark.parametrize("name", sorted(objectives.FACTORIES))

@@ -57,8 +57,36 @@ def test_the_teacher_knows_the_forget_data_better(toy):
     np.testing.assert_array_equal(state.original["b"], toy.start["b"])
 
 
+def test_a_text_is_erased_by_the_network_itself(toy):
+    """L = ‖ε_θ(x_t, c) − [ε_θ*(x_t) − η (ε_θ*(x_t, c) − ε_θ*(x_t))]‖² (eq. 7)."""
+
+    def score_fn(params, xt, t, cond, *, dropout_key=None):
+        return params["a"] * xt + params["b"] + cond[:, None, None, :]
+
+    x0, key = toy.images(0, 6), jax.random.key(3)
+    given, negative = (toy.images(i, 6)[:, 0, 0] for i in (1, 2))
+    objective = esd(
+        score_fn, toy.schedule, toy.posterior, 40, teacher="text", guidance=2.0, teacher_steps=1
+    )
+    state = objective.init(toy.start, {}, key)  # no image is taken
+    batch = {"forget": {"image": x0, "cond": given, "negative": negative}}
+    loss, _ = objective.loss(toy.params, state, batch, key)
+
+    xt = toy.draw(key, x0).xt
+    without = float(toy.start["a"]) * xt + np.asarray(toy.start["b"]) + negative[:, None, None]
+    away = without - 2.0 * (given - negative)[:, None, None]
+    error, *_ = toy.error(toy.params, xt, away - given[:, None, None])
+    assert float(loss) == pytest.approx(error.mean(), rel=1e-4)
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"guidance": -1.0}, {"teacher_steps": 0}, {"teacher_learning_rate": 0.0}]
+    "wrong",
+    [
+        {"teacher": "other"},
+        {"guidance": -1.0},
+        {"teacher_steps": 0},
+        {"teacher_learning_rate": 0.0},
+    ],
 )
 def test_settings_out_of_range_raise(toy, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

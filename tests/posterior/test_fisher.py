@@ -23,7 +23,8 @@ def images(n, seed=0):
 
 def test_it_is_the_mean_square_of_single_gradients():
     batches, key = [images(5), images(3, seed=1)], jax.random.key(4)
-    fisher = posterior.diagonal_fisher(score_fn, SCHEDULE, PARAMS, iter(batches), key)
+    parts = ({"image": x0} for x0 in batches)
+    fisher = posterior.diagonal_fisher(score_fn, SCHEDULE, PARAMS, parts, key)
     squares = []
     for index, x0 in enumerate(batches):
         noising = process.draw_noising(jax.random.fold_in(key, index), SCHEDULE, jnp.asarray(x0))
@@ -42,10 +43,10 @@ def test_it_is_the_mean_square_of_single_gradients():
 
 
 def test_half_precision_parameters_are_accumulated_in_float32():
-    half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
-    fisher = posterior.diagonal_fisher(score_fn, SCHEDULE, half, [images(600)], jax.random.key(0))
+    half, part = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS), {"image": images(600)}
+    fisher = posterior.diagonal_fisher(score_fn, SCHEDULE, half, [part], jax.random.key(0))
     exact = jax.tree.map(lambda p: p.astype(jnp.float32), half)
-    wide = posterior.diagonal_fisher(score_fn, SCHEDULE, exact, [images(600)], jax.random.key(0))
+    wide = posterior.diagonal_fisher(score_fn, SCHEDULE, exact, [part], jax.random.key(0))
     assert fisher["mix"].dtype == jnp.float32
     jax.tree.map(lambda f, w: np.testing.assert_allclose(f, w, rtol=0.03), fisher, wide)
 

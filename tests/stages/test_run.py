@@ -181,7 +181,7 @@ def test_the_fisher_posterior_lies_around_the_original(trained, config):
     x0 = data.to_model_range(images)
     fisher = diagonal_fisher(
         unet.make_score_fn(build.net(config, shape)), build.schedule(config), params,
-        [x0[:50], x0[50:]], jax.random.key(config.posterior.fisher_seed),
+        [{"image": x0[:50]}, {"image": x0[50:]}], jax.random.key(config.posterior.fisher_seed),
     )  # fmt: skip
     trained_on = artifacts.upstream(trained, "train")["summary"]["images"]
     jax.tree.map(

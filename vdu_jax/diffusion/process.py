@@ -2,7 +2,8 @@
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import chex
@@ -53,6 +54,17 @@ def noise_predictor(score_fn: ScoreFn, schedule: Schedule, prediction: str) -> S
         return jnp.sqrt(a) * v + jnp.sqrt(1 - a) * xt
 
     return predict
+
+
+def given(score_fn: ScoreFn, part: Mapping[str, jax.Array]) -> ScoreFn:
+    """The score function with the condition of a part of a batch, if it has one.
+
+    Args:
+      part: {"image", …} of one kind of data; "cond" (B, …) is what its images come with.
+    """
+    if "cond" not in part:
+        return score_fn
+    return functools.partial(score_fn, cond=part["cond"])
 
 
 def loss_weights(schedule: Schedule, weighting: str = "simple") -> jax.Array:
@@ -172,7 +184,6 @@ def eps_error(
     schedule: Schedule,
     x0: jax.Array,
     noising: Noising,
-    cond=None,
     dropout_key=None,
 ) -> jax.Array:
     """e(θ; x_0, t, ε) = mean over pixels of (ε_θ(x_t, t) − ε)², per example: (B,).
@@ -180,7 +191,7 @@ def eps_error(
     Ho et al. 2020, eq. 14 without the expectation.
     """
     xt = q_sample(schedule, x0, noising.t, noising.eps)
-    prediction = score_fn(params, xt, noising.t, cond, dropout_key=dropout_key)
+    prediction = score_fn(params, xt, noising.t, dropout_key=dropout_key)
     return jnp.square(prediction - noising.eps).mean(tuple(range(1, x0.ndim)))
 
 

@@ -31,7 +31,7 @@ def ddpm(
         noise_key, dropout_key = jax.random.split(key)
         noising = process.draw_noising(noise_key, schedule, x0)
         error = process.eps_error(
-            score_fn,
+            process.given(score_fn, batch[kind]),
             params,
             schedule,
             x0,

@@ -100,10 +100,11 @@ def demixing(
         x0 = batch["forget"]["image"]
         noising = process.draw_noising(forget_key, schedule, x0, stratified=True)
         xt = process.q_sample(schedule, x0, noising.t, noising.eps)
-        target = score_fn(state.teacher, xt, noising.t) + correction(
+        predict = process.given(score_fn, batch["forget"])
+        target = predict(state.teacher, xt, noising.t) + correction(
             schedule, state.forget, state.replay, forget_share, xt, noising.t
         )
-        prediction = score_fn(params, xt, noising.t)
+        prediction = predict(params, xt, noising.t)
         a = process.bcast(schedule.alphas_cumprod[noising.t], xt)
         simple = process.bcast(schedule.simple_weights, xt)
         corrected = jnp.minimum(simple[noising.t], (1 - a) / a) * jnp.square(
@@ -112,8 +113,9 @@ def demixing(
         replay = batch["replay"]["image"]
         again = process.draw_noising(replay_key, schedule, replay, stratified=True)
         xt = process.q_sample(schedule, replay, again.t, again.eps)
-        kept = jax.lax.stop_gradient(score_fn(state.teacher, xt, again.t))
-        drift = (simple[again.t] * jnp.square(score_fn(params, xt, again.t) - kept)).mean()
+        predict = process.given(score_fn, batch["replay"])
+        kept = jax.lax.stop_gradient(predict(state.teacher, xt, again.t))
+        drift = (simple[again.t] * jnp.square(predict(params, xt, again.t) - kept)).mean()
         away = energy(state.posterior, params) / dim
         total = corrected.mean() + replay_weight * drift + gamma * away
         forget_error = jnp.square(prediction - noising.eps).mean()

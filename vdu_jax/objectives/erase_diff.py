@@ -53,13 +53,15 @@ def erase_diff(
         noising = process.draw_noising(forget_key, schedule, x0)
         xt = process.q_sample(schedule, x0, noising.t, noising.eps)
         target = jax.random.uniform(noise_key, x0.shape)
+        predict_kept = process.given(score_fn, batch["retain"])
+        predict = process.given(score_fn, batch["forget"])
         weights = process.bcast(schedule.simple_weights[noising.t], x0)
 
         def retain_loss(p):
-            return process.simple_error(score_fn, p, schedule, retained, kept).mean()
+            return process.simple_error(predict_kept, p, schedule, retained, kept).mean()
 
         def forget_loss(p):
-            return (weights * jnp.square(score_fn(p, xt, noising.t) - target)).mean()
+            return (weights * jnp.square(predict(p, xt, noising.t) - target)).mean()
 
         fixed = jax.lax.stop_gradient(params)  # the weight is a constant of the loss
         weight = multiplier(jax.grad(retain_loss)(fixed), jax.grad(forget_loss)(fixed), strength)

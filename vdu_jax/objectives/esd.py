@@ -1,4 +1,4 @@
-"""Erased Stable Diffusion (Gandikota et al. 2023, arXiv 2303.07345), for an unconditional model."""
+"""Erased Stable Diffusion (Gandikota et al. 2023, arXiv 2303.07345), with a text or without."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,14 @@ from vdu_jax.diffusion.schedule import Schedule
 from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, Params, ScoreFn
 
+TEACHERS = ("fine_tuned", "text")
+
 
 class ESDState(NamedTuple):
-    """original: θ*. forget: θ_f, the original fine-tuned on D_f."""
+    """original: θ*. forget: θ_f, the original fine-tuned on D_f; `None` where a text is erased."""
 
     original: Params
-    forget: Params
+    forget: Params | None
 
 
 def esd(
@@ -26,50 +28,64 @@ def esd(
     num_forget: int,
     *,
     guidance: float = 1.0,
+    teacher: str = "fine_tuned",
     teacher_steps: int = 100,
     teacher_learning_rate: float = 1e-4,
 ) -> Objective:
     """L = E‖ε_θ(x_t, t) − [ε_θ* − η (ε_f − ε_θ*)](x_t, t)‖² (mean over pixels), x_t noised D_f.
 
-    The source erases a text's concept: ε_f is there the network's own prediction given the text
-    (eq. 7). An unconditional network has none, so ε_f is that of θ* fine-tuned briefly on D_f,
-    prepared by `init`.
+    The source erases a text's concept c (eq. 7): ε_θ is the prediction given the text, ε_f that of
+    θ* given the text, and ε_θ* that of θ* without it. An unconditional network knows no text, so
+    there ε_f is that of θ* fine-tuned briefly on D_f, prepared by `init`.
 
     Args:
       guidance: η ≥ 0, the source's negative guidance (1 there).
+      teacher: where ε_f comes from: "fine_tuned", or "text", for a network with a condition. Then
+        the forget data have "negative" beside "cond": the condition without the concept.
       teacher_steps, teacher_learning_rate: of that fine-tuning, with Adam.
 
     Raises:
       ValueError: for a setting out of range.
     """
     del posterior, num_forget
+    if teacher not in TEACHERS:
+        raise ValueError(f"unknown teacher {teacher!r}; one of {', '.join(TEACHERS)}")
     if guidance < 0 or teacher_steps < 1 or teacher_learning_rate <= 0:
         raise ValueError("guidance must be ≥ 0, teacher_steps ≥ 1, teacher_learning_rate > 0")
     optimizer = optax.adam(teacher_learning_rate)
 
     @jax.jit
-    def teach(params, opt_state, x0, key):
+    def teach(params, opt_state, part, key):
+        x0, predict = part["image"], process.given(score_fn, part)
         noising = process.draw_noising(key, schedule, x0)
-        grads = jax.grad(lambda p: process.simple_error(score_fn, p, schedule, x0, noising).mean())(
+        grads = jax.grad(lambda p: process.simple_error(predict, p, schedule, x0, noising).mean())(
             params
         )
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
     def init(params, batches, key):
-        teacher, opt_state = params, optimizer.init(params)
+        if teacher == "text":
+            return ESDState(jax.tree.map(jnp.copy, params), None)
+        tuned, opt_state = params, optimizer.init(params)
         for step in range(teacher_steps):
-            x0 = next(batches["forget"])["image"]
-            teacher, opt_state = teach(teacher, opt_state, x0, jax.random.fold_in(key, step))
-        return ESDState(jax.tree.map(jnp.copy, params), teacher)
+            part = next(batches["forget"])
+            tuned, opt_state = teach(tuned, opt_state, part, jax.random.fold_in(key, step))
+        return ESDState(jax.tree.map(jnp.copy, params), tuned)
 
     def loss(params, state, batch, key):
         x0 = batch["forget"]["image"]
         noising = process.draw_noising(key, schedule, x0)
         xt = process.q_sample(schedule, x0, noising.t, noising.eps)
-        original, forget = (score_fn(p, xt, noising.t) for p in state)
+        predict = process.given(score_fn, batch["forget"])
+        if teacher == "text":
+            negative = batch["forget"]["negative"]
+            original = score_fn(state.original, xt, noising.t, negative)
+            forget = predict(state.original, xt, noising.t)
+        else:
+            original, forget = (predict(p, xt, noising.t) for p in state)
         target = jax.lax.stop_gradient(original - guidance * (forget - original))
-        prediction = score_fn(params, xt, noising.t)
+        prediction = predict(params, xt, noising.t)
         forget_error = jnp.square(prediction - noising.eps).mean()
         weights = process.bcast(schedule.simple_weights[noising.t], xt)
         return (weights * jnp.square(prediction - target)).mean(), {"forget_error": forget_error}

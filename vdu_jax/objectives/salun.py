@@ -54,17 +54,18 @@ def salun(
         raise ValueError("share must lie in (0, 1], mask_batches be ≥ 1, replay_weight ≥ 0")
 
     @jax.jit
-    def forget_gradient(params, x0, key):
+    def forget_gradient(params, part, key):
+        x0, predict = part["image"], process.given(score_fn, part)
         noising = process.draw_noising(key, schedule, x0)
-        return jax.grad(lambda p: process.simple_error(score_fn, p, schedule, x0, noising).mean())(
+        return jax.grad(lambda p: process.simple_error(predict, p, schedule, x0, noising).mean())(
             params
         )
 
     def init(params, batches, key):
         total = jax.tree.map(jnp.zeros_like, params)
         for index in range(mask_batches):
-            x0 = next(batches["forget"])["image"]
-            gradient = forget_gradient(params, x0, jax.random.fold_in(key, index))
+            part = next(batches["forget"])
+            gradient = forget_gradient(params, part, jax.random.fold_in(key, index))
             total = jax.tree.map(jnp.add, total, gradient)
         return SalUnState(salient(total, share))
 
@@ -78,10 +79,12 @@ def salun(
         target = replay[jax.random.randint(pair_key, (len(x0),), 0, len(replay))]
         noising = process.draw_noising(forget_key, schedule, x0)
         relabelled = process.relabelled_error(
-            score_fn, params, schedule, x0, noising, target
+            process.given(score_fn, batch["forget"]), params, schedule, x0, noising, target
         ).mean()
         noising = process.draw_noising(replay_key, schedule, replay)
-        kept = process.simple_error(score_fn, params, schedule, replay, noising).mean()
+        kept = process.simple_error(
+            process.given(score_fn, batch["replay"]), params, schedule, replay, noising
+        ).mean()
         metrics = {"relabelled_error": relabelled, "replay_error": kept}
         return relabelled + replay_weight * kept, metrics
 

@@ -49,7 +49,7 @@ def selective_amnesia(
         raise ValueError("replay_weight and fisher_weight must be ≥ 0, fisher_batches ≥ 1")
 
     def init(params, batches, key):
-        replay = (next(batches["replay"])["image"] for _ in range(fisher_batches))
+        replay = (next(batches["replay"]) for _ in range(fisher_batches))
         fisher = diagonal_fisher(score_fn, schedule, params, replay, key)
         return AmnesiaState(jax.tree.map(jnp.copy, params), fisher)
 
@@ -61,9 +61,13 @@ def selective_amnesia(
             lambda count: jax.random.uniform(noise_key, (count, *x0.shape[1:]), minval=-1.0),
         )
         noising = process.draw_noising(forget_key, schedule, x0)
-        amnesia = process.relabelled_error(score_fn, params, schedule, x0, noising, target).mean()
+        amnesia = process.relabelled_error(
+            process.given(score_fn, batch["forget"]), params, schedule, x0, noising, target
+        ).mean()
         noising = process.draw_noising(replay_key, schedule, replay)
-        kept = process.simple_error(score_fn, params, schedule, replay, noising).mean()
+        kept = process.simple_error(
+            process.given(score_fn, batch["replay"]), params, schedule, replay, noising
+        ).mean()
         pulls = jax.tree.map(
             lambda p, o, f: jnp.sum(f * jnp.square(p - o)), params, state.original, state.fisher
         )

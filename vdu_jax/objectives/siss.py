@@ -47,6 +47,12 @@ def siss(
         noising = process.draw_noising(noise_key, schedule, a)
         from_a = jax.random.bernoulli(choice_key, mixture, (len(a),))
         source = jnp.where(process.bcast(from_a, a), a, x)
+        predict = score_fn
+        if "cond" in batch["forget"]:
+            of_a, of_x = (batch[kind]["cond"] for kind in ("forget", "retain"))
+            of_x = of_x[jnp.arange(len(a)) % len(of_x)]
+            cond = jnp.where(process.bcast(from_a, of_a), of_a, of_x)
+            predict = process.given(score_fn, {"cond": cond})
         mt = process.q_sample(schedule, source, noising.t, noising.eps)
         level = process.bcast(schedule.alphas_cumprod[noising.t], a)
 
@@ -63,7 +69,7 @@ def siss(
         weight_a = 1 / ((1 - mixture) * jnp.exp(-ratio) + mixture)
 
         def terms(p):
-            prediction = score_fn(p, mt, noising.t)
+            prediction = predict(p, mt, noising.t)
             axes = tuple(range(1, a.ndim))
             simple = schedule.simple_weights[noising.t]
             error_x = simple * jnp.square(prediction - eps_x).mean(axes)

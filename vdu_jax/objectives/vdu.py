@@ -92,7 +92,9 @@ def vdu(
     def loss(params, state, batch, key):
         x0 = batch["forget"]["image"]
         noising = process.draw_noising(key, schedule, x0)
-        error = process.eps_error(score_fn, params, schedule, x0, noising)
+        error = process.eps_error(
+            process.given(score_fn, batch["forget"]), params, schedule, x0, noising
+        )
         plasticity = plasticity_scale * (weights[noising.t] * error).mean()
         stability = energy(state.posterior, params)
         total = -(1 - gamma) * plasticity + gamma * stability_scale * stability

@@ -85,7 +85,9 @@ def vdu_extended(
         forget_key, replay_key = jax.random.split(key)
         x0 = batch["forget"]["image"]
         noising = process.draw_noising(forget_key, schedule, x0)
-        error = process.eps_error(score_fn, params, schedule, x0, noising)
+        error = process.eps_error(
+            process.given(score_fn, batch["forget"]), params, schedule, x0, noising
+        )
         if plasticity == "capped":
             # In the units of what the network predicts, where an uninformed one has the error 1.
             bounded = jnp.minimum(error, cap / schedule.simple_weights[noising.t])
@@ -100,9 +102,10 @@ def vdu_extended(
             replay = batch["replay"]["image"]
             noising = process.draw_noising(replay_key, schedule, replay)
             xt = process.q_sample(schedule, replay, noising.t, noising.eps)
-            target = jax.lax.stop_gradient(score_fn(state.teacher, xt, noising.t))
+            predict = process.given(score_fn, batch["replay"])
+            target = jax.lax.stop_gradient(predict(state.teacher, xt, noising.t))
             simple = process.bcast(schedule.simple_weights[noising.t], xt)
-            drift = (simple * jnp.square(score_fn(params, xt, noising.t) - target)).mean()
+            drift = (simple * jnp.square(predict(params, xt, noising.t) - target)).mean()
             total += function_weight * drift
             metrics["drift"] = drift
         return total, metrics

@@ -20,7 +20,8 @@ def diagonal_fisher(
     One gradient is in memory at a time, whatever the batch.
 
     Args:
-      batches: x0 (B, H, W, C) in [-1, 1]; batch n is noised with the key fold_in(key, n).
+      batches: each a dict with "image" (B, H, W, C) in [-1, 1] and, for a conditional network,
+        "cond" (B, …); batch n is noised with the key fold_in(key, n).
 
     Returns:
       float32, the parameters' structure.
@@ -30,26 +31,25 @@ def diagonal_fisher(
     """
 
     @jax.jit
-    def squares(params, x0, key):
-        noising = process.draw_noising(key, schedule, x0)
+    def squares(params, part, key):
+        noising = process.draw_noising(key, schedule, part["image"])
 
         def one(total, example):
-            image, *drawn = (a[None] for a in example)
+            single, drawn = jax.tree.map(lambda a: a[None], example)
+            predict = process.given(score_fn, single)
             gradient = jax.grad(
-                lambda p: process.simple_error(
-                    score_fn, p, schedule, image, process.Noising(*drawn)
-                ).mean()
+                lambda p: process.simple_error(predict, p, schedule, single["image"], drawn).mean()
             )(params)
             return jax.tree.map(lambda t, g: t + jnp.square(g), total, gradient), None
 
         zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-        return jax.lax.scan(one, zeros, (x0, *noising))[0]
+        return jax.lax.scan(one, zeros, (part, noising))[0]
 
     total, count = None, 0
-    for index, x0 in enumerate(batches):
-        more = squares(params, x0, jax.random.fold_in(key, index))
+    for index, part in enumerate(batches):
+        more = squares(params, part, jax.random.fold_in(key, index))
         total = more if total is None else jax.tree.map(jnp.add, total, more)
-        count += len(x0)
+        count += len(part["image"])
     if not count:
         raise ValueError("a Fisher needs at least one image")
     return jax.tree.map(lambda t: t / count, total)

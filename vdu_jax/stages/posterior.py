@@ -119,7 +119,7 @@ def laplace(config: ConfigDict, workdir: Path, found: data.Dataset) -> posterior
         with progress.bar(count, "fisher", unit="image") as bar:
             for first in range(0, count, FISHER_BATCH):
                 part = images[first : first + FISHER_BATCH]
-                yield data.to_model_range(part)
+                yield {"image": data.to_model_range(part)}
                 bar.update(len(part))
 
     fisher = posterior.diagonal_fisher(
