@@ -349,6 +349,7 @@ def test_a_method_can_be_left_out(small):
     vdu_config.validate_benchmark(small)
     names = list(map(str, benchmark.cells(small)))
     assert names == ["plain/8/0", "retrain/8/4", "plain/8/4"]
+    assert benchmark.compared(small) == ["plain", "retrain"]  # the others are not tuned
 
 
 def test_a_cell_that_is_not_there(small):

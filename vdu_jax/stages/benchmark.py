@@ -94,6 +94,11 @@ def cells(config: ConfigDict) -> list[Cell]:
     ]
 
 
+def compared(config: ConfigDict) -> list[str]:
+    """The methods that have a cell, by name."""
+    return sorted({cell.method for cell in cells(config)})
+
+
 def seed_config(config: ConfigDict, seed: int) -> ConfigDict:
     """The config of a training seed: other parameters, data order, noise and samples."""
     new = config.copy_and_resolve_references()
@@ -302,7 +307,7 @@ def run(config: ConfigDict, workdir: Path, onto: str = "") -> None:
     workdir, cache = Path(workdir), {}
     given = read_published(config, Path(onto)) if onto else {"cells": {}, "tuned": {}}
     todo = [cell for cell in cells(config) if str(cell) not in given["cells"]]
-    untuned = [method for method in sorted(config.methods) if method not in given["tuned"]]
+    untuned = [method for method in compared(config) if method not in given["tuned"]]
 
     models = {}
     for cell in todo:
