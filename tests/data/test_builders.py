@@ -42,6 +42,29 @@ def test_idx_sets_keep_pixels_and_order(tmp_path, archives, name):
         np.testing.assert_array_equal(y, labels)
 
 
+def test_tinted_fashion_is_fashion_mnist_in_colour(tmp_path, archives):
+    truth = archives.write_idx_set(tmp_path / "manual", n_train=300)
+    dataset = load("tinted_fashion", tmp_path / "data", tmp_path / "manual")
+    assert (dataset.image_shape, dataset.num_classes) == static_info("tinted_fashion")
+    assert dataset.class_names[0] == "red t-shirt" and dataset.class_names[57] == "white sneaker"
+    for split, (grey, garments) in truth.items():
+        images, labels = read(dataset, split)
+        np.testing.assert_array_equal(labels % 10, garments)
+        # The brightest channel of each tint shows the grey levels, and the margin is black.
+        inside = images[:, 2:-2, 2:-2].astype(int)
+        assert images.sum() == inside.sum()
+        white = labels // 10 == 5
+        np.testing.assert_array_equal(inside[white], np.repeat(grey[white][..., None], 3, -1))
+        red = labels // 10 == 0
+        np.testing.assert_array_equal(inside[red][..., 0], grey[red])
+        np.testing.assert_allclose(inside[red][..., 1], grey[red] * (32 / 255), atol=0.51)
+    labels = read(dataset, "train")[1] // 10
+    counts = np.bincount(labels, minlength=6)
+    assert (abs(counts - 50) < 4 * np.sqrt(300 * 5 / 36)).all()
+    # Once and for all: what is published was made with these.
+    assert labels[:10].tolist() == np.random.RandomState(0).randint(6, size=300)[:10].tolist()
+
+
 def test_uncompressed_idx_files_do(tmp_path, archives):
     import gzip
 

@@ -27,6 +27,7 @@ NAMES: dict[str, Spec] = {
     "digits": Spec("Digits", (8, 8, 1), 10),
     "mnist": Spec("Mnist", (28, 28, 1), 10),
     "fashion_mnist": Spec("FashionMnist", (28, 28, 1), 10),
+    "tinted_fashion": Spec("TintedFashion", (32, 32, 3), 60),
     "cifar10": Spec("Cifar10", (32, 32, 3), 10),
     "tiny_imagenet": Spec("TinyImagenet", (64, 64, 3), 200),
     "image_folder": Spec("ImageFolder", None, None),
