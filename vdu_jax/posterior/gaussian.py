@@ -74,8 +74,12 @@ def apply_floor(posterior: Family, floor: float) -> Family:
     """
     if not 0 < floor < math.inf:
         raise ValueError(f"floor must be > 0 and finite, not {floor}")
-    variance = jax.tree.map(lambda v: jnp.maximum(v, floor), posterior.variance)
-    return posterior._replace(variance=variance)
+    return posterior._replace(variance=_raised(posterior.variance, floor))
+
+
+@jax.jit  # one program for all tensors, not one for each shape
+def _raised(variance: Params, floor: jax.Array) -> Params:
+    return jax.tree.map(lambda v: jnp.maximum(v, floor), variance)
 
 
 def apply_shrinkage(posterior: Family, amount: float) -> Family:
@@ -86,8 +90,12 @@ def apply_shrinkage(posterior: Family, amount: float) -> Family:
     """
     if not 0 <= amount <= 1:
         raise ValueError(f"amount must lie in [0, 1], not {amount}")
-    variance = jax.tree.map(lambda v: (1 - amount) * v + amount * jnp.mean(v), posterior.variance)
-    return posterior._replace(variance=variance)
+    return posterior._replace(variance=_shrunk(posterior.variance, amount))
+
+
+@jax.jit
+def _shrunk(variance: Params, amount: jax.Array) -> Params:
+    return jax.tree.map(lambda v: (1 - amount) * v + amount * jnp.mean(v), variance)
 
 
 def layer_summary(posterior: Family) -> list[dict]:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from vdu_jax import config as vdu_config
 from vdu_jax import data
-from vdu_jax.diffusion import process, samplers
+from vdu_jax.diffusion import likelihood, process, samplers
 from vdu_jax.diffusion.schedule import Schedule, make_schedule
 from vdu_jax.errors import UserError
 from vdu_jax.models import unet
@@ -129,6 +129,22 @@ def _sampler(module, diffusion: tuple, settings: tuple, image_shape: tuple, fsdp
         return samplers.sample(score_fn, params, plan, keys, image_shape, clip_x0=clip)
 
     return sampling.make_sampler(draw, image_shape, batch_size=values["batch_size"], fsdp=fsdp)
+
+
+def evidence_bound(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
+    """`bound(params, x0, key) -> (B,)` bits per dimension; see `likelihood.bits_per_dim`."""
+    return _evidence_bound(net(config, image_shape), _items(config.diffusion))
+
+
+@functools.lru_cache(maxsize=4)
+def _evidence_bound(module: unet.UNet, diffusion: tuple) -> Callable:
+    score_fn, noise = _score_fn(module, diffusion), _schedule(diffusion)
+
+    @jax.jit
+    def bound(params, x0, key):
+        return likelihood.bits_per_dim(score_fn, params, noise, x0, key)
+
+    return bound
 
 
 def sampler_plan(config: ConfigDict) -> samplers.SamplerPlan:

@@ -19,7 +19,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdu_jax import data
-from vdu_jax.diffusion import likelihood
 from vdu_jax.errors import UserError
 from vdu_jax.metrics import frechet, kid, precision_recall, pul
 from vdu_jax.runtime import artifacts, parallel, progress
@@ -247,11 +246,7 @@ def evidence(config: ConfigDict, workdir: Path, model: str) -> dict:
     found = build.dataset(config)
     source = build.open_split(config, found, "test")
     params = sample.load_params(config, workdir, model, found.image_shape)
-    score_fn = build.score_fn(config, found.image_shape)
-    noise = build.schedule(config)
-    bound = jax.jit(
-        lambda params, x0, key: likelihood.bits_per_dim(score_fn, params, noise, x0, key)
-    )
+    bound = build.evidence_bound(config, found.image_shape)
     split = data.forget_retain_indices(source.labels, config.forget.classes)
     mesh = parallel.make_mesh()
     result = {}

@@ -169,15 +169,12 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     del host
     # Under one name, so that what is done with is not kept: these are the parameters' size.
     result = posterior.apply_shrinkage(result, section.shrinkage)
-    variances = jax.tree.leaves(result.variance)
-    smallest = min(float(v.min()) for v in variances)
+    smallest, below = map(float, count_below(result.variance, floor))
     if max(floor, smallest) <= 0:
         raise UserError(
             "config key posterior.variance_floor: some variances over the checkpoints are 0; "
             "set it (or posterior.floor_quantile) above 0"
         )
-    below = sum(float(jnp.sum(v < floor)) for v in variances)
-    del variances
     if floor > 0:
         result = posterior.apply_floor(result, floor)
     with Store(path / "gaussian") as store:
@@ -195,6 +192,14 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
             "median_variance": median,
         }
     )
+
+
+@jax.jit
+def count_below(variance: Params, floor: float) -> tuple[jax.Array, jax.Array]:
+    """The smallest of all variances, and how many are below the floor."""
+    leaves = jax.tree.leaves(variance)
+    smallest = jnp.stack([v.min() for v in leaves]).min()
+    return smallest, jnp.stack([(v < floor).sum(dtype=jnp.float32) for v in leaves]).sum()
 
 
 def shapes(params: Params, family: str, count: int) -> posterior.Posterior:
