@@ -67,7 +67,7 @@ class UNet(nn.Module):
             resnet_block = nn.remat(resnet_block, static_argnums=(3,))
             attention_block = nn.remat(attention_block)
 
-        def resnet(name: str, level: int, x: jax.Array, scale: float = 1.0) -> jax.Array:
+        def resnet(name: str, level: int, x: jax.Array, scale: float) -> jax.Array:
             return resnet_block(
                 channels[level],
                 dropout=self.dropout,
@@ -77,20 +77,10 @@ class UNet(nn.Module):
                 **norm,
             )(x, temb, deterministic)
 
-        def attention(name: str, x: jax.Array, scale: float = 1.0) -> jax.Array:
+        def attention(name: str, level: int, x: jax.Array, scale: float) -> jax.Array:
             return attention_block(
                 head_dim=self.attention_head_dim, output_scale_factor=scale, name=name, **norm
             )(x)
-
-        def attention_where_due(name: str, level: int, x: jax.Array) -> jax.Array:
-            return attention(name, x) if level in self.attention_levels else x
-
-        def middle(x: jax.Array) -> jax.Array:
-            last, scale = len(channels) - 1, self.mid_block_scale_factor
-            x = resnet("mid_block_resnets_0", last, x, scale)
-            if self.mid_attention:
-                x = attention("mid_block_attentions_0", x, scale)
-            return resnet("mid_block_resnets_1", last, x, scale)
 
         temb = layers.timestep_embedding(
             t, channels[0], flip_sin_to_cos=self.flip_sin_to_cos, freq_shift=self.freq_shift
@@ -100,14 +90,7 @@ class UNet(nn.Module):
         )
         x = 2 * xt - 1 if self.center_input_sample else xt
         x = layers.conv(channels[0], name="conv_in", **types)(x.astype(self.dtype))
-        x = u_shape(
-            self,
-            x,
-            resnet,
-            attention_where_due,
-            middle,
-            downsample_padding=self.downsample_padding,
-        )
+        x = u_shape(self, x, resnet, attention, self.mid_attention)
         x = nn.silu(layers.GroupNorm(name="conv_norm_out", **norm)(x))
         x = layers.conv(self.out_channels, name="conv_out", kernel_init=layers.zero_init, **types)(
             x
@@ -115,47 +98,56 @@ class UNet(nn.Module):
         return x.astype(jnp.float32)
 
 
+Block = Callable[[str, int, jax.Array, float], jax.Array]
+"""(name, resolution, activation, what the residual sum is divided by) -> activation."""
+
+
 def u_shape(
-    net: nn.Module,
-    x: jax.Array,
-    resnet: Callable[[str, int, jax.Array], jax.Array],
-    attention: Callable[[str, int, jax.Array], jax.Array],
-    middle: Callable[[jax.Array], jax.Array],
-    *,
-    downsample_padding: int,
+    net: nn.Module, x: jax.Array, resnet: Block, attention: Block, mid_attention: bool = True
 ) -> jax.Array:
     """The way down and up of a U-Net, between its first and its last convolution.
 
-    Called by the compact method of `net`, which has `block_out_channels`, `layers_per_block`,
-    `dtype` and `param_dtype`. What comes out of the middle and of each resolution on the way up is
-    sown as the intermediates "mid" and "up".
+    Called by the compact method of `net`, whose attributes it takes: `block_out_channels`,
+    `layers_per_block`, `attention_levels`, `downsample_padding`, `mid_block_scale_factor`, and the
+    types. What comes out of the middle and of each resolution on the way up is sown as the
+    intermediates "mid" and "up".
 
     Args:
       x: (B, H, W, block_out_channels[0]).
-      resnet, attention: of a name, a resolution and an activation, for every place that has one.
-      middle: the middle block.
+      resnet, attention: the blocks, made under their names where they have their place.
+      mid_attention: whether there is attention in the middle.
     """
     channels, types = net.block_out_channels, dict(dtype=net.dtype, param_dtype=net.param_dtype)
     last = len(channels) - 1
+
+    def layer(block: str, index: int, level: int, x: jax.Array) -> jax.Array:
+        x = resnet(f"{block}_resnets_{index}", level, x, 1.0)
+        if level in net.attention_levels:
+            x = attention(f"{block}_attentions_{index}", level, x, 1.0)
+        return x
+
     skips = [x]
     for level, features in enumerate(channels):
         block = f"down_blocks_{level}"
-        for layer in range(net.layers_per_block):
-            x = resnet(f"{block}_resnets_{layer}", level, x)
-            x = attention(f"{block}_attentions_{layer}", level, x)
+        for index in range(net.layers_per_block):
+            x = layer(block, index, level, x)
             skips.append(x)
         if level != last:
             name = f"{block}_downsamplers_0"
-            x = layers.Downsample(features, downsample_padding, name=name, **types)(x)
+            x = layers.Downsample(features, net.downsample_padding, name=name, **types)(x)
             skips.append(x)
-    x = middle(x)
+
+    scale = net.mid_block_scale_factor
+    x = resnet("mid_block_resnets_0", last, x, scale)
+    if mid_attention:
+        x = attention("mid_block_attentions_0", last, x, scale)
+    x = resnet("mid_block_resnets_1", last, x, scale)
     net.sow("intermediates", "mid", x)
-    for index, level in enumerate(reversed(range(len(channels)))):
-        block = f"up_blocks_{index}"
-        for layer in range(net.layers_per_block + 1):
-            x = jnp.concatenate([x, skips.pop()], axis=-1)
-            x = resnet(f"{block}_resnets_{layer}", level, x)
-            x = attention(f"{block}_attentions_{layer}", level, x)
+
+    for up, level in enumerate(reversed(range(len(channels)))):
+        block = f"up_blocks_{up}"
+        for index in range(net.layers_per_block + 1):
+            x = layer(block, index, level, jnp.concatenate([x, skips.pop()], axis=-1))
         net.sow("intermediates", "up", x)
         if level != 0:
             x = layers.Upsample(channels[level], name=f"{block}_upsamplers_0", **types)(x)

@@ -138,11 +138,12 @@ class UNetCondition(nn.Module):
             resnet_block, transformer = nn.remat(resnet_block), nn.remat(transformer)
         text = text.astype(self.dtype)
 
-        def resnet(name: str, level: int, x: jax.Array, scale: float = 1.0) -> jax.Array:
+        def resnet(name: str, level: int, x: jax.Array, scale: float) -> jax.Array:
             block = resnet_block(channels[level], output_scale_factor=scale, name=name, **norm)
             return block(x, temb)
 
-        def attention(name: str, level: int, x: jax.Array) -> jax.Array:
+        def attention(name: str, level: int, x: jax.Array, scale: float) -> jax.Array:
+            del scale  # its residual sums are never divided
             return transformer(
                 self.num_heads[level],
                 self.transformer_layers,
@@ -152,15 +153,6 @@ class UNetCondition(nn.Module):
                 **types,
             )(x, text)
 
-        def attention_where_due(name: str, level: int, x: jax.Array) -> jax.Array:
-            return attention(name, level, x) if level in self.attention_levels else x
-
-        def middle(x: jax.Array) -> jax.Array:
-            last, scale = len(channels) - 1, self.mid_block_scale_factor
-            x = resnet("mid_block_resnets_0", last, x, scale)
-            x = attention("mid_block_attentions_0", last, x)
-            return resnet("mid_block_resnets_1", last, x, scale)
-
         temb = layers.timestep_embedding(
             t, channels[0], flip_sin_to_cos=self.flip_sin_to_cos, freq_shift=self.freq_shift
         )
@@ -168,14 +160,7 @@ class UNetCondition(nn.Module):
             temb.astype(self.dtype)
         )
         x = layers.conv(channels[0], name="conv_in", **types)(xt.astype(self.dtype))
-        x = unet.u_shape(
-            self,
-            x,
-            resnet,
-            attention_where_due,
-            middle,
-            downsample_padding=self.downsample_padding,
-        )
+        x = unet.u_shape(self, x, resnet, attention)
         x = nn.silu(layers.GroupNorm(name="conv_norm_out", **norm)(x))
         return layers.conv(self.out_channels, name="conv_out", **types)(x).astype(jnp.float32)
 
