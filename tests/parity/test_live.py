@@ -144,3 +144,16 @@ def test_a_picture_is_that_of_diffusers_pipeline(tmp_path, prediction):
     ).images
     assert np.abs(ours - (2 * images - 1)).max() <= 1e-2
     assert images.std() > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_folder_that_diffusers_wrote_is_written_again_byte_by_byte(tmp_path, dtype):
+    made = text_to_image.write_folder(tmp_path / "made")
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(made, torch_dtype=dtype)
+    theirs.save_pretrained(tmp_path / "saved")
+    pipeline.write(tmp_path / "copy", tmp_path / "saved", pipeline.read(tmp_path / "saved").params)
+    files = [path.relative_to(tmp_path / "saved") for path in (tmp_path / "saved").rglob("*")]
+    for name in files:
+        path = tmp_path / "saved" / name
+        assert path.is_dir() or path.read_bytes() == (tmp_path / "copy" / name).read_bytes(), name
+    assert len(files) > 10

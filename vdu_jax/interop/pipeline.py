@@ -1,11 +1,13 @@
-"""Folders of diffusers' `StableDiffusionPipeline`, read.
+"""Folders of diffusers' `StableDiffusionPipeline`, read and written.
 
 DIR/model_index.json
 DIR/unet/, DIR/vae/, DIR/text_encoder/       config.json and safetensors
-DIR/tokenizer/                               vocab.json and merges.txt
+DIR/tokenizer/                               see `tokenizer.load`
 DIR/scheduler/scheduler_config.json          its noise schedule alone; how to sample is ours
 """
 
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,3 +114,34 @@ def _sides(config: Mapping[str, Any], where: Path) -> tuple[int, int]:
     if len(sides) != 2 or not all(type(s) is int and 1 <= s <= 4096 for s in sides):
         raise UserError(f"{where}: sample_size = {size!r}: it must be one or two whole numbers")
     return tuple(sides)
+
+
+def write(directory: Path, source: Path, params: Mapping[str, Params]) -> None:
+    """The folder `source` with other parameters in some of its networks, whole or not at all.
+
+    All else is copied as it is, and tensors keep their names, types and metadata: with the
+    parameters that were read, the new folder has the same bytes.
+
+    Args:
+      params: of networks by name, e.g. {"unet": …}.
+
+    Raises:
+      UserError: if there is something at `directory` already, or `source` cannot be read.
+    """
+    directory, source = Path(directory), Path(source)
+    if directory.exists():
+        raise UserError(f"{directory} exists already: name another folder")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
+        for name, tree in params.items():
+            part = stable_diffusion.PARTS[name]
+            file = folder.weights_file(source / name, part.weights)
+            stored = tensors.read(file, part.ignored)
+            named = part.to_tensors(tree, stored.tensors)
+            tensors.write(temporary / name / file.name, named, stored.metadata)
+        temporary.chmod(0o755)
+        temporary.rename(directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -262,10 +262,20 @@ class Part(NamedTuple):
         Raises:
           UserError: see `layout.from_pytorch`.
         """
-        attention = unet2d.attention_names(named)
-        named = {name.removeprefix(TEXT_PREFIX): tensor for name, tensor in named.items()}
-        name_of = functools.partial(self.tensor_name, attention=attention)
+        name_of = self._namer(named)
         return layout.from_pytorch(named, self.param_shapes(module), name_of, where)
+
+    def to_tensors(self, params: Params, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The inverse: named and typed as the tensors `like`, which the parameters came from."""
+        named = layout.to_pytorch(params, self._namer(like))
+        return {name: tensor.astype(like[name].dtype) for name, tensor in named.items()}
+
+    def _namer(self, named: Mapping[str, Any]) -> layout.NameOf:
+        """`tensor_name` in the manner of these names, old or new."""
+        name_of = functools.partial(self.tensor_name, attention=unet2d.attention_names(named))
+        if any(name.startswith(TEXT_PREFIX) for name in named):
+            return lambda path: TEXT_PREFIX + name_of(path)
+        return name_of
 
 
 PARTS = {

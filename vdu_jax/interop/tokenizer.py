@@ -20,7 +20,7 @@ Tokenize = Callable[[Sequence[str]], np.ndarray]
 
 
 def load(directory: Path, max_length: int = 77) -> Tokenize:
-    """The tokenizer of `vocab.json` and `merges.txt` in a folder.
+    """The tokenizer of a folder: `vocab.json` and `merges.txt`, or `tokenizer.json`.
 
     Args:
       max_length: L, the text encoder's.
@@ -33,24 +33,51 @@ def load(directory: Path, max_length: int = 77) -> Tokenize:
         import tokenizers
     except ImportError:
         raise UserError("prompts need the library tokenizers: pip install 'vdu-jax[sd]'") from None
+    whole = directory / "tokenizer.json"  # all that transformers 5 writes
+    try:
+        if whole.is_file() and not (directory / "vocab.json").is_file():
+            made = tokenizers.Tokenizer.from_file(str(whole))
+        else:
+            made = _of_two_files(directory)
+    except UserError:
+        raise
+    except Exception as error:  # it raises the bare Exception
+        raise UserError(f"{directory}: its files are damaged or do not fit: {error}") from error
+    made.no_padding()
+    made.no_truncation()
+    padding = _padding(directory)
+    numbers = {token: made.token_to_id(token) for token in (START, END, padding)}
+    for token, number in numbers.items():
+        if number is None:
+            raise UserError(f"{directory} has no token {token}: it is not CLIP's tokenizer")
+    # A "!" that is padded with, as in Stable Diffusion 2, is that token in a prompt, too.
+    made.add_special_tokens(list(numbers))
+
+    def tokenize(prompts: Sequence[str]) -> np.ndarray:
+        rows = np.full((len(prompts), max_length), numbers[padding], np.int32)
+        for row, prompt in zip(rows, prompts, strict=True):
+            found = made.encode(prompt, add_special_tokens=False).ids[: max_length - 2]
+            row[: len(found) + 2] = [numbers[START], *found, numbers[END]]
+        return rows
+
+    return tokenize
+
+
+def _of_two_files(directory: Path):
+    """The `tokenizers.Tokenizer` of a vocabulary and its merges."""
+    import tokenizers
     from tokenizers import normalizers, pre_tokenizers
 
     vocabulary, _ = folder.read_json(directory / "vocab.json")
-    merges = _merges(directory / "merges.txt")
-    for token in (START, END):
-        if token not in vocabulary:
-            raise UserError(f"{directory / 'vocab.json'} has no token {token}: it is not CLIP's")
-    try:
-        model = tokenizers.models.BPE(
+    made = tokenizers.Tokenizer(
+        tokenizers.models.BPE(
             vocab=vocabulary,
-            merges=merges,
+            merges=_merges(directory / "merges.txt"),
             unk_token=END,
             continuing_subword_prefix="",
             end_of_word_suffix="</w>",
         )
-    except Exception as error:  # it raises the bare Exception
-        raise UserError(f"{directory}: vocab.json and merges.txt do not fit: {error}") from error
-    made = tokenizers.Tokenizer(model)
+    )
     made.normalizer = normalizers.Sequence(
         [
             normalizers.NFC(),
@@ -64,19 +91,7 @@ def load(directory: Path, max_length: int = 77) -> Tokenize:
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    padding = _padding(directory, vocabulary)
-    # A "!" that is padded with, as in Stable Diffusion 2, is that token in a prompt, too.
-    made.add_special_tokens([START, END, padding])
-    start, end, missing = (vocabulary[token] for token in (START, END, padding))
-
-    def tokenize(prompts: Sequence[str]) -> np.ndarray:
-        rows = np.full((len(prompts), max_length), missing, np.int32)
-        for row, prompt in zip(rows, prompts, strict=True):
-            found = [start, *made.encode(prompt).ids[: max_length - 2], end]
-            row[: len(found)] = found
-        return rows
-
-    return tokenize
+    return made
 
 
 def _merges(path: Path) -> list[tuple[str, str]]:
@@ -91,14 +106,12 @@ def _merges(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def _padding(directory: Path, vocabulary: dict) -> str:
+def _padding(directory: Path) -> str:
     """The token that prompts are padded with: the end, unless a file says another."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (directory / name).is_file():
             said = folder.read_json(directory / name)[0].get("pad_token")
             token = said.get("content") if isinstance(said, dict) else said
-            if token is not None:
-                if token not in vocabulary:
-                    raise UserError(f"{directory / name}: pad_token = {token!r} is no token")
+            if isinstance(token, str):
                 return token
     return END

@@ -1,0 +1,64 @@
+"""Folders of Stable Diffusion, written. What reading refuses is tested with `vdu generate`."""
+
+import jax
+import numpy as np
+import pytest
+import text_to_image
+
+from vdu_jax.errors import UserError
+from vdu_jax.interop import pipeline, stable_diffusion, tensors
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return text_to_image.write_folder(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="module")
+def model(source):
+    return pipeline.read(source)
+
+
+def contents(directory):
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
+
+
+def retype(directory, dtype):
+    """All tensors in another type, in the files of a variant."""
+    for name, part in stable_diffusion.PARTS.items():
+        path = directory / name / part.weights
+        stored = tensors.read(path)
+        variant = path.with_name(path.name.replace(".safetensors", ".fp16.safetensors"))
+        changed = {key: tensor.astype(dtype) for key, tensor in stored.tensors.items()}
+        tensors.write(variant, changed, stored.metadata)
+        path.unlink()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_what_was_read_is_written_byte_by_byte(tmp_path, source, half):
+    if half:
+        source = text_to_image.write_folder(tmp_path / "half")
+        retype(source, np.float16)
+    pipeline.write(tmp_path / "copy", source, pipeline.read(source).params)
+    assert contents(tmp_path / "copy") == contents(source)
+
+
+def test_another_network_is_written_into_a_copy(tmp_path, source, model):
+    changed = jax.tree.map(lambda p: p + 1, model.params["unet"])
+    pipeline.write(tmp_path / "new", source, {"unet": changed})
+    found = pipeline.read(tmp_path / "new")
+    jax.tree.map(np.testing.assert_array_equal, found.params["unet"], changed)
+    here, there = contents(tmp_path / "new"), contents(source)
+    assert {name for name in here.keys() | there.keys() if here.get(name) != there.get(name)} == {
+        "unet/diffusion_pytorch_model.safetensors"
+    }
+
+
+def test_nothing_is_overwritten_and_nothing_left_behind(tmp_path, source, model):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        pipeline.write(tmp_path / "there", source, {})
+    with pytest.raises(UserError, match="no such file"):
+        pipeline.write(tmp_path / "new", tmp_path / "there", {"unet": model.params["unet"]})
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
