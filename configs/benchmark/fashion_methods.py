@@ -35,7 +35,7 @@ def get_config():
     short = dict(steps=40, snapshot_every=10, forget_batch=16)
     falling = dict(decay="linear", beta2=0.95)
     # Within 1 % of the training's operations.
-    frugal = dict(steps=30, snapshot_every=15, forget_batch=8, replay_batch=8, **falling)
+    frugal = dict(steps=28, snapshot_every=14, forget_batch=8, replay_batch=8, **falling)
     longer = dict(steps=100, snapshot_every=25, forget_batch=16, replay_batch=16, **falling)
     config.methods = {
         "retrain": method("retrain"),
