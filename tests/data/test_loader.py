@@ -9,7 +9,7 @@ from vdu_jax.errors import UserError
 
 
 class Numbered:
-    """Stands in for an ImageSource: image i is filled with i, so batches tell their indices."""
+    """Stands in for an ImageSource: image i has the label i, so batches tell their indices."""
 
     def __init__(self, n):
         self.n = n
@@ -18,11 +18,8 @@ class Numbered:
     def __len__(self):
         return self.n
 
-    def read(self, indices):
-        images = np.asarray(indices, np.uint8)[:, None, None, None] * np.ones(
-            (1, 2, 2, 1), np.uint8
-        )
-        return images, np.asarray(indices, np.int64)
+    def batch(self, indices):
+        return {"image": np.zeros((len(indices), 2, 2, 1)), "label": np.asarray(indices, np.int32)}
 
 
 def labels(batches, count=None):
@@ -115,9 +112,9 @@ def test_a_process_decodes_only_its_own_part():
     class Spy(Numbered):
         seen = 0
 
-        def read(self, indices):
+        def batch(self, indices):
             self.seen += len(indices)
-            return super().read(indices)
+            return super().batch(indices)
 
     spy = Spy(24)
     labels(make_loader(spy, 12, 1, process_index=1, process_count=2), 2)

@@ -1,5 +1,7 @@
 """Folders of Stable Diffusion, written. What reading refuses is tested with `vdu generate`."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -62,3 +64,19 @@ def test_nothing_is_overwritten_and_nothing_left_behind(tmp_path, source, model)
     with pytest.raises(UserError, match="no such file"):
         pipeline.write(tmp_path / "new", tmp_path / "there", {"unet": model.params["unet"]})
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_new_folder_is_read_as_it_was_made(tmp_path, source, model):
+    configs = {
+        name: json.loads((source / name / "config.json").read_text())
+        for name in stable_diffusion.PARTS
+    }
+    scheduler = {"beta_schedule": "scaled_linear", "beta_start": 1e-3, "beta_end": 0.01}
+    configs["vae"]["scaling_factor"] = 0.5
+    new = tmp_path / "new"
+    pipeline.create(new, configs | {"scheduler": scheduler}, model.params, source / "tokenizer")
+    found = pipeline.read(new)
+    assert found.modules == model.modules and found.scaling == 0.5
+    assert found.diffusion["beta_end"] == 0.01 and found.diffusion["prediction"] == "epsilon"
+    jax.tree.map(np.testing.assert_array_equal, found.params, model.params)
+    np.testing.assert_array_equal(found.tokenize(["a red bag"]), model.tokenize(["a red bag"]))

@@ -103,3 +103,21 @@ def test_damaged_files_are_named(directory, damage, said):
     damage(directory)
     with pytest.raises(UserError, match=said):
         tokenizer.load(directory)
+
+
+def test_a_tokenizer_of_ones_own_has_the_captions_words(tmp_path):
+    captions = ["a red ankle boot", "a crimson t-shirt", "a red ankle boot"]
+    tokenizer.train(captions, tmp_path)
+    tokenize = tokenizer.load(tmp_path, 9)
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+    (found,) = tokenize(["A red ankle boot"])
+    words = [vocabulary[f"{word}</w>"] for word in ("a", "red", "ankle", "boot")]
+    start, end = vocabulary[tokenizer.START], vocabulary[tokenizer.END]
+    assert found.tolist() == [start, *words, end, end, end, end]
+    (other,) = tokenize(["crimson t-shirt"])
+    assert other[1] == vocabulary["crimson</w>"] and (other[:6] != end).sum() == 5
+    (spelled,) = tokenize(["red xy"])
+    assert spelled[2:4].tolist() == [vocabulary["x"], vocabulary["y</w>"]]
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    tokenizer.train(captions[::-1], tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files

@@ -51,6 +51,21 @@ def test_dropout_key_is_given_only_if_asked_for(toy, dropout):
     assert [key is not None for key in seen] == [dropout]
 
 
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 1.0), (1.0, -3.0)])
+def test_a_condition_may_be_dropped(toy, share, expected):
+    seen = []
+
+    def score_fn(params, xt, t, cond=None, *, dropout_key=None):
+        seen.append(np.asarray(cond))
+        return params["a"] * xt
+
+    cond, negative = np.full((5, 2), 1.0), np.full((5, 2), -3.0)
+    batch = {"image": toy.images(0, 5), "cond": cond, "negative": negative}
+    objective = ddpm(score_fn, toy.schedule, drop_condition=share)
+    objective.loss(toy.params, (), {"retain": batch}, jax.random.key(0))
+    np.testing.assert_array_equal(seen[0], np.full((5, 2), expected))
+
+
 def test_unknown_weighting_raises(toy):
     with pytest.raises(ValueError, match="unknown weighting"):
         ddpm(toy.score_fn, toy.schedule, weighting="p2")

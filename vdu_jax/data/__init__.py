@@ -8,7 +8,8 @@
 TFDS and Grain are imported when first needed, so importing this package stays quick.
 """
 
-from vdu_jax.data.loader import make_loader, to_model_range, to_uint8
+from vdu_jax.data.loader import make_loader
+from vdu_jax.data.pixels import to_model_range, to_uint8
 from vdu_jax.data.registry import NAMES, dataset_names, static_info
 from vdu_jax.data.source import ArraySource, Dataset, ImageSource, load, open_split
 from vdu_jax.data.splits import ForgetRetain, forget_retain_indices

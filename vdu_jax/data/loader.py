@@ -1,31 +1,31 @@
-"""Batches from an `ImageSource`: shuffled, sharded over processes, resumable."""
+"""Batches from a source of images: shuffled, sharded over processes, resumable."""
 
 import functools
 import sys
+from typing import Protocol
 
 import numpy as np
 
-from vdu_jax.data.source import ImageSource
 from vdu_jax.data.splits import stable_permutation
 from vdu_jax.errors import UserError
 
 
-def to_model_range(images) -> np.ndarray:
-    """uint8 [0, 255] to float32 [-1, 1]: x / 127.5 - 1, any shape."""
-    out = np.asarray(images).astype(np.float32)
-    out /= 127.5
-    out -= 1.0
-    return out
+class Source(Protocol):
+    """What `make_loader` reads from: N images, with whatever belongs to each.
 
+    positions: (N,) of its images in the split that it is a part of.
+    """
 
-def to_uint8(images) -> np.ndarray:
-    """float [-1, 1] to uint8 [0, 255], clipped and rounded; inverts `to_model_range` exactly."""
-    scaled = (np.asarray(images, np.float32) + 1.0) * 127.5
-    return np.rint(np.clip(scaled, 0.0, 255.0)).astype(np.uint8)
+    positions: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Of the images at `indices` (n,): arrays with n rows each, "image" among them."""
 
 
 def make_loader(
-    source: ImageSource,
+    source: Source,
     batch_size: int,
     seed: int,
     *,
@@ -35,7 +35,7 @@ def make_loader(
     shuffle: bool = True,
     num_threads: int = 0,
 ):
-    """An iterator of {"image": (b, H, W, C) float32 in [-1, 1], "label", "index": (b,) int32}.
+    """An iterator of what `source.batch` gives, and "index" (b,) int32.
 
     "index" is the image's `source.positions`. `batch_size` is the global one and
     b = batch_size // process_count. All processes walk the same stream of indices, the
@@ -87,13 +87,7 @@ def make_loader(
         first = step * batch_size + process_index * share
         epochs, offsets = np.divmod(np.arange(first, first + share), size)
         indices = np.concatenate([order(int(e))[offsets[epochs == e]] for e in np.unique(epochs)])
-        images, labels = source.read(indices)
-        labels = labels.astype(np.int32)
-        return {
-            "image": to_model_range(images),
-            "label": labels,
-            "index": source.positions[indices].astype(np.int32),
-        }
+        return source.batch(indices) | {"index": source.positions[indices].astype(np.int32)}
 
     steps = sys.maxsize if num_epochs is None else num_epochs * size // batch_size
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)

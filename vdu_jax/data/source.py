@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from vdu_jax.data.pixels import to_model_range
 from vdu_jax.data.registry import get_spec
 from vdu_jax.errors import UserError
 
@@ -198,6 +199,11 @@ class ImageSource:
             self._remember(indices[rows], images[rows])
         return images, self.labels[indices]
 
+    def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """{"image": (n, H, W, C) float32 in [-1, 1], "label": (n,) int32} at `indices`."""
+        images, labels = self.read(indices)
+        return {"image": to_model_range(images), "label": labels.astype(np.int32)}
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageSource":
         """A view of the images at `indices`, in that order, that can reach no other image.
 
@@ -251,10 +257,10 @@ class ArraySource:
     def __len__(self) -> int:
         return len(self._images)
 
-    def read(self, indices: Sequence[int] | np.ndarray | None = None):
-        """(images (n, H, W, C) uint8, labels (n,) int64) at `indices`, or all of them."""
-        images = self._images if indices is None else self._images[indices]
-        return images, np.zeros(len(images), np.int64)
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """As `ImageSource.batch`."""
+        images = to_model_range(self._images[indices])
+        return {"image": images, "label": np.zeros(len(images), np.int32)}
 
 
 def open_split(dataset: Dataset, split: str, cache_bytes: int = DEFAULT_CACHE_BYTES) -> ImageSource:

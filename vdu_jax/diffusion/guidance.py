@@ -1,8 +1,12 @@
 """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598)."""
 
+from collections.abc import Mapping
+
+import chex
 import jax
 import jax.numpy as jnp
 
+from vdu_jax.diffusion import process
 from vdu_jax.types import ScoreFn
 
 
@@ -24,3 +28,21 @@ def guided(score_fn: ScoreFn, scale: float) -> ScoreFn:
         return negative + scale * (given - negative)
 
     return predict
+
+
+def drop_condition(
+    key: chex.PRNGKey, part: Mapping[str, jax.Array], share: float
+) -> dict[str, jax.Array]:
+    """A part of a batch in which some images, each with probability `share`, have no condition.
+
+    So one network learns both predictions that guidance needs (Ho and Salimans 2022, alg. 1).
+
+    Args:
+      part: "image", "cond" and "negative", the condition of an image that has none.
+      share: in [0, 1].
+    """
+    dropped = process.draw_for(
+        part["image"], lambda count: jax.random.bernoulli(key, share, (count,))
+    )
+    cond = jnp.where(process.bcast(dropped, part["cond"]), part["negative"], part["cond"])
+    return dict(part) | {"cond": cond}

@@ -12,8 +12,6 @@ later is found even where its shape tells nothing.
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -195,16 +193,8 @@ def write(directory: Path, model: ModelFolder, overwrite: bool = False) -> None:
         raise UserError(f"{directory} exists already: name another folder, or --overwrite")
     if directory.exists() and not (directory / model.weights).is_file():
         raise UserError(f"{directory} is no exported model: it is not overwritten")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
-        temporary.chmod(0o755)
+    with artifacts.atomic_folder(directory) as temporary:
         for name, text in model.texts.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             (temporary / name).write_text(text, encoding="utf-8")
         tensors.write(temporary / model.weights, model.tensors, model.metadata)
-        if directory.is_dir():
-            shutil.rmtree(directory)
-        temporary.rename(directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Folders of diffusers' `StableDiffusionPipeline`, read and written.
+"""Folders of diffusers' `StableDiffusionPipeline`: read, written with other parameters, made new.
 
 DIR/model_index.json
 DIR/unet/, DIR/vae/, DIR/text_encoder/       config.json and safetensors
@@ -7,7 +7,6 @@ DIR/scheduler/scheduler_config.json          its noise schedule alone; how to sa
 """
 
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from vdu_jax.errors import UserError
-from vdu_jax.interop import folder, scheduler, stable_diffusion, tensors, tokenizer
+from vdu_jax.interop import folder, layout, scheduler, stable_diffusion, tensors, tokenizer
+from vdu_jax.runtime import artifacts
 from vdu_jax.types import Params
 
 SCALING = 0.18215  # of the autoencoders whose config.json does not say
@@ -131,9 +131,7 @@ def write(directory: Path, source: Path, params: Mapping[str, Params]) -> None:
     directory, source = Path(directory), Path(source)
     if directory.exists():
         raise UserError(f"{directory} exists already: name another folder")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
+    with artifacts.atomic_folder(directory) as temporary:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
         for name, tree in params.items():
             part = stable_diffusion.PARTS[name]
@@ -141,7 +139,56 @@ def write(directory: Path, source: Path, params: Mapping[str, Params]) -> None:
             stored = tensors.read(file, part.ignored)
             named = part.to_tensors(tree, stored.tensors)
             tensors.write(temporary / name / file.name, named, stored.metadata)
-        temporary.chmod(0o755)
-        temporary.rename(directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+# Classes of a pipeline's parts, as its model_index.json names them.
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+# What all parts of a new folder say beside their settings.
+ABOUT = {
+    "unet": {"_class_name": "UNet2DConditionModel"},
+    "vae": {"_class_name": "AutoencoderKL"},
+    "text_encoder": {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"},
+    "scheduler": {
+        "_class_name": "DDIMScheduler",
+        "clip_sample": False,
+        "set_alpha_to_one": True,
+        "timestep_spacing": "trailing",
+    },
+}
+
+
+def create(
+    directory: Path,
+    configs: Mapping[str, Mapping[str, Any]],
+    params: Mapping[str, Params],
+    tokenizer_folder: Path,
+) -> None:
+    """A new folder, in float32, whole or not at all; what was at `directory` is replaced.
+
+    Args:
+      configs: what is to stand in the config.json of each of `stable_diffusion.PARTS`, and in the
+        scheduler's.
+      params: of each of them.
+      tokenizer_folder: see `tokenizer.train`.
+    """
+    version = {"_diffusers_version": folder.DIFFUSERS_VERSION}
+    with artifacts.atomic_folder(directory) as temporary:
+        for name, config in configs.items():
+            file = "scheduler_config.json" if name == "scheduler" else "config.json"
+            artifacts.write_json(temporary / name / file, ABOUT[name] | dict(config) | version)
+        for name, tree in params.items():
+            part = stable_diffusion.PARTS[name]
+            named = layout.to_pytorch(tree, part.tensor_name)
+            tensors.write(temporary / name / part.weights, named, {"format": "pt"})
+        shutil.copytree(tokenizer_folder, temporary / "tokenizer")
+        artifacts.write_json(temporary / "model_index.json", INDEX | version)

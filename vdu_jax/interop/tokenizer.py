@@ -1,12 +1,16 @@
 """CLIP's tokenizer, from a model's folder, with the library `tokenizers`."""
 
-from collections.abc import Callable, Sequence
+import itertools
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from vdu_jax.errors import UserError
 from vdu_jax.interop import folder
+from vdu_jax.runtime import artifacts
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 # What is split before byte pairs are merged: contractions, words, digits one by one, the rest
@@ -28,11 +32,7 @@ def load(directory: Path, max_length: int = 77) -> Tokenize:
     Raises:
       UserError: if a file is missing or damaged, or `tokenizers` is not installed.
     """
-    directory = Path(directory)
-    try:
-        import tokenizers
-    except ImportError:
-        raise UserError("prompts need the library tokenizers: pip install 'vdu-jax[sd]'") from None
+    directory, tokenizers = Path(directory), _library()
     whole = directory / "tokenizer.json"  # all that transformers 5 writes
     try:
         if whole.is_file() and not (directory / "vocab.json").is_file():
@@ -63,9 +63,18 @@ def load(directory: Path, max_length: int = 77) -> Tokenize:
     return tokenize
 
 
+def _library():
+    """The module `tokenizers`; it is in the extra sd."""
+    try:
+        import tokenizers
+    except ImportError:
+        raise UserError("prompts need the library tokenizers: pip install 'vdu-jax[sd]'") from None
+    return tokenizers
+
+
 def _of_two_files(directory: Path):
     """The `tokenizers.Tokenizer` of a vocabulary and its merges."""
-    import tokenizers
+    tokenizers = _library()
     from tokenizers import normalizers, pre_tokenizers
 
     vocabulary, _ = folder.read_json(directory / "vocab.json")
@@ -115,3 +124,61 @@ def _padding(directory: Path) -> str:
             if isinstance(token, str):
                 return token
     return END
+
+
+def train(captions: Sequence[str], directory: Path) -> None:
+    """Write the files of a tokenizer of CLIP's kind to which every word of the captions is a token.
+
+    Other words are spelled out. Equal captions give equal files (the trainer of `tokenizers`
+    breaks ties by chance).
+
+    Raises:
+      UserError: if `tokenizers` is not installed.
+    """
+    pre_tokenizers = _library().pre_tokenizers
+    with tempfile.TemporaryDirectory() as empty:
+        artifacts.write_json(Path(empty) / "vocab.json", {END: 0})
+        artifacts.write_text(Path(empty) / "merges.txt", "")
+        cut = _of_two_files(Path(empty))
+    words = Counter()
+    for caption, count in Counter(captions).items():
+        found = cut.pre_tokenizer.pre_tokenize_str(cut.normalizer.normalize_str(caption))
+        for word, _ in found:
+            words[(*word[:-1], f"{word[-1]}</w>")] += count
+    merges = _learn_merges(words)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), START, END]
+    directory = Path(directory)
+    artifacts.write_json(directory / "vocab.json", {token: i for i, token in enumerate(tokens)})
+    lines = ["#version: 0.2", *map(" ".join, merges), ""]
+    artifacts.write_text(directory / "merges.txt", "\n".join(lines))
+    marks = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    artifacts.write_json(directory / "special_tokens_map.json", marks)
+    about = {"tokenizer_class": "CLIPTokenizer", "do_lower_case": True}
+    artifacts.write_json(directory / "tokenizer_config.json", about | marks)
+
+
+def _learn_merges(words: Mapping[tuple[str, ...], int]) -> list[tuple[str, str]]:
+    """Pairs of tokens, the most frequent first, that make one token of each word (Sennrich et al.
+    2016, arXiv 1508.07909, alg. 1); of equally frequent ones the first in the alphabet."""
+    merges = []
+    while True:
+        pairs = Counter()
+        for word, count in words.items():
+            for pair in itertools.pairwise(word):
+                pairs[pair] += count
+        if not pairs:
+            return merges
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        words = {_merged(word, best): count for word, count in words.items()}
+
+
+def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    tokens: list[str] = []
+    rest = list(word)
+    while rest:
+        taken = 2 if tuple(rest[:2]) == pair else 1
+        tokens.append("".join(rest[:taken]))
+        del rest[:taken]
+    return tuple(tokens)

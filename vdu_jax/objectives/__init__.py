@@ -3,15 +3,18 @@
 A factory takes the pure pieces that the method needs (score function, schedule, posterior) and
 its hyper-parameters, and returns the objective. `FACTORIES` names those that a config's
 `methods.<name>.objective` can ask for; a factory's keyword-only arguments are that method's keys
-in the config.
+in the config. Beside the methods: training by `ddpm` and of an `autoencoder`, and `on_part`, which
+keeps any of them to a part of the network.
 """
 
+from vdu_jax.objectives.autoencoder import autoencoder
 from vdu_jax.objectives.ddpm import ddpm
 from vdu_jax.objectives.demixing import demixing
 from vdu_jax.objectives.erase_diff import erase_diff
 from vdu_jax.objectives.esd import esd
 from vdu_jax.objectives.fine_tune import fine_tune
 from vdu_jax.objectives.gradient_ascent import gradient_ascent
+from vdu_jax.objectives.on_part import on_part
 from vdu_jax.objectives.retrain import retrain
 from vdu_jax.objectives.salun import salun
 from vdu_jax.objectives.selective_amnesia import selective_amnesia
@@ -25,4 +28,4 @@ METHODS = (
 )  # fmt: skip
 FACTORIES = {factory.__name__: factory for factory in METHODS}
 
-__all__ = ["FACTORIES", "METHODS", "ddpm", *FACTORIES]
+__all__ = ["FACTORIES", "METHODS", "autoencoder", "ddpm", "on_part", *FACTORIES]

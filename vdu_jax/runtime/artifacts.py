@@ -11,10 +11,12 @@ processes that run a stage together the leader writes, and what it sees is what 
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -39,6 +41,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(directory: Path) -> Iterator[Path]:
+    """A temporary folder beside `directory`, moved to it when the block ends without an error.
+
+    What is at `directory` by then is replaced.
+    """
+    directory = Path(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        if directory.is_dir():
+            shutil.rmtree(directory)
+        temporary.rename(directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -216,6 +237,18 @@ class StageDir:
                 "provenance": provenance.collect(),
             },
         )
+
+
+def file_hash(path: Path) -> str:
+    """A short hash of what a file holds; computed once while it stays as it is."""
+    return _file_hash(Path(path), Path(path).stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _file_hash(path: Path, modified: int) -> str:
+    del modified
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:

@@ -102,13 +102,4 @@ def cache_folder(config: ConfigDict, found: data.Dataset, source: data.ImageSour
 
 def _weights_hash(config: ConfigDict) -> str:
     weights.check_file(config.evaluate.inception_weights)
-    path = Path(config.evaluate.inception_weights).expanduser()
-    return _file_hash(path, path.stat().st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=4)
-def _file_hash(path: Path, modified: int) -> str:
-    """Of a file that is asked for again and again, as long as it is the same."""
-    del modified
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return artifacts.file_hash(Path(config.evaluate.inception_weights).expanduser())

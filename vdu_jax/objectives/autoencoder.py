@@ -1,0 +1,42 @@
+"""Training of the autoencoder between images and latents."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from vdu_jax.diffusion import process
+from vdu_jax.types import Objective, no_state
+
+
+def autoencoder(encode: Callable, decode: Callable, *, kl_weight: float = 1e-6) -> Objective:
+    """L = E (x − x̂)² + β KL(q(z|x) ‖ N(0, I)) / pixels, x̂ decoded from a draw of q(z|x).
+
+    A weakly regularised autoencoder (Rombach et al. 2022, arXiv 2112.10752, sec. 3.1 and G), with
+    squares for the source's perceptual and adversarial terms: those need networks of their own.
+
+    Args:
+      encode: `(params, images) -> vae.Latents`. decode: `(params, latents) -> images`.
+      kl_weight: β ≥ 0, against a squared error that is a mean over pixels and a KL that is summed
+        over latents; 1e-6 in the source.
+
+    Raises:
+      ValueError: for a negative weight.
+    """
+    if kl_weight < 0:
+        raise ValueError(f"kl_weight must be ≥ 0, not {kl_weight}")
+
+    def loss(params, state, batch, key):
+        del state
+        images = batch["retain"]["image"]
+        latents = encode(params, images)
+        shape = latents.mean.shape[1:]
+        noise = process.draw_for(images, lambda count: jax.random.normal(key, (count, *shape)))
+        drawn = latents.mean + jnp.exp(0.5 * latents.log_variance) * noise
+        error = jnp.square(decode(params, drawn) - images).mean()
+        variance = jnp.exp(latents.log_variance)
+        nats = 0.5 * (jnp.square(latents.mean) + variance - 1 - latents.log_variance)
+        kl = jax.vmap(jnp.sum)(nats).mean()
+        return error + kl_weight * kl, {"error": error, "kl": kl}
+
+    return Objective(frozenset({"retain"}), no_state, loss)
