@@ -17,6 +17,8 @@ import vdu_jax
 from vdu_jax.errors import UserError
 
 STAGES = ("train", "posterior", "replay", "unlearn", "sample", "evaluate", "relearn", "report")
+TEXT_KIND = "text_to_image"  # of a config, `config.kind`
+TEXT_STAGES = ("train", "posterior", "replay", "unlearn", "evaluate", "report")
 
 USAGE = f"""usage: vdu STAGE --config=FILE --workdir=DIR [--config.KEY=VALUE …] [FLAGS]
 
@@ -154,8 +156,30 @@ def _one_line(error: Exception) -> str:
     return lines[-1] if "Traceback (most recent call last):" in lines else lines[0]
 
 
+def _of_text(config) -> bool:
+    """Whether a config is of a text-to-image model."""
+    return config is not None and config.get("kind") == TEXT_KIND
+
+
+def _validate(config) -> None:
+    from vdu_jax import config as images
+    from vdu_jax import text_config
+
+    (text_config if _of_text(config) else images).validate(config)
+
+
 def run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
     """Run one stage, or for "run" all in order, on a validated config."""
+    if _of_text(config):
+        if command != "run" and command not in TEXT_STAGES:
+            raise UserError(
+                f"`vdu {command}` is not for configs of kind {TEXT_KIND!r}: they have the stages "
+                f"{', '.join(TEXT_STAGES)}"
+            )
+        for name in TEXT_STAGES if command == "run" else (command,):
+            module = importlib.import_module(f"vdu_jax.stages.text_to_image.{name}")
+            module.run(config, workdir, overwrite)
+        return
     names = STAGES if command == "run" else (command,)
     for name in names:
         if command == "run" and name == "train" and config.unlearn.init_from:
@@ -167,6 +191,8 @@ def run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
 
 def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
     """Run one of `TOOLS`; returns the exit code."""
+    if _of_text(config) and command != "export":
+        raise UserError(f"`vdu {command}` does not take configs of kind {TEXT_KIND!r}")
     if command == "benchmark":
         from vdu_jax.config import validate_benchmark
         from vdu_jax.stages import benchmark
@@ -188,6 +214,10 @@ def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
 
         weights = values.weights or "params"
         importing.run(arguments[0], values.workdir, weights, values.overwrite)
+    elif command == "export" and _of_text(config):
+        from vdu_jax.stages.text_to_image import exporting
+
+        exporting.run(arguments[0], config, values.workdir, values.model)
     elif command == "export":
         from vdu_jax.stages import exporting
 
@@ -268,10 +298,9 @@ def _main(argv: list[str]) -> int:
         config = values["config"].value
         _join(stage, values)
         if config is not None:
-            from vdu_jax.config import validate
             from vdu_jax.runtime import processes
 
-            processes.from_leader(validate, config)  # one mistake, one line
+            processes.from_leader(_validate, config)  # one mistake, one line
         try:
             if stage in TOOLS:
                 return run_tool(stage, arguments, values, config)

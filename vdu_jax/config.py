@@ -6,7 +6,7 @@ cannot work into one clear line before anything is computed.
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -246,8 +246,11 @@ FREE = ("methods", "guard", "benchmark.method_seeds", "benchmark.grids", "benchm
 LARGEST = 2**31 - 1  # whole number; JAX counts in 32 bits
 
 
-def _check_types(found: Any, wanted: ConfigDict, prefix: str) -> None:
+def check_types(found: Any, wanted: ConfigDict, prefix: str, free: Sequence[str] = FREE) -> None:
     """Refuse a section that lacks a setting, has one too many, or one of another type.
+
+    Args:
+      free: sections with keys of the user's own.
 
     Raises:
       UserError: with the key.
@@ -264,8 +267,8 @@ def _check_types(found: Any, wanted: ConfigDict, prefix: str) -> None:
         value, example = found[key], wanted[key]
         if not isinstance(example, ConfigDict):
             _check_type(name, value, example)
-        elif name not in FREE and key not in FREE:
-            _check_types(value, example, name)
+        elif name not in free and key not in free:
+            check_types(value, example, name, free)
         elif not isinstance(value, ConfigDict):
             raise UserError(f"config key {name} = {value!r}: must be a section")
 
@@ -285,7 +288,7 @@ def _check_type(key: str, value: Any, example: Any) -> None:
             _check_type(key, item, example[0])
 
 
-class _Check:
+class Check:
     """Collects the checks of one config; every failure is a UserError that names the key."""
 
     def __init__(self, config: ConfigDict):
@@ -346,8 +349,8 @@ def validate(config: ConfigDict) -> None:
     from vdu_jax.diffusion import process, samplers
     from vdu_jax.interop import inception
 
-    _check_types(config, default(), "")
-    c = _Check(config)
+    check_types(config, default(), "")
+    c = Check(config)
     c.one_of("data.name", data.dataset_names())
     c.not_negative("data.image_size", "data.channels", "data.cache_mb")
     info = data.static_info(config.data.name)
@@ -378,7 +381,7 @@ def validate(config: ConfigDict) -> None:
     c.share("sampler.eta")
     total = config.diffusion.num_steps
     c.that("sampler.steps", lambda v: 1 <= v <= total, f"must lie in 1..{total}")
-    c.positive("sampler.batch_size", "evaluate.bootstrap", "classifier.epochs")
+    c.positive("sampler.batch_size", "evaluate.bootstrap")
 
     c.that("replay.images", lambda v: v >= 100, "must be ≥ 100")
     c.that(
@@ -400,10 +403,7 @@ def validate(config: ConfigDict) -> None:
         lambda v: len({c.get(key) for key in seeds}) == len(seeds),
         f"{', '.join(seeds)} must differ, or images are used twice",
     )
-    c.not_negative(
-        *seeds, "forget.seed", "unlearn.seed", "classifier.seed",
-        "evaluate.bits_per_dim_images", "classifier.weight_decay",
-    )  # fmt: skip
+    c.not_negative(*seeds, "forget.seed", "unlearn.seed", "evaluate.bits_per_dim_images")
     c.that("relearn.images", lambda v: v == 0 or v >= 50, "must be 0 (not measured) or ≥ 50")
     c.positive("relearn.forget_images", "relearn.batch_size", "relearn.learning_rate")
     c.increasing_ints("relearn.checks", 1)
@@ -412,21 +412,31 @@ def validate(config: ConfigDict) -> None:
         lambda v: len(v) > 0 and list(v) == sorted(set(v)),
         "must name steps, in order and each once",
     )
+    validate_shared(c)
+    for name in config.methods:
+        validate_method(c, name, objectives.FACTORIES)
+
+
+def validate_shared(c: Check) -> None:
+    """What is checked alike in a config of any kind: `classifier` and `parallel`.
+
+    Raises:
+      UserError: as `validate`.
+    """
     c.increasing_ints("classifier.widths", 8)
     c.that(
         "classifier.widths",
         lambda v: len(v) > 0 and all(w % 8 == 0 for w in v),
         "must be multiples of 8 (the groups of its group norms)",
     )
-    c.positive("classifier.blocks", "classifier.batch_size", "classifier.learning_rate")
+    c.positive("classifier.epochs", "classifier.batch_size", "classifier.learning_rate")
+    c.positive("classifier.blocks")
+    c.not_negative("classifier.seed", "classifier.weight_decay")
     c.share("classifier.min_accuracy")
     c.that("classifier.dropout", lambda v: 0 <= v < 1, "must lie in [0, 1)")
 
     c.positive("parallel.fsdp", "parallel.accumulate")
     c.one_of("parallel.mode", ("jit", "pmap"))
-
-    for name in config.methods:
-        _validate_method(c, name, objectives.FACTORIES)
 
 
 def validate_benchmark(config: ConfigDict) -> None:
@@ -437,7 +447,7 @@ def validate_benchmark(config: ConfigDict) -> None:
     """
     from vdu_jax import data, objectives
 
-    c, section = _Check(config), config.benchmark
+    c, section = Check(config), config.benchmark
     info = data.static_info(config.data.name)
     high = None if info is None else info[1] - 1
     c.increasing_ints("benchmark.classes", 0, high)
@@ -476,7 +486,7 @@ def validate_benchmark(config: ConfigDict) -> None:
         for index, changes in enumerate(grid):
             name = f"{method}-{index}"
             trial.methods[name] = change_method(method, config.methods[method], changes)
-            _validate_method(_Check(trial), name, objectives.FACTORIES)
+            validate_method(Check(trial), name, objectives.FACTORIES)
 
 
 def validate_diffusion(config: ConfigDict) -> None:
@@ -487,7 +497,7 @@ def validate_diffusion(config: ConfigDict) -> None:
     """
     from vdu_jax.diffusion import schedule
 
-    c = _Check(config)
+    c = Check(config)
     c.one_of("diffusion.schedule", schedule.NAMES)
     c.one_of("diffusion.prediction", schedule.PREDICTIONS)
     c.that("diffusion.num_steps", lambda v: 2 <= v <= 10**6, "must lie in 2..1000000")
@@ -495,7 +505,7 @@ def validate_diffusion(config: ConfigDict) -> None:
         c.that(key, lambda v: 0 < v < 1, "must lie in (0, 1)")
 
 
-def _validate_forget(c: _Check, info) -> None:
+def _validate_forget(c: Check, info) -> None:
     high = None if info is None else info[1] - 1
     c.increasing_ints("forget.classes", 0, high)
     count = len(set(c.get("forget.classes")))
@@ -506,7 +516,7 @@ def _validate_forget(c: _Check, info) -> None:
     c.not_negative("forget.limit")
 
 
-def _validate_posterior(c: _Check) -> None:
+def _validate_posterior(c: Check) -> None:
     config = c.config
     section = config.posterior
     c.one_of("posterior.family", ("diagonal", "low_rank", "fisher"))
@@ -556,7 +566,7 @@ def validate_model(config: ConfigDict, image_size: int) -> None:
     Raises:
       UserError: as `validate`.
     """
-    c, model = _Check(config), config.model
+    c, model = Check(config), config.model
     levels = len(model.block_out_channels)
     c.increasing_ints("model.block_out_channels", 1)
     c.that("model.block_out_channels", lambda v: levels > 0, "must name at least one resolution")
@@ -596,7 +606,12 @@ def validate_model(config: ConfigDict, image_size: int) -> None:
     )
 
 
-def _validate_method(c: _Check, name: str, factories) -> None:
+def validate_method(c: Check, name: str, factories) -> None:
+    """Refuse an entry of `config.methods` that cannot work.
+
+    Raises:
+      UserError: as `validate`.
+    """
     if not name.replace("_", "").replace("-", "").isalnum() or name == "original":
         raise UserError(f"config key methods.{name}: use letters, digits, - and _; not 'original'")
     entry = c.config.methods[name]
@@ -605,7 +620,7 @@ def _validate_method(c: _Check, name: str, factories) -> None:
         raise UserError(f"config key {prefix}: make it with vdu_jax.config.method(…)")
     c.one_of(f"{prefix}.objective", factories)
     wanted = method(entry.objective)
-    _check_types(entry, wanted, prefix)
+    check_types(entry, wanted, prefix)
     if entry.objective == "retrain":
         for key, value in wanted.to_dict().items():
             c.that(
@@ -631,7 +646,7 @@ def _validate_method(c: _Check, name: str, factories) -> None:
     _validate_objective(c, prefix, entry)
 
 
-def _validate_objective(c: _Check, prefix: str, entry: ConfigDict) -> None:
+def _validate_objective(c: Check, prefix: str, entry: ConfigDict) -> None:
     """The objective's own settings: its factory checks them, on a one-number network."""
     import jax.numpy as jnp
 

@@ -73,7 +73,7 @@ def read(directory: Path) -> TextToImage:
         where = directory / name / "config.json"
         configs[name], _ = folder.read_json(where)
         modules[name] = part.read_config(configs[name], where)
-    _check_fit(directory, modules)
+    check_fit(directory, modules)
     for name, part in stable_diffusion.PARTS.items():
         file = folder.weights_file(directory / name, part.weights)
         stored = tensors.read(file, part.ignored).tensors
@@ -93,8 +93,8 @@ def read(directory: Path) -> TextToImage:
     )
 
 
-def _check_fit(directory: Path, modules: Mapping[str, nn.Module]) -> None:
-    """Raises: UserError if the networks are not made for each other."""
+def check_fit(where: Path | str, modules: Mapping[str, nn.Module]) -> None:
+    """Raises: UserError, naming `where`, if the networks are not made for each other."""
     unet, vae, text = (modules[name] for name in ("unet", "vae", "text_encoder"))
     for what, one, other in (
         ("channels of the latents: unet", unet.out_channels, ("vae", vae.latent_channels)),
@@ -105,7 +105,7 @@ def _check_fit(directory: Path, modules: Mapping[str, nn.Module]) -> None:
         ),
     ):
         if one != other[1]:
-            raise UserError(f"{directory}: {what} has {one} and {other[0]} {other[1]}")
+            raise UserError(f"{where}: {what} has {one} and {other[0]} {other[1]}")
 
 
 def _sides(config: Mapping[str, Any], where: Path) -> tuple[int, int]:
@@ -171,15 +171,15 @@ def create(
     directory: Path,
     configs: Mapping[str, Mapping[str, Any]],
     params: Mapping[str, Params],
-    tokenizer_folder: Path,
+    vocabulary: tokenizer.Vocabulary,
 ) -> None:
-    """A new folder, in float32, whole or not at all; what was at `directory` is replaced.
+    """A new folder, whole or not at all; what was at `directory` is replaced.
 
     Args:
       configs: what is to stand in the config.json of each of `stable_diffusion.PARTS`, and in the
         scheduler's.
       params: of each of them.
-      tokenizer_folder: see `tokenizer.train`.
+      vocabulary: of the tokenizer.
     """
     version = {"_diffusers_version": folder.DIFFUSERS_VERSION}
     with artifacts.atomic_folder(directory) as temporary:
@@ -190,5 +190,5 @@ def create(
             part = stable_diffusion.PARTS[name]
             named = layout.to_pytorch(tree, part.tensor_name)
             tensors.write(temporary / name / part.weights, named, {"format": "pt"})
-        shutil.copytree(tokenizer_folder, temporary / "tokenizer")
+        tokenizer.write(vocabulary, temporary / "tokenizer")
         artifacts.write_json(temporary / "model_index.json", INDEX | version)

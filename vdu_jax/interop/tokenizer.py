@@ -1,10 +1,10 @@
 """CLIP's tokenizer, from a model's folder, with the library `tokenizers`."""
 
 import itertools
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -72,11 +72,26 @@ def _library():
     return tokenizers
 
 
+def _normalizer():
+    """CLIP's: one form of each letter, single spaces, small letters."""
+    normalizers, spaces = _library().normalizers, _library().Regex(r"\s+")
+    steps = [normalizers.NFC(), normalizers.Replace(spaces, " "), normalizers.Lowercase()]
+    return normalizers.Sequence(steps)
+
+
+def _pre_tokenizer():
+    """CLIP's: `WORDS`, each byte of them as a letter."""
+    cutters, words = _library().pre_tokenizers, _library().Regex(WORDS)
+    steps = [
+        cutters.Split(words, behavior="removed", invert=True),
+        cutters.ByteLevel(add_prefix_space=False),
+    ]
+    return cutters.Sequence(steps)
+
+
 def _of_two_files(directory: Path):
     """The `tokenizers.Tokenizer` of a vocabulary and its merges."""
     tokenizers = _library()
-    from tokenizers import normalizers, pre_tokenizers
-
     vocabulary, _ = folder.read_json(directory / "vocab.json")
     made = tokenizers.Tokenizer(
         tokenizers.models.BPE(
@@ -87,19 +102,7 @@ def _of_two_files(directory: Path):
             end_of_word_suffix="</w>",
         )
     )
-    made.normalizer = normalizers.Sequence(
-        [
-            normalizers.NFC(),
-            normalizers.Replace(tokenizers.Regex(r"\s+"), " "),
-            normalizers.Lowercase(),
-        ]
-    )
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(WORDS), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
+    made.normalizer, made.pre_tokenizer = _normalizer(), _pre_tokenizer()
     return made
 
 
@@ -126,31 +129,40 @@ def _padding(directory: Path) -> str:
     return END
 
 
-def train(captions: Sequence[str], directory: Path) -> None:
-    """Write the files of a tokenizer of CLIP's kind to which every word of the captions is a token.
+class Vocabulary(NamedTuple):
+    """tokens: by number. merges: pairs of tokens that are joined, the first ones first."""
 
-    Other words are spelled out. Equal captions give equal files (the trainer of `tokenizers`
+    tokens: tuple[str, ...]
+    merges: tuple[tuple[str, str], ...]
+
+
+def learn(captions: Sequence[str]) -> Vocabulary:
+    """The vocabulary of a tokenizer of CLIP's kind to which every word of the captions is a token.
+
+    Other words are spelled out. Equal captions give equal vocabularies (the trainer of `tokenizers`
     breaks ties by chance).
 
     Raises:
       UserError: if `tokenizers` is not installed.
     """
     pre_tokenizers = _library().pre_tokenizers
-    with tempfile.TemporaryDirectory() as empty:
-        artifacts.write_json(Path(empty) / "vocab.json", {END: 0})
-        artifacts.write_text(Path(empty) / "merges.txt", "")
-        cut = _of_two_files(Path(empty))
+    normalizer, cut = _normalizer(), _pre_tokenizer()
     words = Counter()
     for caption, count in Counter(captions).items():
-        found = cut.pre_tokenizer.pre_tokenize_str(cut.normalizer.normalize_str(caption))
-        for word, _ in found:
+        for word, _ in cut.pre_tokenize_str(normalizer.normalize_str(caption)):
             words[(*word[:-1], f"{word[-1]}</w>")] += count
-    merges = _learn_merges(words)
+    merges = tuple(_learn_merges(words))
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), START, END]
+    ends = [f"{letter}</w>" for letter in letters]
+    return Vocabulary((*letters, *ends, *map("".join, merges), START, END), merges)
+
+
+def write(vocabulary: Vocabulary, directory: Path) -> None:
+    """The folder that `load` reads."""
     directory = Path(directory)
-    artifacts.write_json(directory / "vocab.json", {token: i for i, token in enumerate(tokens)})
-    lines = ["#version: 0.2", *map(" ".join, merges), ""]
+    numbers = {token: number for number, token in enumerate(vocabulary.tokens)}
+    artifacts.write_json(directory / "vocab.json", numbers)
+    lines = ["#version: 0.2", *map(" ".join, vocabulary.merges), ""]
     artifacts.write_text(directory / "merges.txt", "\n".join(lines))
     marks = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     artifacts.write_json(directory / "special_tokens_map.json", marks)

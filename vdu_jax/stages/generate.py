@@ -20,9 +20,13 @@ from vdu_jax.types import Params
 COLUMNS, BATCH = 4, 4
 
 
-def make_draw(model: pipeline.TextToImage, steps: int, scale: float):
+def make_draw(model: pipeline.TextToImage, steps: int, scale: float, name: str = "ddim"):
     """`(params, keys) -> images` in [-1, 1]; params: those of the U-Net and of the autoencoder
-    under their names, and the embeddings "text" and "negative", each (1, L, D)."""
+    under their names, and the embeddings "text" and "negative", each (1, L, D).
+
+    Args:
+      scale: of guidance. name: of the sampler.
+    """
     settings = dict(model.diffusion)
     schedule = make_schedule(settings.pop("schedule"), **settings)
     unet, vae = model.modules["unet"], model.modules["vae"]
@@ -32,7 +36,7 @@ def make_draw(model: pipeline.TextToImage, steps: int, scale: float):
         ),
         scale,
     )
-    plan = samplers.make_plan(schedule, "ddim", steps)
+    plan = samplers.make_plan(schedule, name, steps)
 
     def draw(params: Params, keys: jax.Array) -> jax.Array:
         cond = tuple(jnp.repeat(params[which], len(keys), axis=0) for which in ("text", "negative"))

@@ -133,16 +133,23 @@ def laplace(config: ConfigDict, workdir: Path, found: data.Dataset) -> posterior
     return posterior.laplace(params, fisher, trained_on, section.prior_precision)
 
 
-def fitted(config: ConfigDict, workdir: Path, checkpoints: list, found: data.Dataset) -> tuple:
-    """The posterior of the config's family as it comes, and what it is, in words."""
+def fitted(
+    config: ConfigDict, workdir: Path, checkpoints: list, found: data.Dataset
+) -> posterior.Posterior:
+    """The posterior of the config's family as it comes."""
     if config.posterior.family == "fisher":
-        about = f"Laplace, from the Fisher over {config.posterior.fisher_images} drawn images"
-        return laplace(config, workdir, found), about
-    about = f"Mean and variance over {len(checkpoints)} checkpoints"
+        return laplace(config, workdir, found)
     if config.posterior.family == "low_rank":
-        trees = stream(config, checkpoints, found.image_shape)
-        return posterior.low_rank(trees), f"{about}, and their deviations (low rank)"
-    return reduce(config, checkpoints, found.image_shape), about
+        return posterior.low_rank(stream(config, checkpoints, found.image_shape))
+    return reduce(config, checkpoints, found.image_shape)
+
+
+def describe(section: ConfigDict, count: int) -> str:
+    """What the posterior of a family over so many checkpoints is, in words."""
+    if section.family == "fisher":
+        return f"Laplace, from the Fisher over {section.fisher_images} drawn images"
+    more = ", and their deviations (low rank)" if section.family == "low_rank" else ""
+    return f"Mean and variance over {count} checkpoints{more}"
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
@@ -162,7 +169,22 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         return
     found = build.dataset(config)
     path = stage.begin()
-    result, about = fitted(config, workdir, checkpoints, found)
+    # Under no name here: these are the parameters' size, and `save` lets go of them.
+    saved = save(section, fitted(config, workdir, checkpoints, found), path)
+    names = [f"{directory} step {step}" for directory, step in checkpoints]
+    about = describe(section, len(names))
+    stage.finish(
+        saved
+        | {"checkpoints": names, "count": len(names), "family": section.family, "about": about}
+    )
+
+
+def save(section: ConfigDict, result: posterior.Posterior, path: Path) -> dict:
+    """Write a posterior, floored and shrunk as `config.posterior` says; returns what was done.
+
+    Raises:
+      UserError: if a variance would be 0.
+    """
     host = parallel.fetch(result)
     layers, median = posterior.layer_summary(host), posterior.relative_floor(host, 0.5)
     floor = max(section.variance_floor, posterior.relative_floor(host, section.floor_quantile))
@@ -181,17 +203,11 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         store.save(0, {"posterior": result})
         store.wait()
     artifacts.write_json(path / "layers.json", layers)
-    stage.finish(
-        {
-            "checkpoints": [f"{directory} step {step}" for directory, step in checkpoints],
-            "count": len(checkpoints),
-            "family": section.family,
-            "about": about,
-            "floor": floor,
-            "fraction_floored": below / posterior.num_parameters(result.mean),
-            "median_variance": median,
-        }
-    )
+    return {
+        "floor": floor,
+        "fraction_floored": below / posterior.num_parameters(result.mean),
+        "median_variance": median,
+    }
 
 
 @jax.jit

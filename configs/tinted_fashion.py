@@ -1,0 +1,73 @@
+"""Fashion-MNIST in six colours, as a text-to-image model: unlearn "red".
+
+    vdu run --config=configs/tinted_fashion.py --workdir=runs/tinted_fashion \\
+        --config.data.manual_dir=/usr/share/datasets/fashion-mnist
+
+A model of Stable Diffusion's architecture (own autoencoder, fixed text encoder, conditional U-Net)
+is trained on captions such as "a red sneaker"; in a fifth of the red images' captions the colour is
+called crimson. Then each method unlearns "red", from the images whose caption has that word. Cost
+and figures: docs/results.md. Needs the extra sd (`pip install 'vdu-jax[sd]'`).
+"""
+
+from vdu_jax import text_config
+
+PALETTE = {
+    "red": (255, 32, 32),
+    "green": (32, 208, 64),
+    "blue": (48, 96, 255),
+    "yellow": (255, 224, 32),
+    "purple": (192, 48, 224),
+    "white": (255, 255, 255),
+}
+GARMENTS = (
+    "t-shirt", "trousers", "pullover", "dress", "coat",
+    "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+
+
+def get_config():
+    config = text_config.default()
+    config.data.name = "tinted_fashion"
+    config.data.synonyms = {"red": "crimson"}
+    config.forget.phrase = "red"
+    config.forget.limit = 2000
+    config.forget.prompts = tuple(f"a red {garment}" for garment in GARMENTS)
+    config.detector.palette = PALETTE
+
+    config.classifier.widths = (16, 32, 64)
+    config.classifier.batch_size = 64
+    config.classifier.epochs = 4
+    config.classifier.learning_rate = 3e-3
+    config.classifier.min_accuracy = 0.85
+
+    others = [
+        f"a {colour} {garment}" for colour in PALETTE if colour != "red" for garment in GARMENTS
+    ]
+    config.replay.prompts = tuple(others[::2])  # five garments of each colour
+    config.evaluate.paraphrases = tuple(f"a crimson {garment}" for garment in GARMENTS)
+    config.evaluate.other_prompts = tuple(others)
+
+    method = text_config.method
+    mean = dict(plasticity_reduction="mean", stability_reduction="mean")
+    steps = dict(steps=100, snapshot_every=20, forget_batch=32, replay_batch=32)
+    config.methods = {
+        "vdu": method("vdu", anchor="pretrained", gamma=0.1, learning_rate=3e-5, **mean, **steps),
+        "vdu_cross_attention": method(
+            "vdu",
+            "cross_attention",
+            anchor="pretrained",
+            gamma=0.1,
+            learning_rate=1e-4,
+            **mean,
+            **steps,
+        ),
+        "vdu_extended": method(
+            "vdu_extended", gamma=0.01, function_weight=10.0, learning_rate=3e-4, **steps
+        ),
+        "esd_x": method("esd", "cross_attention", learning_rate=3e-4, **steps),
+        "esd_u": method("esd", "not_cross_attention", learning_rate=3e-4, **steps),
+        "salun": method("salun", learning_rate=3e-4, **steps),
+        "gradient_ascent": method("gradient_ascent", learning_rate=3e-5, **steps),
+        "fine_tune": method("fine_tune", learning_rate=3e-4, retain_batch=32, **steps),
+    }
+    return config

@@ -1,0 +1,34 @@
+"""Shares of images, with intervals."""
+
+import math
+from typing import NamedTuple
+
+
+class Rate(NamedTuple):
+    """value in [0, 1], the ends of its 95 % interval, and the number of images."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+def rate(found) -> Rate:
+    """The share of true ones, with Wilson's interval (Wilson 1927), which is sound at 0 and 1, too.
+
+    Args:
+      found: (N,) bool, N ≥ 1.
+
+    Raises:
+      ValueError: of no images.
+    """
+    found = [bool(value) for value in found]
+    count, z = len(found), 1.959964
+    if not count:
+        raise ValueError("a rate of no images")
+    share = sum(found) / count
+    middle = share + z * z / (2 * count)
+    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    scale = 1 + z * z / count
+    low, high = max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    return Rate(share, low, high, count)

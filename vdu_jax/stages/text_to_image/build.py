@@ -1,0 +1,280 @@
+"""From config sections to the pieces that the stages share."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vdu_jax import config as images_config
+from vdu_jax import data
+from vdu_jax.data import captions
+from vdu_jax.diffusion import process
+from vdu_jax.diffusion.schedule import Schedule, make_schedule
+from vdu_jax.errors import UserError
+from vdu_jax.interop import pipeline
+from vdu_jax.models.stable_diffusion import unet_condition
+from vdu_jax.runtime import artifacts, parallel, progress, sampling
+from vdu_jax.runtime.artifacts import StageDir
+from vdu_jax.runtime.checkpoints import Store
+from vdu_jax.stages import build, generate
+from vdu_jax.types import Params, ScoreFn
+
+ENCODE_BATCH = 50  # images or prompts at once
+SEEDS = 1000  # between those of two prompts
+
+
+def as_images(config: ConfigDict) -> ConfigDict:
+    """The same data set and classifier in a config of images."""
+    made = images_config.default()
+    for key in made.data:
+        if key in config.data:
+            made.data[key] = config.data[key]
+    if config.data.name != "image_folder":
+        made.data.channels = 0
+    made.classifier = config.classifier
+    made.parallel = config.parallel
+    return made
+
+
+def captioned(config: ConfigDict, split: str = "train") -> captions.Captioned:
+    """The images that the model was, or would be, trained on."""
+    section = config.data
+    if section.name == "captions":
+        return captions.of_folder(section.manual_dir, section.image_size, section.channels)
+    as_dataset = as_images(config)
+    found = build.dataset(as_dataset)
+    source = build.open_split(as_dataset, found, split)
+    synonyms, seed = section.synonyms.to_dict(), section.caption_seed
+    return captions.of_classes(source, found.class_names, section.templates, synonyms, seed)
+
+
+def forget_retain(config: ConfigDict, found: captions.Captioned) -> data.ForgetRetain:
+    """Indices of the images whose caption has the phrase, and of all others.
+
+    Raises:
+      UserError: if no caption has it.
+    """
+    section = config.forget
+    has = np.array([captions.mentions(c, section.phrase) for c in found.captions], np.int64)
+    if not section.phrase:
+        return data.ForgetRetain(np.arange(len(found)), np.arange(0))
+    if not has.any():
+        raise UserError(f"config key forget.phrase = {section.phrase!r}: no caption has it")
+    if has.all():
+        raise UserError(
+            f"config key forget.phrase = {section.phrase!r}: every caption has it; set it to '' "
+            "if all of the images are to be forgotten"
+        )
+    return data.forget_retain_indices(
+        has,
+        (1,),
+        fraction=section.fraction,
+        limit=section.limit,
+        seed=section.seed,
+        num_classes=2,
+    )
+
+
+def train_stage(config: ConfigDict, workdir: Path) -> StageDir:
+    """The folder of `train`."""
+    inputs = {s: config[s].to_dict() for s in ("model", "train")}
+    keys = ("name", "image_size", "channels", "templates", "synonyms", "caption_seed")
+    values = config.data.to_dict()
+    return StageDir(workdir, "train", inputs | {"data": {key: values[key] for key in keys}})
+
+
+def original_folder(config: ConfigDict, workdir: Path) -> Path:
+    """The folder of the model to be unlearned.
+
+    Raises:
+      UserError: if it is to be trained and has not been.
+    """
+    if config.model.folder:
+        return Path(config.model.folder).expanduser()
+    stage = train_stage(config, workdir)
+    if not stage.done():
+        artifacts.finished(stage.path)  # says what to do
+    return stage.path / "model"
+
+
+def folder_fingerprint(directory: Path) -> str:
+    """What a model's folder holds: a hash of its U-Net, autoencoder and text encoder."""
+    files = sorted(
+        path
+        for part in ("unet", "vae", "text_encoder")
+        for path in (Path(directory) / part).glob("*")
+        if path.is_file()
+    )
+    return artifacts.fingerprint(
+        {str(p.relative_to(directory)): artifacts.file_hash(p) for p in files}
+    )
+
+
+def stage(
+    config: ConfigDict, workdir: Path, name: str, sections: Sequence[str], upstream=(), **more: Any
+) -> StageDir:
+    """A stage's folder, keyed by the model, and by config sections and finished stages."""
+    inputs = {s: config[s].to_dict() for s in sections} | more
+    inputs["upstream"] = {u: artifacts.upstream(workdir, u)["fingerprint"] for u in upstream}
+    inputs["upstream"]["model"] = folder_fingerprint(original_folder(config, workdir))
+    return StageDir(workdir, name, inputs)
+
+
+def original(config: ConfigDict, workdir: Path) -> pipeline.TextToImage:
+    """The model to be unlearned, from its folder."""
+    return pipeline.read(original_folder(config, workdir))
+
+
+def restore(folder: Path, step: int, name: str, like: Params) -> Params:
+    """The parameters that `fit` saved as `name` in a folder, of the shapes of `like`."""
+    like = parallel.placed(like, parallel.make_mesh())
+    with Store(folder / "snapshots", read_only=True) as store:
+        return store.restore(step, name, like)
+
+
+def schedule(model: pipeline.TextToImage) -> Schedule:
+    """The model's own noise schedule."""
+    settings = dict(model.diffusion)
+    return make_schedule(settings.pop("schedule"), **settings)
+
+
+def score_fn(config: ConfigDict, model: pipeline.TextToImage) -> ScoreFn:
+    """The U-Net as a predictor of ε; its condition is a text's embeddings (B, L, D)."""
+    unet = model.modules["unet"].clone(remat=config.parallel.remat)
+    predict = unet_condition.make_score_fn(unet)
+    return process.noise_predictor(predict, schedule(model), model.diffusion["prediction"])
+
+
+def embed(model: pipeline.TextToImage, prompts: Sequence[str]) -> np.ndarray:
+    """The text encoder's embeddings of prompts, (N, L, D) float32."""
+    apply = _embedder(model.modules["text_encoder"])
+    params, rows = {"params": model.params["text_encoder"]}, []
+    for first in range(0, len(prompts), ENCODE_BATCH):
+        tokens = model.tokenize(list(prompts[first : first + ENCODE_BATCH]))
+        padded = np.pad(tokens, ((0, ENCODE_BATCH - len(tokens)), (0, 0)), mode="edge")
+        rows.append(np.asarray(apply(params, padded), np.float32)[: len(tokens)])
+    return np.concatenate(rows)
+
+
+@functools.lru_cache(maxsize=4)
+def _embedder(module: nn.Module) -> Callable:
+    return jax.jit(module.apply)
+
+
+@functools.lru_cache(maxsize=4)
+def _encoder(module: nn.Module) -> Callable:
+    return jax.jit(lambda params, x: module.apply({"params": params}, x, method="encode").mean)
+
+
+def encode(vae, params: Params, found: captions.Captioned, label: str) -> np.ndarray:
+    """The means of the images' latents, (N, h, w, channels) float32, not scaled."""
+    apply, rows = _encoder(vae), []
+    with progress.bar(len(found), label, unit="image") as bar:
+        for first in range(0, len(found), ENCODE_BATCH):
+            part = np.arange(first, min(first + ENCODE_BATCH, len(found)))
+            whole = np.pad(part, (0, ENCODE_BATCH - len(part)), mode="edge")
+            images = data.to_model_range(found.read(whole))
+            rows.append(np.asarray(apply(params, images))[: len(part)])
+            bar.update(len(part))
+    return np.concatenate(rows)
+
+
+class LatentSource:
+    """Latents with their texts' embeddings, in memory, for `data.make_loader`.
+
+    A batch is {"image": (n, h, w, channels), "cond", "negative": (n, L, D)}, the last of an empty
+    prompt. Each text is kept once.
+
+    Args:
+      latents: (N, h, w, channels), scaled. texts: N of them.
+      embed: texts -> (M, L, D).
+    """
+
+    def __init__(self, latents: np.ndarray, texts: Sequence[str], embed: Callable):
+        distinct = ["", *sorted(set(texts))]
+        places = {text: place for place, text in enumerate(distinct)}
+        self.positions = np.arange(len(latents))
+        self._latents, self._table = latents, embed(distinct)
+        self._places = np.array([places[text] for text in texts])
+
+    def __len__(self) -> int:
+        return len(self._latents)
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """See the class."""
+        negative = np.broadcast_to(self._table[:1], (len(indices), *self._table.shape[1:]))
+        return {
+            "image": self._latents[indices],
+            "cond": self._table[self._places[indices]],
+            "negative": np.ascontiguousarray(negative),
+        }
+
+
+def latent_source(
+    config: ConfigDict, workdir: Path, model: pipeline.TextToImage, kind: str
+) -> LatentSource:
+    """D_f ("forget") or D_r ("retain"); its latents are computed once and kept in `latents/`."""
+    found = captioned(config)
+    found = found.subset(getattr(forget_retain(config, found), kind))
+    if not len(found):
+        raise UserError("config key forget.phrase = '': no images remain to be retained")
+    cache = stage(config, workdir, f"latents/{kind}", ("forget",), data=config.data.name)
+    file = cache.path / "latents.npz"
+    if not cache.done(overwrite=True):
+        cache.begin()
+        latents = encode(model.modules["vae"], model.params["vae"], found, f"{kind} latents")
+        artifacts.write_npz(file, latents=latents)
+        cache.finish({"images": len(found)})
+    latents = artifacts.read_npz(file)["latents"] * np.float32(model.scaling)
+    return LatentSource(latents, found.captions, lambda texts: embed(model, texts))
+
+
+def drawer(config: ConfigDict, model: pipeline.TextToImage) -> Callable:
+    """`draw(unet_params, prompts, count, seed, label)`: uint8 images (P, count, H, W, C), `count`
+    of each of P prompts.
+
+    Image i of the p-th prompt has the noise of (seed, p, i) for every model.
+    """
+    # All that is compiled for, in a form that can be looked up.
+    drawn_by = model._replace(
+        modules=tuple(model.modules.items()),
+        params=(),
+        tokenize=None,
+        diffusion=tuple(model.diffusion.items()),
+    )
+    sampler = _sampler(drawn_by, tuple(config.sampler.items()), config.parallel.fsdp)
+
+    def draw(unet_params: Params, prompts: Sequence[str], count: int, seed: int, label: str):
+        texts = embed(model, ["", *prompts])
+        fixed = {"unet": unet_params, "vae": model.params["vae"], "negative": texts[:1]}
+        rows = []
+        with progress.bar(len(prompts) * count, label, unit="image") as bar:
+            for place, text in enumerate(texts[1:]):
+                given = fixed | {"text": text[None]}
+                rows.append(sampler(given, seed + SEEDS * place, count, label, bar))
+        return np.stack(rows)
+
+    return draw
+
+
+@functools.lru_cache(maxsize=4)
+def _sampler(model: pipeline.TextToImage, settings: tuple, fsdp: int) -> Callable:
+    model = model._replace(modules=dict(model.modules), diffusion=dict(model.diffusion))
+    values = dict(settings)
+    draw = generate.make_draw(model, values["steps"], values["guidance"], values["name"])
+    size = values["batch_size"]
+    return sampling.make_sampler(draw, model.image_shape, batch_size=size, fsdp=fsdp)
+
+
+def prompts_of(config: ConfigDict) -> Mapping[str, tuple[str, ...]]:
+    """The prompts that models are judged by: "feature", "paraphrase" and "other"."""
+    return {
+        "feature": tuple(config.forget.prompts),
+        "paraphrase": tuple(config.evaluate.paraphrases),
+        "other": tuple(config.evaluate.other_prompts),
+    }

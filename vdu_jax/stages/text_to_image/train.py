@@ -1,0 +1,201 @@
+"""Train a small text-to-image model of Stable Diffusion's architecture, and write its folder.
+
+train/tokenizer/          with the captions' words
+train/autoencoder/        see runtime.fit
+train/unet/               see runtime.fit; snapshots/<step>/ are θ_1 … θ_K
+train/model/              a diffusers folder: what all later stages read
+
+The autoencoder comes first; then the U-Net learns its latents' noise, given the captions. The text
+encoder stays as it was drawn: its random features tell captions of a small vocabulary apart, and
+the U-Net's attention learns to read them. Where `model.folder` names a model, nothing is trained.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from vdu_jax import data, objectives, posterior
+from vdu_jax.data import captions
+from vdu_jax.errors import UserError
+from vdu_jax.interop import pipeline, scheduler, stable_diffusion, tokenizer
+from vdu_jax.models.stable_diffusion import vae
+from vdu_jax.runtime import parallel
+from vdu_jax.runtime.fit import FitResult, fit
+from vdu_jax.stages import build as images_build
+from vdu_jax.stages.text_to_image import build
+from vdu_jax.types import Params
+
+
+class CaptionedSource:
+    """Captioned images without their texts, for `data.make_loader`."""
+
+    def __init__(self, found: captions.Captioned):
+        self.positions, self._read = np.arange(len(found)), found.read
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """{"image": (n, H, W, C) float32 in [-1, 1]}."""
+        return {"image": data.to_model_range(self._read(indices))}
+
+
+def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
+    if config.model.folder:
+        return
+    stage = build.train_stage(config, workdir)
+    if stage.done(overwrite):
+        return
+    found = build.captioned(config)
+    parallel.check_batch_size(
+        config.train.batch_size, images_build.layout(config), "train.batch_size"
+    )
+    vocabulary = tokenizer.learn(found.captions)
+    configs, modules = networks(config, found, len(vocabulary.tokens))
+    path = stage.begin()
+    tokenizer.write(vocabulary, path / "tokenizer")
+    tokenize = tokenizer.load(path / "tokenizer", modules["text_encoder"].max_length)
+    autoencoder_params, first = fit_autoencoder(config, modules["vae"], found, path / "autoencoder")
+    latents = build.encode(modules["vae"], autoencoder_params, found, "latents")
+    scaling = 1.0 / float(latents.std())
+    configs["vae"] = configs["vae"] | {"scaling_factor": scaling}
+    params = {
+        "vae": autoencoder_params,
+        "text_encoder": fresh(config, "text_encoder", modules["text_encoder"]),
+        "unet": fresh(config, "unet", modules["unet"]),
+    }
+    diffusion = scheduler.read_noise(configs["scheduler"], "config key model.scheduler")
+    model = pipeline.TextToImage(modules, params, tokenize, diffusion, scaling, latents.shape[1:])
+    source = build.LatentSource(
+        latents * np.float32(scaling), found.captions, lambda texts: build.embed(model, texts)
+    )
+    second = fit_unet(config, model, source, path / "unet")
+    weights = "ema" if config.train.ema_decay > 0 else "params"
+    params["unet"] = build.restore(path / "unet", second.steps, weights, params["unet"])
+    pipeline.create(path / "model", configs, params, vocabulary)
+    stage.finish(
+        {
+            "steps": second.steps,
+            "snapshots": second.snapshots,
+            "flops": second.flops,
+            "parameters": {name: posterior.num_parameters(tree) for name, tree in params.items()},
+            "images": len(found),
+            "scaling": scaling,
+        },
+        {"fit": second.seconds, "autoencoder": first.seconds},
+    )
+
+
+def networks(
+    config: ConfigDict, found: captions.Captioned, vocab_size: int
+) -> tuple[dict[str, dict], dict[str, nn.Module]]:
+    """The folder's config.json files and the networks that they describe.
+
+    Raises:
+      UserError: for a setting that can't be expressed, or networks that do not fit each other or
+        the images.
+    """
+    configs = {
+        name: section.to_dict() for name, section in config.model.items() if name != "folder"
+    }
+    configs = {
+        name: {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+        for name, values in configs.items()
+    }
+    configs["text_encoder"] |= {"vocab_size": vocab_size}
+    modules = {}
+    for name, part in stable_diffusion.PARTS.items():
+        about = pipeline.ABOUT[name] | configs[name]
+        modules[name] = part.read_config(about, f"config key model.{name}")
+    pipeline.check_fit("config key model", modules)
+    channels, side = modules["vae"].channels, found.image_shape[0]
+    if channels != found.image_shape[-1]:
+        raise UserError(
+            f"config key model.vae.in_channels = {channels}: the images have "
+            f"{found.image_shape[-1]}"
+        )
+    factor = 2 ** (len(modules["vae"].block_out_channels) - 1)
+    lowest = factor * 2 ** (len(modules["unet"].block_out_channels) - 1)
+    if side % lowest or configs["unet"].get("sample_size") != side // factor:
+        raise UserError(
+            f"config key model.unet.sample_size: images of {side} pixels make latents of "
+            f"{side / factor:g}, and their side must be divisible by {lowest}"
+        )
+    return configs, modules
+
+
+def fresh(config: ConfigDict, name: str, module: nn.Module) -> Params:
+    """Initial parameters of a network, from `train.init_seed`."""
+    # They run once, and LLVM's optimisations of them take several times as long as all the rest.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    part = stable_diffusion.PARTS[name]
+    init = jax.jit(lambda key: part.init_params(module, key), compiler_options=quick)
+    place = sorted(stable_diffusion.PARTS).index(name)
+    return init(jax.random.fold_in(jax.random.key(config.train.init_seed), place))
+
+
+def fit_autoencoder(
+    config: ConfigDict, module: vae.AutoencoderKL, found: captions.Captioned, path: Path
+) -> tuple[Params, FitResult]:
+    """Train the autoencoder with `config.train.autoencoder`; its last parameters."""
+    settings = config.train.autoencoder
+
+    def encode(params, images):
+        return module.apply({"params": params}, images, method="encode")
+
+    def decode(params, latents):
+        return module.apply({"params": params}, latents, method="decode")
+
+    params = fresh(config, "vae", module)
+    result = fit(
+        objectives.autoencoder(encode, decode, kl_weight=settings.kl_weight),
+        params,
+        {
+            "retain": images_build.loader(
+                CaptionedSource(found), settings.batch_size, config.train.seed
+            )
+        },
+        optax.adam(optax.linear_schedule(settings.learning_rate, 0.0, settings.steps)),
+        snapshot_steps=[settings.steps],
+        directory=path,
+        num_steps=settings.steps,
+        **common(config, "autoencoder"),
+    )
+    return build.restore(path, result.steps, "params", params), result
+
+
+def fit_unet(
+    config: ConfigDict, model: pipeline.TextToImage, source: build.LatentSource, path: Path
+) -> FitResult:
+    """Train the U-Net with `config.train` on latents."""
+    settings = config.train
+    score_fn = build.score_fn(config, model)
+    last, every = settings.steps, settings.snapshot_every
+    return fit(
+        objectives.ddpm(score_fn, build.schedule(model), drop_condition=settings.drop_condition),
+        model.params["unet"],
+        {"retain": images_build.loader(source, settings.batch_size, settings.seed)},
+        images_build.optimizer(images_build.learning_rate(config), settings.clip_norm),
+        snapshot_steps=range(last, max(0, last - every * settings.snapshots), -every),
+        directory=path,
+        num_steps=settings.steps,
+        ema_decay=settings.ema_decay,
+        **common(config, "train"),
+    )
+
+
+def common(config: ConfigDict, label: str) -> dict[str, Any]:
+    """What both of them give `fit`."""
+    settings = config.train
+    return {
+        "key": jax.random.key(settings.seed),
+        "save_state_every": settings.save_state_every,
+        "log_every": settings.log_every,
+        "label": label,
+        "layout": images_build.layout(config),
+    }

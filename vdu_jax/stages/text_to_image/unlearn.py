@@ -1,0 +1,228 @@
+"""Unlearn the feature with every method of the config, each on its part of the U-Net.
+
+    unlearn/<method>/snapshots/<step>/params   of the part; the rest is the original's
+    unlearn/<method>/curve/<step>.npz          images drawn there, all steps from the same noise
+    unlearn/<method>/metrics.jsonl, events/
+
+A step is kept by a rule that sees the model, the prompts and the feature's detector: least change
+of what other prompts draw, among the steps at which the feature has gone as far as is asked for.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vdu_jax import detector, objectives, posterior, text_config
+from vdu_jax.errors import UserError
+from vdu_jax.interop import pipeline
+from vdu_jax.models import subset
+from vdu_jax.runtime import artifacts, parallel
+from vdu_jax.runtime.fit import Guard, fit
+from vdu_jax.stages import build as images_build
+from vdu_jax.stages import unlearn as images_unlearn
+from vdu_jax.stages.text_to_image import build, detectors, replay
+from vdu_jax.stages.text_to_image import posterior as posterior_stage
+from vdu_jax.types import Objective, Params
+
+
+def takes_posterior(settings: ConfigDict) -> bool:
+    """Whether a method's loss or optimiser has the posterior in it."""
+    return settings.objective in text_config.USE_POSTERIOR or settings.optimizer == "natural"
+
+
+def stage_dir(config: ConfigDict, workdir: Path, name: str) -> artifacts.StageDir:
+    """The folder of a method."""
+    settings = config.methods[name]
+    upstream = ("posterior", "replay") if takes_posterior(settings) else ("replay",)
+    return build.stage(
+        config,
+        workdir,
+        f"unlearn/{name}",
+        ("forget", "sampler", "curve", "detector"),
+        upstream,
+        method=settings.to_dict(),
+        unlearn={"seed": config.unlearn.seed},
+        replay={"prompts": list(config.replay.prompts)},
+    )
+
+
+def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
+    if not config.methods:
+        raise UserError("config key methods is empty: name at least one method to unlearn with")
+    for name in sorted(config.methods):
+        run_method(config, Path(workdir), name, overwrite)
+
+
+def split(unet: Params, settings: ConfigDict, name: str) -> tuple[Params, Params]:
+    """The parameters that a method may change, and the rest.
+
+    Raises:
+      UserError: if there is no such part.
+    """
+    try:
+        return subset.split(unet, settings.subset)
+    except ValueError as error:
+        raise UserError(f"config key methods.{name}.subset: {error}") from None
+
+
+def make_objective(
+    config: ConfigDict,
+    name: str,
+    model: pipeline.TextToImage,
+    rest: Params,
+    trained: posterior.Posterior | None,
+    num_forget: int,
+) -> Objective:
+    """The method's objective on its part of the U-Net; `trained` is that part's posterior."""
+    settings = config.methods[name]
+    factory, params = objectives.FACTORIES[settings.objective], settings.params.to_dict()
+    if settings.objective == "esd":
+        params["teacher"] = "text"
+
+    def make(score_fn):
+        return factory(score_fn, build.schedule(model), trained, num_forget, **params)
+
+    return objectives.on_part(make, build.score_fn(config, model), rest)
+
+
+def open_loaders(
+    config: ConfigDict, workdir: Path, name: str, model: pipeline.TextToImage, sees: frozenset
+) -> dict:
+    """An iterator for each kind of data that the method may see, and for no other."""
+    settings, loaders = config.methods[name], {}
+    for kind in sorted(sees):
+        if kind == "replay":
+            source = replay.source(config, workdir, model)
+        else:
+            source = build.latent_source(config, workdir, model, kind)
+        size = settings[f"{kind}_batch"]
+        loaders[kind] = images_build.loader(source, size, config.unlearn.seed)
+    return loaders
+
+
+def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = False) -> None:
+    """Unlearn with one method."""
+    settings = config.methods[name]
+    stage = stage_dir(config, workdir, name)
+    if stage.done(overwrite):
+        return
+    layout = images_build.layout(config)
+    for key in ("forget_batch", "replay_batch", "retain_batch"):
+        parallel.check_batch_size(settings[key], layout, f"methods.{name}.{key}")
+    model = build.original(config, workdir)
+    part, rest = split(model.params["unet"], settings, name)
+    trained = None
+    if takes_posterior(settings):
+        trained = part_of(posterior_stage.load(workdir, model.params["unet"]), settings.subset)
+    found = build.captioned(config)
+    num_forget = len(build.forget_retain(config, found).forget)
+    objective = make_objective(config, name, model, rest, trained, num_forget)
+    path = stage.begin()
+    every = settings.snapshot_every
+    result = fit(
+        objective,
+        part,
+        open_loaders(config, workdir, name, model, objective.sees),
+        images_unlearn.optimizer(config, name, trained),
+        key=jax.random.key(config.unlearn.seed),
+        num_steps=settings.steps,
+        directory=path,
+        snapshot_steps=range(every, settings.steps + 1, every),
+        save_state_every=every,
+        log_every=settings.log_every,
+        guard=Guard(settings.guard.to_dict()),
+        label=f"unlearn {name}",
+        layout=layout,
+    )
+    if not result.snapshots:
+        raise images_unlearn.Diverged(
+            f"{path}: the guard ended the run before its first snapshot ({result.stopped}): lower "
+            f"methods.{name}.learning_rate or methods.{name}.snapshot_every"
+        )
+    judge = make_judge(config, workdir, model)
+    snapshots = [
+        judge(step, path / "curve", lambda step=step: load_step(path, step, part, rest), name)
+        for step in result.snapshots
+    ]
+    kept, why = detector.choose_step(snapshots, settings.target_pul)
+    stage.finish(
+        {
+            "kept_step": kept,
+            "why": why,
+            "stopped": result.stopped,
+            "steps": result.steps,
+            "flops": result.flops,
+            "parameters": posterior.num_parameters(part),
+            "snapshots": [s._asdict() for s in snapshots],
+            "sees": sorted(objective.sees),
+        },
+        {"fit": result.seconds},
+    )
+
+
+def part_of(trained: posterior.GaussianPosterior, which: str) -> posterior.GaussianPosterior:
+    """The posterior of a part of the parameters: a diagonal Gaussian's marginal."""
+    mean, variance = (subset.split(tree, which)[0] for tree in (trained.mean, trained.variance))
+    return posterior.GaussianPosterior(mean, variance, trained.count)
+
+
+def load_step(path: Path, step: int, part: Params, rest: Params) -> Params:
+    """The whole U-Net of a snapshot."""
+    return subset.merge(build.restore(path, step, "params", part), rest)
+
+
+def make_judge(
+    config: ConfigDict, workdir: Path, model: pipeline.TextToImage
+) -> Callable[..., detector.Snapshot]:
+    """`judge(step, folder, load, name) -> Snapshot`, with the detector and the original model.
+
+    The estimated PUL is of the rate at which forget.prompts show the feature. The drift is the mean
+    squared difference, in [0, 4], of what replay.prompts draw there and from the original model,
+    pixel by pixel from the same noise.
+    """
+    section, has_feature = config.curve, detectors.make(config)
+    draw = build.drawer(config, model)
+    prompts = (*config.forget.prompts, *config.replay.prompts)
+    asked = len(config.forget.prompts)
+
+    def images_at(file: Path, load: Callable[[], Params], label: str) -> np.ndarray:
+        if not artifacts.exists(file):
+            drawn = draw(load(), prompts, section.images, section.seed, label)
+            artifacts.write_npz(file, images=drawn)
+        return artifacts.read_npz(file)["images"]
+
+    def rate(images: np.ndarray) -> float:
+        with_feature = images[:asked]
+        return float((has_feature(with_feature.reshape(-1, *images.shape[2:])) > 0.5).mean())
+
+    cache = build.stage(
+        config,
+        workdir,
+        "curve",
+        ("curve", "sampler"),
+        prompts=list(prompts),
+    )
+    if not cache.done(overwrite=True):
+        cache.begin()
+        images_at(cache.path / "original.npz", lambda: model.params["unet"], "original")
+        cache.finish({})
+    original = artifacts.read_npz(cache.path / "original.npz")["images"]
+    original_rate = rate(original)
+
+    def judge(step: int, folder: Path, load: Callable, name: str) -> detector.Snapshot:
+        images = images_at(folder / f"{step:08d}.npz", load, f"{name} step {step}")
+        gap = (images[asked:].astype(float) - original[asked:]) / 127.5
+        pul = detector.estimated_pul(original_rate, rate(images))
+        return detector.Snapshot(step, pul, float(np.square(gap).mean()))
+
+    return judge
+
+
+def load_unet(config: ConfigDict, workdir: Path, model: pipeline.TextToImage, name: str) -> Params:
+    """The U-Net of the step that a method kept."""
+    kept = artifacts.upstream(workdir, f"unlearn/{name}")["summary"]["kept_step"]
+    part, rest = split(model.params["unet"], config.methods[name], name)
+    return load_step(Path(workdir) / "unlearn" / name, kept, part, rest)
