@@ -76,14 +76,14 @@ def default() -> ConfigDict:
                     "norm_num_groups": 8,
                 },
                 "vae": {
-                    "block_out_channels": (16, 32, 64),
+                    "block_out_channels": (12, 24, 48),
                     "down_block_types": ("DownEncoderBlock2D",) * 3,
                     "up_block_types": ("UpDecoderBlock2D",) * 3,
                     "in_channels": 3,
                     "out_channels": 3,
                     "latent_channels": 4,
                     "layers_per_block": 1,
-                    "norm_num_groups": 8,
+                    "norm_num_groups": 4,
                     "sample_size": 32,
                 },
                 "text_encoder": {
@@ -106,11 +106,11 @@ def default() -> ConfigDict:
                 "seed": 0,  # of data order, times and noise
                 "autoencoder": {
                     "steps": 2000,
-                    "batch_size": 64,
+                    "batch_size": 32,
                     "learning_rate": 2e-3,
                     "kl_weight": 1e-6,
                 },
-                "steps": 6000,
+                "steps": 4000,
                 "batch_size": 64,
                 "drop_condition": 0.1,  # share of images that are seen with an empty prompt
                 "learning_rate": 1e-3,
