@@ -28,6 +28,8 @@ def method(objective: str, subset: str = "all", **changes: Any) -> ConfigDict:
     Args:
       subset: the part of the U-Net that may change; see `vdu_jax.models.subset.NAMED`.
     """
+    if objective == "esd":
+        changes = {"teacher": "text"} | changes  # the source's own form
     entry = images.method(objective, **changes)
     entry.subset = subset
     return entry

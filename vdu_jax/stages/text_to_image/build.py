@@ -25,6 +25,7 @@ from vdu_jax.stages import build, generate
 from vdu_jax.types import Params, ScoreFn
 
 ENCODE_BATCH = 50  # images or prompts at once
+LATENTS = "latents.npz"
 SEEDS = 1000  # between those of two prompts
 
 
@@ -80,12 +81,20 @@ def forget_retain(config: ConfigDict, found: captions.Captioned) -> data.ForgetR
     )
 
 
+def data_inputs(config: ConfigDict) -> dict:
+    """What of `config.data` changes results: not where files lie, but what the captions are."""
+    values = config.data.to_dict()
+    keys = ("name", "image_size", "channels", "templates", "synonyms", "caption_seed")
+    found = {key: values[key] for key in keys}
+    if config.data.name == "captions":
+        found["captions"] = artifacts.file_hash(Path(config.data.manual_dir) / captions.METADATA)
+    return found
+
+
 def train_stage(config: ConfigDict, workdir: Path) -> StageDir:
     """The folder of `train`."""
     inputs = {s: config[s].to_dict() for s in ("model", "train")}
-    keys = ("name", "image_size", "channels", "templates", "synonyms", "caption_seed")
-    values = config.data.to_dict()
-    return StageDir(workdir, "train", inputs | {"data": {key: values[key] for key in keys}})
+    return StageDir(workdir, "train", inputs | {"data": data_inputs(config)})
 
 
 def original_folder(config: ConfigDict, workdir: Path) -> Path:
@@ -218,20 +227,40 @@ class LatentSource:
 def latent_source(
     config: ConfigDict, workdir: Path, model: pipeline.TextToImage, kind: str
 ) -> LatentSource:
-    """D_f ("forget") or D_r ("retain"); its latents are computed once and kept in `latents/`."""
+    """D_f ("forget") or D_r ("retain").
+
+    Its latents are those that the model was trained on; of a model that was not trained here they
+    are computed once and kept in `latents/`.
+    """
     found = captioned(config)
-    found = found.subset(getattr(forget_retain(config, found), kind))
-    if not len(found):
+    indices = getattr(forget_retain(config, found), kind)
+    if not len(indices):
         raise UserError("config key forget.phrase = '': no images remain to be retained")
-    cache = stage(config, workdir, f"latents/{kind}", ("forget",), data=config.data.name)
-    file = cache.path / "latents.npz"
+    chosen = found.subset(indices)
+    if config.model.folder:
+        latents = _encoded(config, workdir, model, kind, chosen)
+    else:
+        file = train_stage(config, workdir).path / LATENTS
+        latents = artifacts.read_npz(file)["latents"][indices]
+    latents = latents * np.float32(model.scaling)
+    return LatentSource(latents, chosen.captions, lambda texts: embed(model, texts))
+
+
+def _encoded(
+    config: ConfigDict,
+    workdir: Path,
+    model: pipeline.TextToImage,
+    kind: str,
+    chosen: captions.Captioned,
+) -> np.ndarray:
+    inputs = data_inputs(config)
+    cache = stage(config, workdir, f"latents/{kind}", ("forget",), data=inputs)
     if not cache.done(overwrite=True):
-        cache.begin()
-        latents = encode(model.modules["vae"], model.params["vae"], found, f"{kind} latents")
-        artifacts.write_npz(file, latents=latents)
-        cache.finish({"images": len(found)})
-    latents = artifacts.read_npz(file)["latents"] * np.float32(model.scaling)
-    return LatentSource(latents, found.captions, lambda texts: embed(model, texts))
+        path = cache.begin()
+        latents = encode(model.modules["vae"], model.params["vae"], chosen, f"{kind} latents")
+        artifacts.write_npz(path / LATENTS, latents=latents)
+        cache.finish({"images": len(chosen)})
+    return artifacts.read_npz(cache.path / LATENTS)["latents"]
 
 
 def drawer(config: ConfigDict, model: pipeline.TextToImage) -> Callable:

@@ -2,6 +2,7 @@
 
 train/tokenizer/          with the captions' words
 train/autoencoder/        see runtime.fit
+train/latents.npz         the images' mean latents, (N, h, w, channels), not scaled
 train/unet/               see runtime.fit; snapshots/<step>/ are θ_1 … θ_K
 train/model/              a diffusers folder: what all later stages read
 
@@ -24,7 +25,7 @@ from vdu_jax.data import captions
 from vdu_jax.errors import UserError
 from vdu_jax.interop import pipeline, scheduler, stable_diffusion, tokenizer
 from vdu_jax.models.stable_diffusion import vae
-from vdu_jax.runtime import parallel
+from vdu_jax.runtime import artifacts, parallel
 from vdu_jax.runtime.fit import FitResult, fit
 from vdu_jax.stages import build as images_build
 from vdu_jax.stages.text_to_image import build
@@ -61,7 +62,10 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     tokenizer.write(vocabulary, path / "tokenizer")
     tokenize = tokenizer.load(path / "tokenizer", modules["text_encoder"].max_length)
     autoencoder_params, first = fit_autoencoder(config, modules["vae"], found, path / "autoencoder")
-    latents = build.encode(modules["vae"], autoencoder_params, found, "latents")
+    if not artifacts.exists(path / build.LATENTS):
+        latents = build.encode(modules["vae"], autoencoder_params, found, "latents")
+        artifacts.write_npz(path / build.LATENTS, latents=latents)
+    latents = artifacts.read_npz(path / build.LATENTS)["latents"]
     scaling = 1.0 / float(latents.std())
     configs["vae"] = configs["vae"] | {"scaling_factor": scaling}
     params = {

@@ -79,8 +79,6 @@ def make_objective(
     """The method's objective on its part of the U-Net; `trained` is that part's posterior."""
     settings = config.methods[name]
     factory, params = objectives.FACTORIES[settings.objective], settings.params.to_dict()
-    if settings.objective == "esd":
-        params["teacher"] = "text"
 
     def make(score_fn):
         return factory(score_fn, build.schedule(model), trained, num_forget, **params)
