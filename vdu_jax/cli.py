@@ -225,7 +225,7 @@ def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
             arguments[0], config, values.workdir, values.model, values.weights, values.overwrite
         )
     elif command == "generate":
-        from vdu_jax.stages import generate
+        from vdu_jax.stages.text_to_image import generate
 
         generate.run(
             *arguments,

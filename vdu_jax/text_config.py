@@ -151,9 +151,9 @@ def default() -> ConfigDict:
                 "images": 5,  # of each of forget.prompts and replay.prompts, at each snapshot
                 "seed": 2,
             },
-            # What tells whether an image has the feature: whether its colour is nearest to that of
-            # forget.phrase in `palette`, {name: (red, green, blue)}.
-            "detector": {"kind": "colour", "palette": {}},
+            # What tells whether an image has the feature: whether `colour` is the nearest to it in
+            # `palette`, {name: (red, green, blue)}.
+            "detector": {"kind": "colour", "colour": "red", "palette": {}},
             "evaluate": {
                 "paraphrases": (),  # prompts that mean the feature and do not name it
                 "other_prompts": (),  # prompts without it
@@ -214,10 +214,11 @@ def validate(config: ConfigDict) -> None:
     )
     c.not_negative(*seeds, "unlearn.seed")
     c.one_of("detector.kind", ("colour",))
+    wanted = config.detector.colour
     c.that(
         "detector.palette",
-        lambda v: phrase in v and len(v) > 1 and all(_is_colour(x) for x in v.values()),
-        f"must give {phrase!r} and at least one other colour as (red, green, blue) in 0..255",
+        lambda v: wanted in v and len(v) > 1 and all(_is_colour(x) for x in v.values()),
+        f"must give {wanted!r} and at least one other colour as (red, green, blue) in 0..255",
     )
     images.validate_shared(c)
     for name in config.methods:

@@ -18,7 +18,7 @@ import transformers
 
 from vdu_jax.interop import pipeline, tokenizer
 from vdu_jax.parity import check, compare, components, inputs
-from vdu_jax.stages import generate
+from vdu_jax.stages.text_to_image import build
 
 pytestmark = pytest.mark.torch
 
@@ -117,17 +117,39 @@ def test_the_tokenizer_is_that_of_transformers(tmp_path, pad_token):
     np.testing.assert_array_equal(ours, found.input_ids)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def new_folder(directory, source):
+    """A folder that we make, of the networks in another, with a vocabulary of its own."""
+    model, vocabulary = pipeline.read(source), tokenizer.learn(["a red shoe", "the bag"])
+    configs = {
+        name: json.loads((source / name / "config.json").read_text()) for name in model.modules
+    }
+    configs["text_encoder"]["vocab_size"] = len(vocabulary.tokens)
+    configs["scheduler"] = {
+        key: text_to_image.SCHEDULER[key]
+        for key in ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps")
+    }
+    text = model.params["text_encoder"]
+    width = configs["text_encoder"]["hidden_size"]
+    words = np.random.RandomState(0).standard_normal((len(vocabulary.tokens), width))
+    text = text | {"token_embedding": {"embedding": words.astype(np.float32)}}
+    pipeline.create(directory, configs, model.params | {"text_encoder": text}, vocabulary)
+    return directory
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "a new folder"])
 def test_a_picture_is_that_of_diffusers_pipeline(tmp_path, prediction):
     """The whole way, from a folder and a prompt to images, begun with the same latents."""
-    folder = text_to_image.write_folder(tmp_path)
-    path = folder / "scheduler" / "scheduler_config.json"
-    path.write_text(json.dumps(text_to_image.SCHEDULER | {"prediction_type": prediction}))
+    folder = text_to_image.write_folder(tmp_path / "folder")
+    if prediction == "a new folder":
+        folder = new_folder(tmp_path / "new", folder)
+    else:
+        path = folder / "scheduler" / "scheduler_config.json"
+        path.write_text(json.dumps(text_to_image.SCHEDULER | {"prediction_type": prediction}))
     model = pipeline.read(folder)
     keys = jax.random.split(jax.random.key(0), 2)
-    text, negative = np.split(generate.embed(model, ["a red shoe", "the bag"]), 2)
+    text, negative = np.split(build.embed(model, ["a red shoe", "the bag"]), 2)
     params = {name: model.params[name] for name in ("unet", "vae")}
-    draw = jax.jit(generate.make_draw(model, 20, 7.5))
+    draw = jax.jit(build.make_draw(model, 20, 7.5))
     with components.matmul_precision("float32"):
         ours = np.asarray(draw(params | {"text": text, "negative": negative}, keys))
 

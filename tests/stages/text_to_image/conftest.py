@@ -1,8 +1,6 @@
 """A text-to-image run of a few steps, on random images in true formats."""
 
-import importlib.util
-from pathlib import Path
-
+import archives
 import pytest
 
 from vdu_jax import cli
@@ -60,19 +58,10 @@ def get_config():
 """
 
 
-def archives():
-    """tests/data/conftest.py, which writes small files in the official formats."""
-    path = Path(__file__).parents[2] / "data" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("archives", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def text_config_file(tmp_path_factory):
     root = tmp_path_factory.mktemp("text")
-    archives().write_idx_set(root / "manual", n_train=120, n_test=40)
+    archives.write_idx_set(root / "manual", n_train=120, n_test=40)
     path = root / "tiny_text.py"
     path.write_text(TINY.format(data_dir=str(root / "data"), manual_dir=str(root / "manual")))
     return path

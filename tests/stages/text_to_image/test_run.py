@@ -1,9 +1,228 @@
 """The stages of feature unlearning together, on a run of a few steps."""
 
 import json
+import shutil
+
+import chex
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+from PIL import Image
+
+from vdu_jax import cli
+from vdu_jax.errors import UserError
+from vdu_jax.interop import pipeline
+from vdu_jax.runtime import artifacts
+from vdu_jax.stages.text_to_image import build, evaluate, unlearn
+
+
+def files(workdir):
+    return {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
 
 
 def test_every_stage_is_done(text_run):
     names = ("train", "posterior", "replay", "unlearn/vdu", "unlearn/esd_x", "evaluate/original")
-    for name in (*names, "evaluate/vdu", "report", "classifier", "latents/forget"):
-        assert json.loads((text_run / name / "done.json").read_text())["fingerprint"]
+    for name in (*names, "evaluate/vdu", "report", "classifier"):
+        assert artifacts.upstream(text_run, name)["provenance"]["versions"]["jax"]
+
+
+def test_a_second_run_does_nothing_and_prints_the_same_table(text_run, text_config_file, capsys):
+    before = files(text_run)
+    assert cli.main(["run", f"--config={text_config_file}", f"--workdir={text_run}"]) == 0
+    assert files(text_run) == before
+    lines = capsys.readouterr().out.strip().splitlines()
+    numbers = json.loads(lines[-1])
+    assert list(numbers) == ["original", "esd_x", "vdu"]
+    assert 0 <= numbers["vdu"]["feature %"] <= 100 and numbers["vdu"]["u-FID"] > 0
+    assert lines[0].startswith("| model | feature % |") and lines[2].startswith("| original |")
+
+
+def test_the_picture_has_a_row_for_each_model(text_run):
+    width, height = Image.open(text_run / "report" / "grid.png").size
+    assert width == 4 * 33 + 1  # two prompts with the feature, two without
+    assert height == 3 * 34 + 2 * 4
+
+
+def test_what_was_trained_is_a_folder_like_any_other(text_run, tmp_path):
+    folder = text_run / "train" / "model"
+    model = pipeline.read(folder)
+    assert model.image_shape == (32, 32, 3) and model.latent_shape == (16, 16, 4)
+    latents = artifacts.read_npz(text_run / "train" / "latents.npz")["latents"]
+    assert latents.std() * model.scaling == pytest.approx(1, rel=1e-4)
+    picture = tmp_path / "grid.png"
+    arguments = ["generate", str(folder), str(picture), "--prompt=a red bag", "--steps=2"]
+    assert cli.main([*arguments, "--images=1"]) == 0
+    assert Image.open(picture).size == (34, 34)
+
+
+def test_only_the_chosen_part_changes(text_run, text_settings):
+    model = build.original(text_settings, text_run)
+    before = traverse_util.flatten_dict(model.params["unet"], sep="/")
+    for name, part in (("esd_x", "/attn2/"), ("vdu", "attn2/to_v")):
+        after = unlearn.load_unet(text_settings, text_run, model, name)
+        after = traverse_util.flatten_dict(after, sep="/")
+        assert after.keys() == before.keys()
+        changed = {path for path in after if not np.array_equal(after[path], before[path])}
+        assert changed and all(part in path for path in changed)
+        # No more than that part is stored: a snapshot with more is refused.
+        chosen, _ = unlearn.split(model.params["unet"], text_settings.methods[name], name)
+        build.restore(text_run / "unlearn" / name, 2, "params", chosen)
+
+
+def test_an_unlearned_model_is_exported_whole(text_run, text_config_file, text_settings, tmp_path):
+    arguments = [f"--config={text_config_file}", f"--workdir={text_run}"]
+    new = tmp_path / "new"
+    assert cli.main(["export", str(new), *arguments, "--model=vdu"]) == 0
+    original, found = build.original(text_settings, text_run), pipeline.read(new)
+    unet = unlearn.load_unet(text_settings, text_run, original, "vdu")
+    chex.assert_trees_all_equal(found.params["unet"], jax.tree.map(np.asarray, unet))
+    for name in ("vae", "text_encoder"):
+        chex.assert_trees_all_equal(found.params[name], original.params[name])
+    copy = tmp_path / "copy"
+    assert cli.main(["export", str(copy), *arguments]) == 0
+    for path in (text_run / "train" / "model").rglob("*.*"):
+        assert (
+            path.read_bytes()
+            == (copy / path.relative_to(text_run / "train" / "model")).read_bytes()
+        )
+
+
+def test_no_retained_image_reaches_a_method_that_did_not_ask_for_it(
+    text_run, text_settings, monkeypatch
+):
+    model = build.original(text_settings, text_run)
+    read = []
+    real = build.latent_source
+
+    def watched(config, workdir, model, kind):
+        read.append(kind)
+        return real(config, workdir, model, kind)
+
+    monkeypatch.setattr(build, "latent_source", watched)
+    loaders = unlearn.open_loaders(
+        text_settings, text_run, "vdu", model, frozenset({"forget", "replay"})
+    )
+    assert set(loaders) == {"forget", "replay"} and read == ["forget"]
+    found = build.captioned(text_settings)
+    red = build.forget_retain(text_settings, found).forget
+    assert all("red" in found.captions[i] for i in red)
+    latents = artifacts.read_npz(text_run / "train" / "latents.npz")["latents"] * model.scaling
+    known = {row.tobytes() for row in latents[red].astype(np.float32)}
+    for _ in range(5):
+        assert all(row.tobytes() in known for row in next(loaders["forget"])["image"])
+
+
+def test_captions_of_ones_own_and_a_folder_that_is_there(text_run, text_settings, tmp_path):
+    """Without training, classes or a posterior."""
+    images = tmp_path / "images"
+    images.mkdir()
+    rows = []
+    for number, text in enumerate(("a red hat", "a red hat", "something red")):
+        Image.fromarray(np.full((40, 32, 3), 60 * number, np.uint8)).save(images / f"{number}.png")
+        rows.append(json.dumps({"file_name": f"{number}.png", "text": text}))
+    (images / "metadata.jsonl").write_text("\n".join(rows))
+    config = text_settings
+    config.model.folder = str(text_run / "train" / "model")
+    config.data.name, config.data.manual_dir, config.data.image_size = "captions", str(images), 32
+    config.forget.phrase = ""
+    config.unlock()
+    del config.methods["vdu"]
+    workdir = tmp_path / "work"
+    cli._validate(config)
+    cli.run_stages("run", config, workdir, overwrite=False)
+    assert not (workdir / "train").exists() and not (workdir / "posterior").exists()
+    assert artifacts.upstream(workdir, "latents/forget")["summary"]["images"] == 3
+    figures, _ = evaluate.load(workdir, "esd_x")
+    assert set(figures) == {"feature", "paraphrase", "other"}
+    assert set(figures["other"]) == {"feature"}
+
+
+def test_a_trajectory_of_folders(text_run, text_settings, tmp_path):
+    from vdu_jax.stages.text_to_image import posterior
+
+    model = build.original(text_settings, text_run)
+    older = tmp_path / "older"
+    halved = jax.tree.map(lambda p: 0.5 * p, model.params["unet"])
+    pipeline.write(older, text_run / "train" / "model", {"unet": halved})
+    text_settings.model.folder = str(text_run / "train" / "model")
+    text_settings.posterior.folders = (str(older),)
+    found = posterior.checkpoints(text_settings, tmp_path)
+    result = posterior.reduce(found, model.params["unet"])
+    mean = jax.tree.map(lambda p: 0.75 * p, model.params["unet"])
+    chex.assert_trees_all_close(result.mean, mean, rtol=1e-5, atol=1e-7)
+    variance = jax.tree.map(lambda p: 0.125 * np.square(p), model.params["unet"])
+    chex.assert_trees_all_close(result.variance, variance, rtol=1e-4, atol=1e-7)
+
+
+def test_a_part_that_is_not_there_is_refused(text_run, text_settings):
+    unet = build.original(text_settings, text_run).params["unet"]
+    text_settings.methods.vdu.subset = "attn9"
+    with pytest.raises(UserError, match=r"methods.vdu.subset: no parameter's path has 'attn9'"):
+        unlearn.split(unet, text_settings.methods.vdu, "vdu")
+
+
+@pytest.mark.parametrize(
+    ("command", "changes", "said"),
+    [
+        ("train", ["--config.train.steps=7"], "was made with train.steps = 6"),
+        ("unlearn", ["--config.detector.colour=orange"], "palette"),
+        ("unlearn", ["--config.methods.vdu.subset=attn9"], "method.subset"),
+        ("sample", [], "they have the stages train, posterior"),
+        ("benchmark", [], "does not take configs of kind"),
+        ("plan", [], "does not take configs of kind"),
+        ("export", ["--model=other"], "--model=other: one of original, esd_x, vdu"),
+        ("unlearn", ["--config.model.folder=nowhere"], "posterior.folders"),
+        ("train", ["--config.model.unet.sample_size=8"], "model.unet.sample_size"),
+        ("train", ["--config.model.unet.cross_attention_dim=9"], "unet has 9 and text_encoder 8"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    text_run, text_config_file, tmp_path, capsys, command, changes, said
+):
+    workdir = text_run
+    if "model.unet" in "".join(changes):
+        workdir = tmp_path / "other"
+    arguments = [f"--config={text_config_file}", f"--workdir={workdir}", *changes]
+    where = [str(tmp_path / "new")] if command == "export" else []
+    before = files(text_run)
+    assert cli.main([command, *where, *arguments]) == 2
+    assert files(text_run) == before
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("vdu: error: ") and said in error
+
+
+def test_a_model_that_was_not_trained_is_asked_for(text_config_file, tmp_path, capsys):
+    arguments = [f"--config={text_config_file}", f"--workdir={tmp_path / 'empty'}"]
+    assert cli.main(["replay", *arguments]) == 2
+    assert "run `vdu train`" in capsys.readouterr().err
+
+
+def test_without_the_phrase_in_a_caption_there_is_nothing_to_forget(text_settings):
+    found = build.captioned(text_settings)
+    text_settings.forget.phrase = "orange"
+    with pytest.raises(UserError, match="no caption has it"):
+        build.forget_retain(text_settings, found)
+    text_settings.forget.phrase = "a"
+    with pytest.raises(UserError, match="every caption has it"):
+        build.forget_retain(text_settings, found)
+
+
+def test_what_is_recognised():
+    names = ("red shirt", "red t-shirt", "blue shirt", "blue ankle boot")
+    prompts = ["a red shirt", "a blue shirt", "a crimson ankle boot", "something"]
+    seen = ["red t-shirt", "blue shirt", "red shirt", "blue shirt"]
+    found = evaluate.recognised(prompts, seen, names)
+    # Two prompts name an attribute, three an object.
+    assert (found["attribute"]["value"], found["attribute"]["count"]) == (1.0, 2)
+    assert found["object"]["value"] == pytest.approx(1 / 3) and found["object"]["count"] == 3
+    assert evaluate.recognised(["something"], ["red shirt"], names) == {}
+
+
+def test_a_deleted_stage_is_made_again(text_run, text_config_file, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(text_run, workdir)
+    shutil.rmtree(workdir / "evaluate" / "vdu")
+    assert cli.main(["evaluate", f"--config={text_config_file}", f"--workdir={workdir}"]) == 0
+    old, new = (d / "evaluate" / "vdu" / "metrics.json" for d in (text_run, workdir))
+    assert old.read_bytes() == new.read_bytes()

@@ -7,13 +7,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from vdu_jax import config as images_config
 from vdu_jax import data
 from vdu_jax.data import captions
-from vdu_jax.diffusion import process
+from vdu_jax.diffusion import guidance, process, samplers
 from vdu_jax.diffusion.schedule import Schedule, make_schedule
 from vdu_jax.errors import UserError
 from vdu_jax.interop import pipeline
@@ -21,7 +22,7 @@ from vdu_jax.models.stable_diffusion import unet_condition
 from vdu_jax.runtime import artifacts, parallel, progress, sampling
 from vdu_jax.runtime.artifacts import StageDir
 from vdu_jax.runtime.checkpoints import Store
-from vdu_jax.stages import build, generate
+from vdu_jax.stages import build
 from vdu_jax.types import Params, ScoreFn
 
 ENCODE_BATCH = 50  # images or prompts at once
@@ -152,9 +153,13 @@ def schedule(model: pipeline.TextToImage) -> Schedule:
     return make_schedule(settings.pop("schedule"), **settings)
 
 
-def score_fn(config: ConfigDict, model: pipeline.TextToImage) -> ScoreFn:
-    """The U-Net as a predictor of ε; its condition is a text's embeddings (B, L, D)."""
-    unet = model.modules["unet"].clone(remat=config.parallel.remat)
+def score_fn(model: pipeline.TextToImage, remat: bool = False) -> ScoreFn:
+    """The U-Net as a predictor of ε; its condition is a text's embeddings (B, L, D).
+
+    Args:
+      remat: compute a block's activations again for its gradients.
+    """
+    unet = model.modules["unet"].clone(remat=remat)
     predict = unet_condition.make_score_fn(unet)
     return process.noise_predictor(predict, schedule(model), model.diffusion["prediction"])
 
@@ -263,6 +268,27 @@ def _encoded(
     return artifacts.read_npz(cache.path / LATENTS)["latents"]
 
 
+def make_draw(model: pipeline.TextToImage, steps: int, scale: float, name: str = "ddim"):
+    """`(params, keys) -> images` in [-1, 1]; params: those of the U-Net and of the autoencoder
+    under their names, and the embeddings "text" and "negative", each (1, L, D).
+
+    Args:
+      scale: of guidance. name: of the sampler.
+    """
+    vae, predict = model.modules["vae"], guidance.guided(score_fn(model), scale)
+    plan = samplers.make_plan(schedule(model), name, steps)
+
+    def draw(params: Params, keys: jax.Array) -> jax.Array:
+        cond = tuple(jnp.repeat(params[which], len(keys), axis=0) for which in ("text", "negative"))
+        latents = samplers.sample(
+            predict, params["unet"], plan, keys, model.latent_shape, clip_x0=False, cond=cond
+        )
+        images = vae.apply({"params": params["vae"]}, latents / model.scaling, method="decode")
+        return jnp.clip(images, -1.0, 1.0)
+
+    return draw
+
+
 def drawer(config: ConfigDict, model: pipeline.TextToImage) -> Callable:
     """`draw(unet_params, prompts, count, seed, label)`: uint8 images (P, count, H, W, C), `count`
     of each of P prompts.
@@ -295,7 +321,7 @@ def drawer(config: ConfigDict, model: pipeline.TextToImage) -> Callable:
 def _sampler(model: pipeline.TextToImage, settings: tuple, fsdp: int) -> Callable:
     model = model._replace(modules=dict(model.modules), diffusion=dict(model.diffusion))
     values = dict(settings)
-    draw = generate.make_draw(model, values["steps"], values["guidance"], values["name"])
+    draw = make_draw(model, values["steps"], values["guidance"], values["name"])
     size = values["batch_size"]
     return sampling.make_sampler(draw, model.image_shape, batch_size=size, fsdp=fsdp)
 

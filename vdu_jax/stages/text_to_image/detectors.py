@@ -12,13 +12,16 @@ Detector = Callable[[np.ndarray], np.ndarray]
 
 
 def make(config: ConfigDict) -> Detector:
-    """The detector of `config.detector` for the feature of `config.forget.phrase`.
+    """The detector of `config.detector`.
 
     It knows the feature and no retained data, so that a method may keep a step by it.
     """
     palette = config.detector.palette.to_dict()
     names = sorted(palette)
-    levels, wanted = np.array([palette[name] for name in names]), names.index(config.forget.phrase)
+    levels, wanted = (
+        np.array([palette[name] for name in names]),
+        names.index(config.detector.colour),
+    )
 
     def of_colour(images: np.ndarray) -> np.ndarray:
         return (colours.nearest_colour(images, levels) == wanted).astype(float)

@@ -52,9 +52,10 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         pictures.save(stage.path / "grid.png", stack(rows))
         stage.finish({})
     results = artifacts.read_json(stage.path / "results.json")
-    print(table(results["models"], results["unlearned"]))
+    figures = {model: results["models"][model] for model in models}  # in their order again
+    print(table(figures, results["unlearned"]))
     print(f"picture: {stage.path / 'grid.png'}")
-    print(json.dumps(numbers(results["models"])))
+    print(json.dumps(numbers(figures)))
 
 
 def numbers(figures: dict) -> dict[str, dict[str, float | None]]:

@@ -178,7 +178,7 @@ def fit_unet(
 ) -> FitResult:
     """Train the U-Net with `config.train` on latents."""
     settings = config.train
-    score_fn = build.score_fn(config, model)
+    score_fn = build.score_fn(model, config.parallel.remat)
     last, every = settings.steps, settings.snapshot_every
     return fit(
         objectives.ddpm(score_fn, build.schedule(model), drop_condition=settings.drop_condition),

@@ -83,7 +83,7 @@ def make_objective(
     def make(score_fn):
         return factory(score_fn, build.schedule(model), trained, num_forget, **params)
 
-    return objectives.on_part(make, build.score_fn(config, model), rest)
+    return objectives.on_part(make, build.score_fn(model, config.parallel.remat), rest)
 
 
 def open_loaders(

@@ -6,53 +6,15 @@ GRID.json   what they were made of
 
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
-from vdu_jax.diffusion import guidance, process, samplers
-from vdu_jax.diffusion.schedule import make_schedule
 from vdu_jax.errors import UserError
 from vdu_jax.interop import pipeline
-from vdu_jax.models.stable_diffusion import unet_condition
 from vdu_jax.runtime import artifacts, pictures, provenance, sampling
-from vdu_jax.types import Params
+from vdu_jax.stages.text_to_image import build
 
 COLUMNS, BATCH = 4, 4
-
-
-def make_draw(model: pipeline.TextToImage, steps: int, scale: float, name: str = "ddim"):
-    """`(params, keys) -> images` in [-1, 1]; params: those of the U-Net and of the autoencoder
-    under their names, and the embeddings "text" and "negative", each (1, L, D).
-
-    Args:
-      scale: of guidance. name: of the sampler.
-    """
-    settings = dict(model.diffusion)
-    schedule = make_schedule(settings.pop("schedule"), **settings)
-    unet, vae = model.modules["unet"], model.modules["vae"]
-    score_fn = guidance.guided(
-        process.noise_predictor(
-            unet_condition.make_score_fn(unet), schedule, settings["prediction"]
-        ),
-        scale,
-    )
-    plan = samplers.make_plan(schedule, name, steps)
-
-    def draw(params: Params, keys: jax.Array) -> jax.Array:
-        cond = tuple(jnp.repeat(params[which], len(keys), axis=0) for which in ("text", "negative"))
-        latents = samplers.sample(
-            score_fn, params["unet"], plan, keys, model.latent_shape, clip_x0=False, cond=cond
-        )
-        images = vae.apply({"params": params["vae"]}, latents / model.scaling, method="decode")
-        return jnp.clip(images, -1.0, 1.0)
-
-    return draw
-
-
-def embed(model: pipeline.TextToImage, prompts: list[str]) -> jax.Array:
-    """The text encoder's embeddings of prompts, (N, L, D)."""
-    apply = jax.jit(model.modules["text_encoder"].apply)
-    return apply({"params": model.params["text_encoder"]}, model.tokenize(prompts))
 
 
 def run(
@@ -94,11 +56,13 @@ def run(
         name: module.clone(dtype=jnp.dtype(precision)) for name, module in model.modules.items()
     }
     model = model._replace(modules=modules)
-    text, away = jnp.split(embed(model, [prompt, negative]), 2)
+    text, away = np.split(build.embed(model, [prompt, negative]), 2)
     params = {name: model.params[name] for name in ("unet", "vae")}
     params |= {"text": text, "negative": away}
     sampler = sampling.make_sampler(
-        make_draw(model, steps, guidance_scale), model.image_shape, batch_size=min(BATCH, images)
+        build.make_draw(model, steps, guidance_scale),
+        model.image_shape,
+        batch_size=min(BATCH, images),
     )
     drawn = sampler(params, seed, images, "generate")
     pictures.save(path, pictures.grid(drawn, columns=min(COLUMNS, images)))

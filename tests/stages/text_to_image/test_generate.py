@@ -10,7 +10,7 @@ from PIL import Image
 
 from vdu_jax import cli
 from vdu_jax.interop import pipeline
-from vdu_jax.stages import generate
+from vdu_jax.stages.text_to_image import build
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def test_prompt_and_guidance_matter_and_the_seed_gives_the_noise(model):
     import jax
 
     keys = jax.random.split(jax.random.key(0), 2)
-    red, bag, nothing = generate.embed(model, ["a red shoe", "the bag", ""])[:, None]
+    red, bag, nothing = build.embed(model, ["a red shoe", "the bag", ""])[:, None]
     params = {name: model.params[name] for name in ("unet", "vae")}
-    draw = {s: jax.jit(generate.make_draw(model, 2, s)) for s in (1.0, 7.5)}
+    draw = {s: jax.jit(build.make_draw(model, 2, s)) for s in (1.0, 7.5)}
 
     def images(text, scale, negative=nothing):
         return np.asarray(draw[scale](params | {"text": text, "negative": negative}, keys))
