@@ -12,7 +12,7 @@ import vdu_jax
 PACKAGE = Path(vdu_jax.__file__).parent
 TESTS = Path(__file__).parent
 PURE = {"models", "diffusion", "posterior", "objectives", "metrics", "detector", "types"}
-SHELL = {"data", "interop", "parity", "runtime", "stages", "cli", "config"}
+SHELL = {"data", "interop", "parity", "runtime", "stages", "cli", "config", "text_config"}
 FORBIDDEN = {
     "data": {"runtime", "stages", "cli"},
     "runtime": {"stages", "cli"},
@@ -21,6 +21,7 @@ FORBIDDEN = {
     "parity": {"stages", "cli"},
     "stages": {"cli"},
     "config": {"stages", "runtime", "cli"},
+    "text_config": {"stages", "runtime", "cli"},
     **{room: SHELL for room in PURE},
 }
 IO_LIBRARIES = {

@@ -8,7 +8,8 @@ PALETTE = [(255, 0, 0), (0, 0, 255), (255, 255, 255)]
 
 def image(*pixels):
     shown = np.zeros((3, 3, 3), np.uint8)
-    shown[0, : len(pixels)] = pixels
+    for place, pixel in enumerate(pixels):
+        shown[0, place] = pixel
     return shown
 
 
