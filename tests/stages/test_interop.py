@@ -254,7 +254,11 @@ def test_export_and_import_without_their_arguments(finished_run, tmp_path, capsy
         ("unet/config.json", {"layers_per_block": 1.5}, "model.layers_per_block = 1.5"),
         ("unet/config.json", {"act_fn": "mish"}, "act_fn = 'mish' can't be expressed"),
         ("scheduler/scheduler_config.json", {"beta_end": 1.5}, "diffusion.beta_end = 1.5"),
-        ("scheduler/scheduler_config.json", {"num_train_timesteps": "x"}, "num_steps = 'x'"),
+        (
+            "scheduler/scheduler_config.json",
+            {"num_train_timesteps": "x"},
+            "num_train_timesteps = 'x'",
+        ),
     ],
 )
 def test_import_refuses_a_folder_that_cannot_work(

@@ -79,22 +79,11 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, dict]:
             raise refuse(key, f"it must be {FIXED[key]!r}")
         if key not in DEFAULTS.keys() | FIXED.keys() | IGNORED and not key.startswith("_"):
             raise refuse(key, "the key is not known")
-    names = {theirs: ours for ours, theirs in SCHEDULES.items()}
-    if str(values["beta_schedule"]) not in names:
-        raise refuse("beta_schedule", f"it must be one of {', '.join(names)}")
-    if values["prediction_type"] not in PREDICTIONS:
-        raise refuse("prediction_type", f"it must be {' or '.join(PREDICTIONS)}")
+    diffusion = read_noise(config, where)
     if kind == "DDPMScheduler" and values["variance_type"] not in VARIANCES:
         raise refuse("variance_type", f"it must be {' or '.join(VARIANCES)}")
     if kind == "DPMSolverMultistepScheduler" and values["timestep_spacing"] != "trailing":
         raise refuse("timestep_spacing", "it must be trailing")
-    diffusion = {
-        "schedule": names[values["beta_schedule"]],
-        "num_steps": values["num_train_timesteps"],
-        "beta_start": values["beta_start"],
-        "beta_end": values["beta_end"],
-        "prediction": values["prediction_type"],
-    }
     sampler = {
         "name": CLASSES[kind],
         "steps": values["num_train_timesteps"] if kind == "DDPMScheduler" else 50,
@@ -140,7 +129,11 @@ def read_noise(config: Mapping[str, Any], where: str) -> dict:
     names = {theirs: ours for ours, theirs in SCHEDULES.items()}
     numbers = ("num_train_timesteps", "beta_start", "beta_end")
     for key, fits, need in (
-        ("beta_schedule", lambda v: v in names, f"it must be one of {', '.join(names)}"),
+        (
+            "beta_schedule",
+            lambda v: isinstance(v, str) and v in names,
+            f"it must be one of {', '.join(names)}",
+        ),
         ("prediction_type", lambda v: v in PREDICTIONS, f"it must be {' or '.join(PREDICTIONS)}"),
         ("trained_betas", lambda v: v is None, "it must be null"),
         ("rescale_betas_zero_snr", lambda v: not v, "it must be false"),
