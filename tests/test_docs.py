@@ -1,0 +1,28 @@
+"""What is published belongs to a command, and stands where it is said to."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "results.md").read_text()
+SECTIONS = re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]
+FOLDERS = sorted(path.name for path in (ROOT / "docs" / "results").iterdir())
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_published_comparison_has_one_section_with_its_command_and_table(name):
+    (section,) = [s for s in SECTIONS if f"results/{name}/" in s]
+    assert f"vdu benchmark --config=configs/benchmark/{name}.py" in section
+    summary = json.loads((ROOT / "docs" / "results" / name / "results.json").read_text())["summary"]
+    for method in summary if name.endswith("_methods") else ():
+        assert f"| {method} |" in section, method
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("docs/*.md")) + [ROOT / "README.md"], ids=str)
+def test_every_link_within_the_project_leads_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), target
