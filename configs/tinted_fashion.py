@@ -33,6 +33,7 @@ def get_config():
     config.forget.limit = 2000
     config.forget.prompts = tuple(f"a red {garment}" for garment in GARMENTS)
     config.detector.palette = PALETTE
+    config.sampler.batch_size = 100
 
     config.classifier.widths = (16, 32, 64)
     config.classifier.batch_size = 64
@@ -52,15 +53,6 @@ def get_config():
     steps = dict(steps=100, snapshot_every=20, forget_batch=32, replay_batch=32)
     config.methods = {
         "vdu": method("vdu", anchor="pretrained", gamma=0.1, learning_rate=3e-5, **mean, **steps),
-        "vdu_cross_attention": method(
-            "vdu",
-            "cross_attention",
-            anchor="pretrained",
-            gamma=0.1,
-            learning_rate=1e-4,
-            **mean,
-            **steps,
-        ),
         "vdu_extended": method(
             "vdu_extended", gamma=0.01, function_weight=10.0, learning_rate=3e-4, **steps
         ),
@@ -68,6 +60,5 @@ def get_config():
         "esd_u": method("esd", "not_cross_attention", learning_rate=3e-4, **steps),
         "salun": method("salun", learning_rate=3e-4, **steps),
         "gradient_ascent": method("gradient_ascent", learning_rate=3e-5, **steps),
-        "fine_tune": method("fine_tune", learning_rate=3e-4, retain_batch=32, **steps),
     }
     return config

@@ -70,10 +70,11 @@ def compare(config, workdir: Path, name: str, folder: Path) -> dict:
     text, negative = np.split(build.embed(model, [prompt, ""]), 2)
     keys = jax.random.split(jax.random.key(0), 2)
     draw = jax.jit(build.make_draw(model, section.steps, section.guidance, section.name))
-    params = {"unet": unet, "vae": model.params["vae"], "text": text, "negative": negative}
+    params = {"unet": unet, "vae": model.params["vae"], "negative": negative}
     latents = [jax.random.normal(jax.random.fold_in(key, 0), model.latent_shape) for key in keys]
     latents = reference.as_torch(np.stack(latents), torch.float32)
-    gap = np.asarray(draw(params, keys)) - (2 * theirs(prompt, 2, latents=latents) - 1)
+    ours = np.asarray(draw(params, keys, np.repeat(text, 2, axis=0)))
+    gap = ours - (2 * theirs(prompt, 2, latents=latents) - 1)
     return found | {"gap": float(np.abs(gap).max())}
 
 

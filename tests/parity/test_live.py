@@ -151,7 +151,7 @@ def test_a_picture_is_that_of_diffusers_pipeline(tmp_path, prediction):
     params = {name: model.params[name] for name in ("unet", "vae")}
     draw = jax.jit(build.make_draw(model, 20, 7.5))
     with components.matmul_precision("float32"):
-        ours = np.asarray(draw(params | {"text": text, "negative": negative}, keys))
+        ours = np.asarray(draw(params | {"negative": negative}, keys, np.repeat(text, 2, axis=0)))
 
     latents = [jax.random.normal(jax.random.fold_in(key, 0), model.latent_shape) for key in keys]
     theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder)

@@ -52,7 +52,9 @@ def test_prompt_and_guidance_matter_and_the_seed_gives_the_noise(model):
     draw = {s: jax.jit(build.make_draw(model, 2, s)) for s in (1.0, 7.5)}
 
     def images(text, scale, negative=nothing):
-        return np.asarray(draw[scale](params | {"text": text, "negative": negative}, keys))
+        return np.asarray(
+            draw[scale](params | {"negative": negative}, keys, np.repeat(text, 2, axis=0))
+        )
 
     first = images(red, 7.5)
     np.testing.assert_array_equal(first, images(red, 7.5))

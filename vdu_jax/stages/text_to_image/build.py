@@ -27,7 +27,6 @@ from vdu_jax.types import Params, ScoreFn
 
 ENCODE_BATCH = 50  # images or prompts at once
 LATENTS = "latents.npz"
-SEEDS = 1000  # between those of two prompts
 
 
 def as_images(config: ConfigDict) -> ConfigDict:
@@ -269,8 +268,10 @@ def _encoded(
 
 
 def make_draw(model: pipeline.TextToImage, steps: int, scale: float, name: str = "ddim"):
-    """`(params, keys) -> images` in [-1, 1]; params: those of the U-Net and of the autoencoder
-    under their names, and the embeddings "text" and "negative", each (1, L, D).
+    """`(params, keys, text) -> images` in [-1, 1], text (B, L, D) the embeddings of their prompts.
+
+    The params are those of the U-Net and of the autoencoder under their names, and "negative"
+    (1, L, D), the embedding of what the images are to be kept away from.
 
     Args:
       scale: of guidance. name: of the sampler.
@@ -278,8 +279,8 @@ def make_draw(model: pipeline.TextToImage, steps: int, scale: float, name: str =
     vae, predict = model.modules["vae"], guidance.guided(score_fn(model), scale)
     plan = samplers.make_plan(schedule(model), name, steps)
 
-    def draw(params: Params, keys: jax.Array) -> jax.Array:
-        cond = tuple(jnp.repeat(params[which], len(keys), axis=0) for which in ("text", "negative"))
+    def draw(params: Params, keys: jax.Array, text: jax.Array) -> jax.Array:
+        cond = text, jnp.repeat(params["negative"], len(keys), axis=0)
         latents = samplers.sample(
             predict, params["unet"], plan, keys, model.latent_shape, clip_x0=False, cond=cond
         )
@@ -293,7 +294,7 @@ def drawer(config: ConfigDict, model: pipeline.TextToImage) -> Callable:
     """`draw(unet_params, prompts, count, seed, label)`: uint8 images (P, count, H, W, C), `count`
     of each of P prompts.
 
-    Image i of the p-th prompt has the noise of (seed, p, i) for every model.
+    The same images of a call have the same noise, whatever the model.
     """
     # All that is compiled for, in a form that can be looked up.
     drawn_by = model._replace(
@@ -306,13 +307,10 @@ def drawer(config: ConfigDict, model: pipeline.TextToImage) -> Callable:
 
     def draw(unet_params: Params, prompts: Sequence[str], count: int, seed: int, label: str):
         texts = embed(model, ["", *prompts])
-        fixed = {"unet": unet_params, "vae": model.params["vae"], "negative": texts[:1]}
-        rows = []
-        with progress.bar(len(prompts) * count, label, unit="image") as bar:
-            for place, text in enumerate(texts[1:]):
-                given = fixed | {"text": text[None]}
-                rows.append(sampler(given, seed + SEEDS * place, count, label, bar))
-        return np.stack(rows)
+        params = {"unet": unet_params, "vae": model.params["vae"], "negative": texts[:1]}
+        rows = np.repeat(texts[1:], count, axis=0)
+        images = sampler(params, seed, len(rows), label, rows)
+        return images.reshape(len(prompts), count, *images.shape[1:])
 
     return draw
 

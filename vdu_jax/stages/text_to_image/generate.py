@@ -58,13 +58,13 @@ def run(
     model = model._replace(modules=modules)
     text, away = np.split(build.embed(model, [prompt, negative]), 2)
     params = {name: model.params[name] for name in ("unet", "vae")}
-    params |= {"text": text, "negative": away}
+    params |= {"negative": away}
     sampler = sampling.make_sampler(
         build.make_draw(model, steps, guidance_scale),
         model.image_shape,
         batch_size=min(BATCH, images),
     )
-    drawn = sampler(params, seed, images, "generate")
+    drawn = sampler(params, seed, images, "generate", np.repeat(text, images, axis=0))
     pictures.save(path, pictures.grid(drawn, columns=min(COLUMNS, images)))
     made_of = {
         "model": str(Path(directory).absolute()),
