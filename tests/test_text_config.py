@@ -54,6 +54,7 @@ def test_esd_erases_the_text_unless_told_otherwise(config):
         ("parallel.mode", "tpu", "must be one of"),
         ("classifier.epochs", 0, "must be > 0"),
         ("methods.vdu.subset", "(", "methods.vdu.subset"),
+        ("methods.vdu.rank", -1, "methods.vdu.rank"),
         ("methods.vdu.steps", 0, "must be > 0"),
         ("methods.vdu.params.gamma", 2.0, "gamma"),
     ],

@@ -32,6 +32,7 @@ STAGE
   evaluate    PUL, u-FID, class histogram, confidence
   relearn     steps on forget images until the class is back; only with relearn.images > 0
   report      report.html and the table
+  Configs of kind text_to_image have all but sample and relearn (extra sd).
 
 TOOLS
   benchmark --config=FILE --workdir=DIR [--onto=RESULTS.json]
@@ -44,7 +45,8 @@ TOOLS
   import DIR --workdir=DIR [--weights=params|ema]
               bring in a diffusers model (a folder with safetensors weights)
   export DIR --workdir=DIR [--config=FILE] [--model=original|METHOD] [--weights=ema|params]
-              write a model as a diffusers folder, for DDPMPipeline.from_pretrained
+              write a model as a diffusers folder, for DDPMPipeline.from_pretrained or, of a
+              text-to-image model, StableDiffusionPipeline.from_pretrained
   generate DIR GRID.png --prompt=TEXT [--negative=TEXT] [--guidance=7.5] [--images=4]
             [--steps=50] [--seed=0] [--precision=float32|bfloat16]
               draw images of a text with a Stable Diffusion folder (needs the extra sd)
@@ -191,7 +193,7 @@ def run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
 
 def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
     """Run one of `TOOLS`; returns the exit code."""
-    if _of_text(config) and command != "export":
+    if _of_text(config) and command not in ("export", "plan"):
         raise UserError(f"`vdu {command}` does not take configs of kind {TEXT_KIND!r}")
     if command == "benchmark":
         from vdu_jax.config import validate_benchmark
@@ -206,8 +208,8 @@ def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
             return benchmark.run_only(config, values.workdir, values.only, values.against)
         benchmark.run(config, values.workdir, values.onto)
     elif command == "plan":
-        from vdu_jax.stages import plan
-
+        room = "stages.text_to_image" if _of_text(config) else "stages"
+        plan = importlib.import_module(f"vdu_jax.{room}.plan")
         return plan.run(config, values.devices, values.memory, values.json)
     elif command == "import":
         from vdu_jax.stages import importing

@@ -22,16 +22,18 @@ USE_POSTERIOR = ("vdu", "vdu_extended")
 FREE = (*images.FREE, "synonyms", "palette", "unet", "vae", "text_encoder", "scheduler")
 
 
-def method(objective: str, subset: str = "all", **changes: Any) -> ConfigDict:
+def method(objective: str, subset: str = "all", rank: int = 0, **changes: Any) -> ConfigDict:
     """One entry of `config.methods`, see `vdu_jax.config.method`.
 
     Args:
       subset: the part of the U-Net that may change; see `vdu_jax.models.subset.NAMED`.
+      rank: of the change of each of its matrices, which is then all that changes and all that is
+        stored; 0 for any change. See `vdu_jax.models.lora`.
     """
     if objective == "esd":
         changes = {"teacher": "text"} | changes  # the source's own form
     entry = images.method(objective, **changes)
-    entry.subset = subset
+    entry.subset, entry.rank = subset, rank
     return entry
 
 
@@ -47,8 +49,8 @@ def default() -> ConfigDict:
                 "name": "tinted_fashion",
                 "dir": "~/.cache/vdu_jax/data",
                 "manual_dir": "",
-                "image_size": 0,  # of "captions" only
-                "channels": 3,  # of "captions" only
+                "image_size": 0,  # of "captions" and image_folder only
+                "channels": 3,  # likewise
                 "cache_mb": 512,
                 # Of captions that class names make: see `data.captions.of_classes`.
                 "templates": ("a {}",),
@@ -281,6 +283,13 @@ def _validate_method(c: images.Check, name: str, factories) -> None:
         re.compile(entry.subset)
     except re.error as error:
         raise UserError(f"config key {prefix}.subset = {entry.subset!r}: {error}") from None
-    without = ConfigDict({key: value for key, value in entry.items() if key != "subset"})
+    if type(entry.get("rank")) is not int or entry.rank < 0:
+        raise UserError(
+            f"config key {prefix}.rank = {entry.get('rank')!r}: must be 0 or a rank ≥ 1"
+        )
+    if entry.rank and entry.get("optimizer") == "natural":
+        raise UserError(f"config key {prefix}.rank: the natural step is of parameters; set it to 0")
+    own = ("subset", "rank")
+    without = ConfigDict({key: value for key, value in entry.items() if key not in own})
     images.validate_method(images.Check(ConfigDict({"methods": {name: without}})), name, factories)
     c.one_of(f"{prefix}.objective", OBJECTIVES)

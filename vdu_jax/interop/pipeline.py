@@ -68,12 +68,8 @@ def read(directory: Path) -> TextToImage:
     for part in (*stable_diffusion.PARTS, "tokenizer", "scheduler"):
         if not (directory / part).is_dir():
             raise UserError(f"{directory} has no folder {part}: get the model again")
-    configs, modules, params = {}, {}, {}
-    for name, part in stable_diffusion.PARTS.items():
-        where = directory / name / "config.json"
-        configs[name], _ = folder.read_json(where)
-        modules[name] = part.read_config(configs[name], where)
-    check_fit(directory, modules)
+    configs, modules = read_networks(directory)
+    params = {}
     for name, part in stable_diffusion.PARTS.items():
         file = folder.weights_file(directory / name, part.weights)
         stored = tensors.read(file, part.ignored).tensors
@@ -87,10 +83,25 @@ def read(directory: Path) -> TextToImage:
         diffusion,
         float(configs["vae"].get("scaling_factor") or SCALING),
         (
-            *_sides(configs["unet"], directory / "unet" / "config.json"),
+            *latent_sides(configs["unet"], directory / "unet" / "config.json"),
             modules["unet"].out_channels,
         ),
     )
+
+
+def read_networks(directory: Path) -> tuple[dict[str, dict], dict[str, nn.Module]]:
+    """The config.json of each network of a folder, and the networks, without their parameters.
+
+    Raises:
+      UserError: as `read`.
+    """
+    configs, modules = {}, {}
+    for name, part in stable_diffusion.PARTS.items():
+        where = Path(directory) / name / "config.json"
+        configs[name], _ = folder.read_json(where)
+        modules[name] = part.read_config(configs[name], where)
+    check_fit(directory, modules)
+    return configs, modules
 
 
 def check_fit(where: Path | str, modules: Mapping[str, nn.Module]) -> None:
@@ -108,7 +119,12 @@ def check_fit(where: Path | str, modules: Mapping[str, nn.Module]) -> None:
             raise UserError(f"{where}: {what} has {one} and {other[0]} {other[1]}")
 
 
-def _sides(config: Mapping[str, Any], where: Path) -> tuple[int, int]:
+def latent_sides(config: Mapping[str, Any], where: Path) -> tuple[int, int]:
+    """Height and width of the latents that a U-Net was trained on.
+
+    Raises:
+      UserError: if its config.json says neither one nor two numbers.
+    """
     size = config.get("sample_size") or 64
     sides = list(size) if isinstance(size, list) else [size, size]
     if len(sides) != 2 or not all(type(s) is int and 1 <= s <= 4096 for s in sides):

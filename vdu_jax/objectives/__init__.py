@@ -3,10 +3,11 @@
 A factory takes the pure pieces that the method needs (score function, schedule, posterior) and
 its hyper-parameters, and returns the objective. `FACTORIES` names those that a config's
 `methods.<name>.objective` can ask for; a factory's keyword-only arguments are that method's keys
-in the config. Beside the methods: training by `ddpm` and of an `autoencoder`, and `on_part`, which
-keeps any of them to a part of the network.
+in the config. Beside the methods: training by `ddpm` and of an `autoencoder`, and what
+keeps any of them to a part of the network (`on_part`) or to low-rank changes (`adapted`).
 """
 
+from vdu_jax.objectives.adapted import adapted
 from vdu_jax.objectives.autoencoder import autoencoder
 from vdu_jax.objectives.ddpm import ddpm
 from vdu_jax.objectives.demixing import demixing
@@ -28,4 +29,4 @@ METHODS = (
 )  # fmt: skip
 FACTORIES = {factory.__name__: factory for factory in METHODS}
 
-__all__ = ["FACTORIES", "METHODS", "autoencoder", "ddpm", "on_part", *FACTORIES]
+__all__ = ["FACTORIES", "METHODS", "adapted", "autoencoder", "ddpm", "on_part", *FACTORIES]

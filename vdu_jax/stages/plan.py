@@ -6,8 +6,8 @@ account of the program that it compiled for this machine's kind of device.
 
 import functools
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,25 @@ NUM_FORGET, FORGET_SHARE = 1000, 0.1
 # measured, whatever the batch size (benchmarks/training_peak.py).
 RUNTIME = {"cpu": 43_000_000}
 COLUMNS = ("parameters", "average", "optimiser", "objective", "gradients", "activations", "runtime")
+
+
+class StepPlan(NamedTuple):
+    """A step, by the shapes of what goes into it.
+
+    Attributes:
+      make: what is given -> (objective, optimizer).
+      params: what the optimiser moves. given: whatever else the objective is made of.
+      batch_sizes: kind of data -> images in a step, on all devices together.
+      batch: number of images -> what a loader gives of them.
+      ema: see `fit.make_step`.
+    """
+
+    make: Callable[[Any], tuple[Objective, Any]]
+    params: Any
+    given: Any
+    batch_sizes: Mapping[str, int]
+    batch: Callable[[int], dict]
+    ema: float = 0.0
 
 
 def image_shape(config: ConfigDict) -> tuple[int, int, int]:
@@ -55,41 +74,26 @@ def held(tree: Any, fsdp: int) -> int:
     )
 
 
-def of_step(
-    config: ConfigDict, devices: int, make: Callable, batch_sizes: dict, ema: float
-) -> dict:
-    """The rows of a training or unlearning step.
+def of_step(layout: parallel.Layout, devices: int, plan: StepPlan) -> dict[str, int]:
+    """The rows of a training or unlearning step: bytes on one device."""
 
-    Args:
-      make: posterior -> (objective, optimizer).
-      batch_sizes: kind of data -> images in a step, on all devices together.
-    """
-    layout, shape = build.layout(config), image_shape(config)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    params = build.param_shapes(config, shape)
-    trained = posterior_shapes(config, params)
-
-    def batch(count):
-        return {
-            "image": jax.ShapeDtypeStruct((count, *shape), jnp.float32),
-            "label": jax.ShapeDtypeStruct((count,), jnp.int32),
-        }
-
-    def zeros(count):
+    def zeros(kind):
         while True:
-            yield jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), batch(count))
+            shapes = plan.batch(plan.batch_sizes[kind])
+            yield jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-    def start(params, trained, key):
-        objective, optimizer = make(trained)
-        batches = {kind: zeros(count) for kind, count in batch_sizes.items()}
+    def start(params, given, key):
+        objective, optimizer = plan.make(given)
+        batches = {kind: zeros(kind) for kind in plan.batch_sizes}
         of_objective = objective.init(params, batches, key)
-        return fit.init_state(params, optimizer, ema), of_objective
+        return fit.init_state(params, optimizer, plan.ema), of_objective
 
-    state, of_objective = jax.eval_shape(start, params, trained, key)
-    objective, optimizer = make(trained)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state, of_objective = jax.eval_shape(start, plan.params, plan.given, key)
+    objective, optimizer = plan.make(plan.given)
     wrap = functools.partial(parallel.in_parts, count=layout.accumulate)
-    step = fit.make_step(objective, optimizer, ema, wrap)
-    mine = {kind: batch(-(-count // devices)) for kind, count in batch_sizes.items()}
+    step = fit.make_step(objective, optimizer, plan.ema, wrap)
+    mine = {kind: plan.batch(-(-count // devices)) for kind, count in plan.batch_sizes.items()}
     compiled = jax.jit(step, donate_argnums=0).lower(state, of_objective, mine, key).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
     fsdp = layout.fsdp
@@ -98,8 +102,26 @@ def of_step(
         "average": held(state.ema, fsdp),
         "optimiser": held(state.opt_state, fsdp),
         "objective": held(of_objective, fsdp),
-        "gradients": held(params, fsdp),
-        "activations": max(0, temporary - parallel.total_bytes(params)),
+        "gradients": held(plan.params, fsdp),
+        "activations": max(0, temporary - parallel.total_bytes(plan.params)),
+    }
+
+
+def of_drawing(draw: Callable, params: Any, count: int, fsdp: int, *given: Any) -> dict[str, int]:
+    """The rows of a sampler that draws `count` images on a device; see `sampling.make_sampler`."""
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
+    compiled = jax.jit(draw).lower(params, keys, *given).compile()
+    return {
+        "parameters": held(params, fsdp),
+        "activations": compiled.memory_analysis().temp_size_in_bytes,
+    }
+
+
+def image_batch(config: ConfigDict, count: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a loader gives of `count` images."""
+    return {
+        "image": jax.ShapeDtypeStruct((count, *image_shape(config)), jnp.float32),
+        "label": jax.ShapeDtypeStruct((count,), jnp.int32),
     }
 
 
@@ -111,8 +133,10 @@ def posterior_shapes(config: ConfigDict, params) -> posterior_lib.Posterior:
 def of_training(config: ConfigDict, devices: int) -> dict:
     made = train.make_objective(config, image_shape(config)), train.optimizer(config)
     section = config.train
-    sizes = {"retain": section.batch_size}
-    return of_step(config, devices, lambda trained: made, sizes, section.ema_decay)
+    params = build.param_shapes(config, image_shape(config))
+    sizes, batch = {"retain": section.batch_size}, functools.partial(image_batch, config)
+    plan = StepPlan(lambda given: made, params, None, sizes, batch, section.ema_decay)
+    return of_step(build.layout(config), devices, plan)
 
 
 def of_method(config: ConfigDict, devices: int, name: str) -> dict:
@@ -124,8 +148,12 @@ def of_method(config: ConfigDict, devices: int, name: str) -> dict:
         objective = unlearn.build_objective(config, name, shape, trained, NUM_FORGET, FORGET_SHARE)
         return objective, unlearn.optimizer(config, name, trained)
 
-    sees = make(posterior_shapes(config, build.param_shapes(config, shape)))[0].sees
-    return of_step(config, devices, make, {k: settings[f"{k}_batch"] for k in sees}, 0.0)
+    params = build.param_shapes(config, shape)
+    trained = posterior_shapes(config, params)
+    sizes = {kind: settings[f"{kind}_batch"] for kind in make(trained)[0].sees}
+    batch = functools.partial(image_batch, config)
+    plan = StepPlan(make, params, trained, sizes, batch)
+    return of_step(build.layout(config), devices, plan)
 
 
 def of_sampling(config: ConfigDict, devices: int) -> dict:
@@ -136,14 +164,7 @@ def of_sampling(config: ConfigDict, devices: int) -> dict:
     def draw(params, keys):
         return samplers.sample(score_fn, params, plan, keys, shape, clip_x0=section.clip_x0)
 
-    keys = jax.eval_shape(
-        lambda: jax.random.split(jax.random.key(0), -(-section.batch_size // devices))
-    )
-    compiled = jax.jit(draw).lower(params, keys).compile()
-    return {
-        "parameters": held(params, config.parallel.fsdp),
-        "activations": compiled.memory_analysis().temp_size_in_bytes,
-    }
+    return of_drawing(draw, params, -(-section.batch_size // devices), config.parallel.fsdp)
 
 
 def make(config: ConfigDict, devices: int) -> dict:
@@ -152,35 +173,44 @@ def make(config: ConfigDict, devices: int) -> dict:
     Raises:
       UserError: if `config.parallel.fsdp` does not divide the devices.
     """
+    check_devices(config, devices)
+    params = build.param_shapes(config, image_shape(config))
+    stages = {"train": of_training(config, devices)}
+    stages |= {f"unlearn/{m}": of_method(config, devices, m) for m in sorted(config.methods)}
+    stages["sample"] = of_sampling(config, devices)
+    return whole(posterior_lib.num_parameters(params), devices, stages)
+
+
+def check_devices(config: ConfigDict, devices: int) -> None:
+    """Raises: UserError if `config.parallel.fsdp` does not divide the devices."""
     if devices < 1 or devices % config.parallel.fsdp:
         raise UserError(
             f"--devices={devices}: must be a multiple of config key parallel.fsdp = "
             f"{config.parallel.fsdp}"
         )
-    params = build.param_shapes(config, image_shape(config))
-    stages = {"train": of_training(config, devices)}
-    stages |= {f"unlearn/{m}": of_method(config, devices, m) for m in sorted(config.methods)}
-    stages["sample"] = of_sampling(config, devices)
+
+
+def whole(parameters: int, devices: int, stages: dict[str, dict]) -> dict:
+    """A plan of its stages' rows, with what the runtime takes and the sums."""
     for rows in stages.values():
         rows["runtime"] = RUNTIME.get(jax.default_backend(), 0)
         rows["total"] = sum(rows.values())
-    return {
-        "parameters": posterior_lib.num_parameters(params),
-        "devices": devices,
-        "stages": stages,
-    }
+    return {"parameters": parameters, "devices": devices, "stages": stages}
 
 
 def run(config: ConfigDict, devices: int, memory: float, as_json: bool) -> int:
     """Print the plan; the exit code is 1 if a stage needs more than `memory` GiB (0: not asked)."""
-    plan = make(config, devices)
+    return show(make(config, devices), config.parallel.fsdp, memory, as_json)
+
+
+def show(plan: dict, fsdp: int, memory: float, as_json: bool) -> int:
+    """`run` for a plan that is made."""
     tight = [s for s, rows in plan["stages"].items() if memory and rows["total"] > memory * GIB]
     if as_json:
         print(json.dumps(plan | {"memory_gib": memory or None, "fits": not tight}))
         return int(bool(tight))
-    section = config.parallel
     print(
-        f"{plan['parameters']:,} parameters; {devices} devices, parallel.fsdp = {section.fsdp}; "
+        f"{plan['parameters']:,} parameters; {plan['devices']} devices, parallel.fsdp = {fsdp}; "
         "MiB on each"
     )
     columns = (*COLUMNS, "total")

@@ -53,7 +53,7 @@ def get_config():
     config.classifier.min_accuracy = 0.0
     steps = dict(steps=2, snapshot_every=1, forget_batch=4, replay_batch=4, log_every=1)
     config.methods.esd_x = text_config.method("esd", "cross_attention", **steps)
-    config.methods.vdu = text_config.method("vdu", "attn2/to_v", learning_rate=1e-3, **steps)
+    config.methods.vdu = text_config.method("vdu", "attn2/to_v", 1, learning_rate=1e-3, **steps)
     return config
 """
 

@@ -65,9 +65,12 @@ def test_only_the_chosen_part_changes(text_run, text_settings):
         assert after.keys() == before.keys()
         changed = {path for path in after if not np.array_equal(after[path], before[path])}
         assert changed and all(part in path for path in changed)
-        # No more than that part is stored: a snapshot with more is refused.
+        # No more than that part, or its adapters, is stored: a snapshot with more is refused.
         chosen, _ = unlearn.split(model.params["unet"], text_settings.methods[name], name)
-        build.restore(text_run / "unlearn" / name, 2, "params", chosen)
+        stored = unlearn.what_changes(text_settings, name, chosen)
+        build.restore(text_run / "unlearn" / name, 2, "params", stored)
+    for path in changed:  # of vdu, whose adapters have rank 1
+        assert np.linalg.matrix_rank(after[path] - before[path], tol=1e-7) == 1
 
 
 def test_an_unlearned_model_is_exported_whole(text_run, text_config_file, text_settings, tmp_path):
@@ -170,7 +173,7 @@ def test_a_part_that_is_not_there_is_refused(text_run, text_settings):
         ("unlearn", ["--config.methods.vdu.subset=attn9"], "method.subset"),
         ("sample", [], "they have the stages train, posterior"),
         ("benchmark", [], "does not take configs of kind"),
-        ("plan", [], "does not take configs of kind"),
+        ("plan", ["--devices=0"], "--devices=0: must be a multiple"),
         ("export", ["--model=other"], "--model=other: one of original, esd_x, vdu"),
         ("unlearn", ["--config.model.folder=nowhere"], "posterior.folders"),
         ("train", ["--config.model.unet.sample_size=8"], "model.unet.sample_size"),

@@ -30,15 +30,14 @@ LATENTS = "latents.npz"
 
 
 def as_images(config: ConfigDict) -> ConfigDict:
-    """The same data set and classifier in a config of images."""
+    """A config of images with the same data set and classifier."""
     made = images_config.default()
-    for key in made.data:
-        if key in config.data:
-            made.data[key] = config.data[key]
-    if config.data.name != "image_folder":
-        made.data.channels = 0
-    made.classifier = config.classifier
-    made.parallel = config.parallel
+    keys = ["name", "dir", "manual_dir", "cache_mb"]
+    if config.data.name == "image_folder":
+        keys += ["image_size", "channels"]
+    for key in keys:
+        made.data[key] = config.data[key]
+    made.classifier, made.parallel = config.classifier, config.parallel
     return made
 
 

@@ -1,6 +1,6 @@
 """Unlearn the feature with every method of the config, each on its part of the U-Net.
 
-    unlearn/<method>/snapshots/<step>/params   of the part; the rest is the original's
+    unlearn/<method>/snapshots/<step>/params   of the part, or its adapters, and no more
     unlearn/<method>/curve/<step>.npz          images drawn there, all steps from the same noise
     unlearn/<method>/metrics.jsonl, events/
 
@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from vdu_jax import detector, objectives, posterior, text_config
 from vdu_jax.errors import UserError
 from vdu_jax.interop import pipeline
-from vdu_jax.models import subset
+from vdu_jax.models import lora, subset
 from vdu_jax.runtime import artifacts, parallel
 from vdu_jax.runtime.fit import Guard, fit
 from vdu_jax.stages import build as images_build
@@ -72,6 +72,7 @@ def make_objective(
     config: ConfigDict,
     name: str,
     model: pipeline.TextToImage,
+    part: Params,
     rest: Params,
     trained: posterior.Posterior | None,
     num_forget: int,
@@ -83,7 +84,8 @@ def make_objective(
     def make(score_fn):
         return factory(score_fn, build.schedule(model), trained, num_forget, **params)
 
-    return objectives.on_part(make, build.score_fn(model, config.parallel.remat), rest)
+    of_part = objectives.on_part(make, build.score_fn(model, config.parallel.remat), rest)
+    return objectives.adapted(of_part, part) if settings.rank else of_part
 
 
 def open_loaders(
@@ -117,12 +119,13 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
         trained = part_of(posterior_stage.load(workdir, model.params["unet"]), settings.subset)
     found = build.captioned(config)
     num_forget = len(build.forget_retain(config, found).forget)
-    objective = make_objective(config, name, model, rest, trained, num_forget)
+    objective = make_objective(config, name, model, part, rest, trained, num_forget)
+    changed = what_changes(config, name, part)
     path = stage.begin()
     every = settings.snapshot_every
     result = fit(
         objective,
-        part,
+        changed,
         open_loaders(config, workdir, name, model, objective.sees),
         images_unlearn.optimizer(config, name, trained),
         key=jax.random.key(config.unlearn.seed),
@@ -142,7 +145,9 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
         )
     judge = make_judge(config, workdir, model)
     snapshots = [
-        judge(step, path / "curve", lambda step=step: load_step(path, step, part, rest), name)
+        judge(
+            step, path / "curve", lambda step=step: load_step(config, path, step, model, name), name
+        )
         for step in result.snapshots
     ]
     kept, why = detector.choose_step(snapshots, settings.target_pul)
@@ -153,7 +158,7 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
             "stopped": result.stopped,
             "steps": result.steps,
             "flops": result.flops,
-            "parameters": posterior.num_parameters(part),
+            "parameters": posterior.num_parameters(changed),
             "snapshots": [s._asdict() for s in snapshots],
             "sees": sorted(objective.sees),
         },
@@ -167,9 +172,30 @@ def part_of(trained: posterior.GaussianPosterior, which: str) -> posterior.Gauss
     return posterior.GaussianPosterior(mean, variance, trained.count)
 
 
-def load_step(path: Path, step: int, part: Params, rest: Params) -> Params:
+def what_changes(config: ConfigDict, name: str, part: Params) -> Params:
+    """What a method's optimiser moves: its part of the U-Net, or adapters of that.
+
+    Raises:
+      UserError: if no matrix of the part is larger than its adapter.
+    """
+    rank = config.methods[name].rank
+    if not rank:
+        return part
+    try:
+        return lora.init_adapters(part, rank, jax.random.key(config.unlearn.seed))
+    except ValueError as error:
+        raise UserError(f"config key methods.{name}.rank: {error}") from None
+
+
+def load_step(
+    config: ConfigDict, path: Path, step: int, model: pipeline.TextToImage, name: str
+) -> Params:
     """The whole U-Net of a snapshot."""
-    return subset.merge(build.restore(path, step, "params", part), rest)
+    part, rest = split(model.params["unet"], config.methods[name], name)
+    changed = build.restore(path, step, "params", what_changes(config, name, part))
+    if config.methods[name].rank:
+        changed = lora.merge_adapters(changed, part)
+    return subset.merge(changed, rest)
 
 
 def make_judge(
@@ -222,5 +248,4 @@ def make_judge(
 def load_unet(config: ConfigDict, workdir: Path, model: pipeline.TextToImage, name: str) -> Params:
     """The U-Net of the step that a method kept."""
     kept = artifacts.upstream(workdir, f"unlearn/{name}")["summary"]["kept_step"]
-    part, rest = split(model.params["unet"], config.methods[name], name)
-    return load_step(Path(workdir) / "unlearn" / name, kept, part, rest)
+    return load_step(config, Path(workdir) / "unlearn" / name, kept, model, name)

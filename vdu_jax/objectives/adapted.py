@@ -1,0 +1,31 @@
+"""Any objective on low-rank adapters of its parameters."""
+
+from typing import Any, NamedTuple
+
+from vdu_jax.models import lora
+from vdu_jax.types import Objective, Params
+
+
+class AdaptedState(NamedTuple):
+    """inner: the objective's own state. start: the parameters that are adapted."""
+
+    inner: Any
+    start: Params
+
+
+def adapted(objective: Objective, start: Params) -> Objective:
+    """The objective as one of adapters of `start`, see `lora.init_adapters`.
+
+    The loss is that of the merged parameters, so a posterior stays one over the parameters;
+    gradients and the optimiser's state are of the adapters alone.
+    """
+
+    def init(adapters, batches, key):
+        merged = lora.merge_adapters(adapters, start)
+        return AdaptedState(objective.init(merged, batches, key), start)
+
+    def loss(adapters, state, batch, key):
+        merged = lora.merge_adapters(adapters, state.start)
+        return objective.loss(merged, state.inner, batch, key)
+
+    return objective._replace(init=init, loss=loss)
