@@ -108,7 +108,7 @@ def test_damaged_files_are_named(directory, damage, said):
 def test_a_tokenizer_of_ones_own_has_the_captions_words(tmp_path):
     captions = ["a red ankle boot", "a crimson t-shirt", "a red ankle boot"]
     learned = tokenizer.learn(captions)
-    tokenizer.write(learned, tmp_path)
+    tokenizer.write(learned, tmp_path, 9)
     tokenize = tokenizer.load(tmp_path, 9)
     vocabulary = json.loads((tmp_path / "vocab.json").read_text())
     (found,) = tokenize(["A red ankle boot"])

@@ -178,6 +178,7 @@ ABOUT = {
         "_class_name": "DDIMScheduler",
         "clip_sample": False,
         "set_alpha_to_one": True,
+        "steps_offset": 1,  # diffusers asks for it, and with this spacing does nothing with it
         "timestep_spacing": "trailing",
     },
 }
@@ -206,5 +207,6 @@ def create(
             part = stable_diffusion.PARTS[name]
             named = layout.to_pytorch(tree, part.tensor_name)
             tensors.write(temporary / name / part.weights, named, {"format": "pt"})
-        tokenizer.write(vocabulary, temporary / "tokenizer")
+        max_length = configs["text_encoder"]["max_position_embeddings"]
+        tokenizer.write(vocabulary, temporary / "tokenizer", max_length)
         artifacts.write_json(temporary / "model_index.json", INDEX | version)

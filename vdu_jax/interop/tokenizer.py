@@ -157,8 +157,8 @@ def learn(captions: Sequence[str]) -> Vocabulary:
     return Vocabulary((*letters, *ends, *map("".join, merges), START, END), merges)
 
 
-def write(vocabulary: Vocabulary, directory: Path) -> None:
-    """The folder that `load` reads."""
+def write(vocabulary: Vocabulary, directory: Path, max_length: int) -> None:
+    """The folder that `load` reads, and transformers; max_length is the text encoder's."""
     directory = Path(directory)
     numbers = {token: number for number, token in enumerate(vocabulary.tokens)}
     artifacts.write_json(directory / "vocab.json", numbers)
@@ -167,6 +167,7 @@ def write(vocabulary: Vocabulary, directory: Path) -> None:
     marks = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     artifacts.write_json(directory / "special_tokens_map.json", marks)
     about = {"tokenizer_class": "CLIPTokenizer", "do_lower_case": True}
+    about["model_max_length"] = max_length
     artifacts.write_json(directory / "tokenizer_config.json", about | marks)
 
 

@@ -59,8 +59,9 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     vocabulary = tokenizer.learn(found.captions)
     configs, modules = networks(config, found, len(vocabulary.tokens))
     path = stage.begin()
-    tokenizer.write(vocabulary, path / "tokenizer")
-    tokenize = tokenizer.load(path / "tokenizer", modules["text_encoder"].max_length)
+    length = modules["text_encoder"].max_length
+    tokenizer.write(vocabulary, path / "tokenizer", length)
+    tokenize = tokenizer.load(path / "tokenizer", length)
     autoencoder_params, first = fit_autoencoder(config, modules["vae"], found, path / "autoencoder")
     if not artifacts.exists(path / build.LATENTS):
         latents = build.encode(modules["vae"], autoencoder_params, found, "latents")
