@@ -119,7 +119,7 @@ def check_fit(where: Path | str, modules: Mapping[str, nn.Module]) -> None:
             raise UserError(f"{where}: {what} has {one} and {other[0]} {other[1]}")
 
 
-def latent_sides(config: Mapping[str, Any], where: Path) -> tuple[int, int]:
+def latent_sides(config: Mapping[str, Any], where: Path | str) -> tuple[int, int]:
     """Height and width of the latents that a U-Net was trained on.
 
     Raises:

@@ -17,7 +17,7 @@ from vdu_jax.data import captions
 from vdu_jax.diffusion import guidance, process, samplers
 from vdu_jax.diffusion.schedule import Schedule, make_schedule
 from vdu_jax.errors import UserError
-from vdu_jax.interop import pipeline
+from vdu_jax.interop import pipeline, stable_diffusion
 from vdu_jax.models.stable_diffusion import unet_condition
 from vdu_jax.runtime import artifacts, parallel, progress, sampling
 from vdu_jax.runtime.artifacts import StageDir
@@ -88,6 +88,31 @@ def data_inputs(config: ConfigDict) -> dict:
     if config.data.name == "captions":
         found["captions"] = artifacts.file_hash(Path(config.data.manual_dir) / captions.METADATA)
     return found
+
+
+def own_networks(
+    config: ConfigDict, vocab_size: int
+) -> tuple[dict[str, dict], dict[str, nn.Module]]:
+    """The config.json files of a model of one's own, and the networks that they describe.
+
+    Args:
+      vocab_size: of the tokenizer, which is learned from the captions.
+
+    Raises:
+      UserError: for a setting that can't be expressed, or networks that do not fit each other.
+    """
+    configs = {
+        name: {key: list(v) if isinstance(v, tuple) else v for key, v in section.items()}
+        for name, section in config.model.to_dict().items()
+        if name != "folder"
+    }
+    configs["text_encoder"]["vocab_size"] = vocab_size
+    modules = {
+        name: part.read_config(pipeline.ABOUT[name] | configs[name], f"config key model.{name}")
+        for name, part in stable_diffusion.PARTS.items()
+    }
+    pipeline.check_fit("config key model", modules)
+    return configs, modules
 
 
 def train_stage(config: ConfigDict, workdir: Path) -> StageDir:

@@ -27,26 +27,20 @@ Shapes = dict[str, Any]
 
 def read(config: ConfigDict) -> tuple[pipeline.TextToImage, Shapes]:
     """The model without parameters, and the shapes of those."""
-    parts = stable_diffusion.PARTS
     if config.model.folder:
         folder = Path(config.model.folder).expanduser()
         configs, modules = pipeline.read_networks(folder)
+        where = folder / "unet" / "config.json"
     else:
-        folder = Path("config key model")
-        sections = {name: config.model[name].to_dict() for name in parts}
-        sections["text_encoder"]["vocab_size"] = VOCABULARY
-        configs = {name: pipeline.ABOUT[name] | _lists(s) for name, s in sections.items()}
-        modules = {name: parts[name].read_config(configs[name], str(folder)) for name in parts}
+        configs, modules = build.own_networks(config, VOCABULARY)
+        where = "config key model.unet"
+    parts = stable_diffusion.PARTS
     shapes = {name: parts[name].param_shapes(module) for name, module in modules.items()}
     # How noisy the levels are changes no size.
     diffusion = scheduler.read_noise({}, "")
-    sides = pipeline.latent_sides(configs["unet"], folder / "unet" / "config.json")
+    sides = pipeline.latent_sides(configs["unet"], where)
     latent_shape = (*sides, modules["unet"].out_channels)
     return pipeline.TextToImage(modules, {}, None, diffusion, 1.0, latent_shape), shapes
-
-
-def _lists(section: Shapes) -> Shapes:
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in section.items()}
 
 
 def text_shape(text_encoder: nn.Module) -> tuple[int, int]:

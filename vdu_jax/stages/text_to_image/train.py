@@ -99,25 +99,12 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
 def networks(
     config: ConfigDict, found: captions.Captioned, vocab_size: int
 ) -> tuple[dict[str, dict], dict[str, nn.Module]]:
-    """The folder's config.json files and the networks that they describe.
+    """`build.own_networks`, checked against the images.
 
     Raises:
-      UserError: for a setting that can't be expressed, or networks that do not fit each other or
-        the images.
+      UserError: as it does, and for networks that do not fit the images.
     """
-    configs = {
-        name: section.to_dict() for name, section in config.model.items() if name != "folder"
-    }
-    configs = {
-        name: {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
-        for name, values in configs.items()
-    }
-    configs["text_encoder"] |= {"vocab_size": vocab_size}
-    modules = {}
-    for name, part in stable_diffusion.PARTS.items():
-        about = pipeline.ABOUT[name] | configs[name]
-        modules[name] = part.read_config(about, f"config key model.{name}")
-    pipeline.check_fit("config key model", modules)
+    configs, modules = build.own_networks(config, vocab_size)
     channels, side = modules["vae"].channels, found.image_shape[0]
     if channels != found.image_shape[-1]:
         raise UserError(
