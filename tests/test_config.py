@@ -13,7 +13,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 def test_every_config_is_valid_and_says_how_to_run_it(path):
     values, _ = cli.parse([f"--config={path}", "--workdir=x"])
     parsed = values["config"].value
-    vdu_config.validate(parsed)
+    cli.validate(parsed)
     assert f"vdu run --config=configs/{path.name}" in path.read_text()
     assert parsed.methods
 

@@ -163,7 +163,12 @@ def _of_text(config) -> bool:
     return config is not None and config.get("kind") == TEXT_KIND
 
 
-def _validate(config) -> None:
+def validate(config) -> None:
+    """Refuse a config of any kind that cannot work.
+
+    Raises:
+      UserError: with the key.
+    """
     from vdu_jax import config as images
     from vdu_jax import text_config
 
@@ -302,7 +307,7 @@ def _main(argv: list[str]) -> int:
         if config is not None:
             from vdu_jax.runtime import processes
 
-            processes.from_leader(_validate, config)  # one mistake, one line
+            processes.from_leader(validate, config)  # one mistake, one line
         try:
             if stage in TOOLS:
                 return run_tool(stage, arguments, values, config)

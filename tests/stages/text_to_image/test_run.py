@@ -132,7 +132,7 @@ def test_captions_of_ones_own_and_a_folder_that_is_there(text_run, text_settings
     config.unlock()
     del config.methods["vdu"]
     workdir = tmp_path / "work"
-    cli._validate(config)
+    cli.validate(config)
     cli.run_stages("run", config, workdir, overwrite=False)
     assert not (workdir / "train").exists() and not (workdir / "posterior").exists()
     assert artifacts.upstream(workdir, "latents/forget")["summary"]["images"] == 3
