@@ -206,6 +206,13 @@ def test_without_the_phrase_in_a_caption_there_is_nothing_to_forget(text_setting
     text_settings.forget.phrase = "orange"
     with pytest.raises(UserError, match="no caption has it"):
         build.forget_retain(text_settings, found)
+    text_settings.forget.phrase, text_settings.forget.limit = "", 7
+    split = build.forget_retain(text_settings, found)
+    assert len(split.forget) == 7 and len(split.retain) == 0
+    text_settings.forget.phrase = "red"
+    split = build.forget_retain(text_settings, found)
+    assert len(split.forget) == 7 and all("red" in found.captions[i] for i in split.forget)
+    assert not any("red" in found.captions[i] for i in split.retain)
     text_settings.forget.phrase = "a"
     with pytest.raises(UserError, match="every caption has it"):
         build.forget_retain(text_settings, found)

@@ -41,43 +41,42 @@ def as_images(config: ConfigDict) -> ConfigDict:
     return made
 
 
-def captioned(config: ConfigDict, split: str = "train") -> captions.Captioned:
-    """The images that the model was, or would be, trained on."""
+def captioned(config: ConfigDict) -> captions.Captioned:
+    """The images that the model was trained on, or the user's own."""
     section = config.data
     if section.name == "captions":
-        return captions.of_folder(section.manual_dir, section.image_size, section.channels)
+        return captions.of_folder(_own_folder(config), section.image_size, section.channels)
     as_dataset = as_images(config)
     found = build.dataset(as_dataset)
-    source = build.open_split(as_dataset, found, split)
+    source = build.open_split(as_dataset, found, "train")
     synonyms, seed = section.synonyms.to_dict(), section.caption_seed
     return captions.of_classes(source, found.class_names, section.templates, synonyms, seed)
+
+
+def _own_folder(config: ConfigDict) -> Path:
+    return Path(config.data.manual_dir).expanduser()
 
 
 def forget_retain(config: ConfigDict, found: captions.Captioned) -> data.ForgetRetain:
     """Indices of the images whose caption has the phrase, and of all others.
 
     Raises:
-      UserError: if no caption has it.
+      UserError: if no caption has it, or all have.
     """
     section = config.forget
-    has = np.array([captions.mentions(c, section.phrase) for c in found.captions], np.int64)
-    if not section.phrase:
-        return data.ForgetRetain(np.arange(len(found)), np.arange(0))
-    if not has.any():
+    has = [not section.phrase or captions.mentions(c, section.phrase) for c in found.captions]
+    if not any(has):
         raise UserError(f"config key forget.phrase = {section.phrase!r}: no caption has it")
-    if has.all():
+    if section.phrase and all(has):
         raise UserError(
             f"config key forget.phrase = {section.phrase!r}: every caption has it; set it to '' "
             "if all of the images are to be forgotten"
         )
-    return data.forget_retain_indices(
-        has,
-        (1,),
-        fraction=section.fraction,
-        limit=section.limit,
-        seed=section.seed,
-        num_classes=2,
-    )
+    # With one more that is retained, for there may be no other.
+    labels, limits = np.array([*has, False], np.int64), dict(section.items())
+    limits = {key: limits[key] for key in ("fraction", "limit", "seed")}
+    forget, retain = data.forget_retain_indices(labels, (1,), num_classes=2, **limits)
+    return data.ForgetRetain(forget, retain[:-1])
 
 
 def data_inputs(config: ConfigDict) -> dict:
@@ -86,7 +85,7 @@ def data_inputs(config: ConfigDict) -> dict:
     keys = ("name", "image_size", "channels", "templates", "synonyms", "caption_seed")
     found = {key: values[key] for key in keys}
     if config.data.name == "captions":
-        found["captions"] = artifacts.file_hash(Path(config.data.manual_dir) / captions.METADATA)
+        found["captions"] = artifacts.file_hash(_own_folder(config) / captions.METADATA)
     return found
 
 
