@@ -196,24 +196,6 @@ def read_text_encoder(config: Mapping[str, Any], where: str) -> text_encoder.Tex
     return module
 
 
-LISTS = re.compile(r"(blocks|resnets|attentions|samplers|layers)_(\d+)(?:_|$)")
-FEED_FORWARD = {"ff_net_0_proj": "ff.net.0.proj", "ff_net_2": "ff.net.2"}
-
-
-def diffusers_name(path: tuple[str, ...], attention: Mapping[str, str] = unet2d.MODERN) -> str:
-    """Their name of a parameter of the U-Net or the autoencoder, e.g. ("decoder",
-    "mid_block_resnets_0", "conv1", "kernel") -> "decoder.mid_block.resnets.0.conv1.weight"."""
-    *modules, leaf = path
-    named = []
-    for module in modules:
-        module = FEED_FORWARD.get(module) or attention.get(module, module)
-        if module.startswith("mid_block_"):
-            named.append("mid_block")
-            module = module.removeprefix("mid_block_")
-        named.append(LISTS.sub(r"\1.\2.", module).rstrip("."))
-    return ".".join([*named, layout.LEAVES[leaf]])
-
-
 TEXT_PREFIX = "text_model."  # of the text encoder's names before transformers 5
 TEXT_NAMES = (
     (re.compile(r"^(token|position)_embedding$"), r"embeddings.\1_embedding"),
@@ -283,9 +265,11 @@ PARTS = {
         "diffusion_pytorch_model.safetensors",
         read_unet,
         unet_condition.init_params,
-        diffusers_name,
+        unet2d.tensor_name,
     ),
-    "vae": Part("diffusion_pytorch_model.safetensors", read_vae, vae.init_params, diffusers_name),
+    "vae": Part(
+        "diffusion_pytorch_model.safetensors", read_vae, vae.init_params, unet2d.tensor_name
+    ),
     "text_encoder": Part(
         "model.safetensors",
         read_text_encoder,

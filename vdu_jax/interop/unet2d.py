@@ -181,16 +181,29 @@ def write_config(settings: Mapping[str, Any], image_shape: tuple[int, int, int])
 MODERN = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
 # The attention layers' names before diffusers 0.18; google/ddpm-* on the Hub have them still.
 DEPRECATED = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out": "proj_attn"}
-BLOCK = re.compile(r"(down_blocks|up_blocks)_(\d+)_(\w+)_(\d+)|(mid_block)_(\w+)_(\d+)")
+# Modules that stand in lists of theirs, and what a transformer calls its perceptron's two layers.
+LISTS = re.compile(r"(blocks|resnets|attentions|samplers|layers)_(\d+)(?:_|$)")
+FEED_FORWARD = {"ff_net_0_proj": "ff.net.0.proj", "ff_net_2": "ff.net.2"}
 
 
 def tensor_name(path: tuple[str, ...], attention: Mapping[str, str] = MODERN) -> str:
-    """Their name of our parameter, e.g. ("mid_block_resnets_0", "conv1", "kernel") ->
-    "mid_block.resnets.0.conv1.weight"."""
-    first, *middle, leaf = path
-    matched = BLOCK.fullmatch(first)
-    parts = [p for p in matched.groups() if p is not None] if matched else [first]
-    return ".".join([*parts, *(attention.get(part, part) for part in middle), layout.LEAVES[leaf]])
+    """Their name of a parameter of any of diffusers' networks.
+
+    E.g. ("decoder", "mid_block_resnets_0", "conv1", "kernel") ->
+    "decoder.mid_block.resnets.0.conv1.weight".
+
+    Args:
+      attention: the names of the attention layers.
+    """
+    *modules, leaf = path
+    named = []
+    for module in modules:
+        module = FEED_FORWARD.get(module) or attention.get(module, module)
+        if module.startswith("mid_block_"):
+            named.append("mid_block")
+            module = module.removeprefix("mid_block_")
+        named.append(LISTS.sub(r"\1.\2.", module).rstrip("."))
+    return ".".join([*named, layout.LEAVES[leaf]])
 
 
 def namer(attention: Mapping[str, str] = MODERN) -> layout.NameOf:
