@@ -39,7 +39,7 @@ def get_config():
     config.classifier.batch_size = 64
     config.classifier.epochs = 4
     config.classifier.learning_rate = 3e-3
-    config.classifier.min_accuracy = 0.85
+    config.classifier.min_accuracy = 0.8
 
     others = [
         f"a {colour} {garment}" for colour in PALETTE if colour != "red" for garment in GARMENTS
