@@ -37,7 +37,7 @@ def get_config():
 
     config.classifier.widths = (16, 32, 64)
     config.classifier.batch_size = 64
-    config.classifier.epochs = 4
+    config.classifier.epochs = 3
     config.classifier.learning_rate = 3e-3
     config.classifier.min_accuracy = 0.8
 
