@@ -160,7 +160,8 @@ def _one_line(error: Exception) -> str:
 
 def _of_text(config) -> bool:
     """Whether a config is of a text-to-image model."""
-    return config is not None and config.get("kind") == TEXT_KIND
+    # A config file may give anything; what is no section is refused by `validate`.
+    return hasattr(config, "get") and config.get("kind") == TEXT_KIND
 
 
 def validate(config) -> None:
