@@ -47,6 +47,7 @@ def get_config():
     config.replay.prompts = tuple(others[::2])  # five garments of each colour
     config.evaluate.paraphrases = tuple(f"a crimson {garment}" for garment in GARMENTS)
     config.evaluate.other_prompts = tuple(others)
+    config.evaluate.images = 10
 
     method = text_config.method
     mean = dict(plasticity_reduction="mean", stability_reduction="mean")
