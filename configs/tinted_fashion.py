@@ -10,19 +10,7 @@ and figures: docs/results.md. Needs the extra sd (`pip install 'vdu-jax[sd]'`).
 """
 
 from vdu_jax import text_config
-
-PALETTE = {
-    "red": (255, 32, 32),
-    "green": (32, 208, 64),
-    "blue": (48, 96, 255),
-    "yellow": (255, 224, 32),
-    "purple": (192, 48, 224),
-    "white": (255, 255, 255),
-}
-GARMENTS = (
-    "t-shirt", "trousers", "pullover", "dress", "coat",
-    "sandal", "shirt", "sneaker", "bag", "ankle boot",
-)  # fmt: skip
+from vdu_jax.data.registry import GARMENTS, TINTS
 
 
 def get_config():
@@ -32,7 +20,7 @@ def get_config():
     config.forget.phrase = "red"
     config.forget.limit = 2000
     config.forget.prompts = tuple(f"a red {garment}" for garment in GARMENTS)
-    config.detector.palette = PALETTE
+    config.detector.palette = TINTS
     config.sampler.batch_size = 100
 
     config.classifier.widths = (16, 32, 64)
@@ -42,7 +30,7 @@ def get_config():
     config.classifier.min_accuracy = 0.8
 
     others = [
-        f"a {colour} {garment}" for colour in PALETTE if colour != "red" for garment in GARMENTS
+        f"a {colour} {garment}" for colour in TINTS if colour != "red" for garment in GARMENTS
     ]
     config.replay.prompts = tuple(others[::2])  # five garments of each colour
     config.evaluate.paraphrases = tuple(f"a crimson {garment}" for garment in GARMENTS)

@@ -247,12 +247,14 @@ def _validate_training(c: images.Check) -> None:
     c.that("train.ema_decay", lambda v: 0 <= v < 1, "must lie in [0, 1)")
 
 
+def takes_posterior(entry: ConfigDict) -> bool:
+    """Whether a method's loss or optimiser has the posterior in it."""
+    return entry.objective in USE_POSTERIOR or entry.optimizer == "natural"
+
+
 def needs_posterior(config: ConfigDict) -> bool:
     """Whether any of the methods takes one."""
-    return any(
-        entry.objective in USE_POSTERIOR or entry.optimizer == "natural"
-        for entry in config.methods.values()
-    )
+    return any(map(takes_posterior, config.methods.values()))
 
 
 def _validate_posterior(c: images.Check) -> None:

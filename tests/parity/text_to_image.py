@@ -2,23 +2,12 @@
 
 import json
 
-from vdu_jax.interop import stable_diffusion, tensors
+from vdu_jax.interop import pipeline, stable_diffusion, tensors
 from vdu_jax.parity import inputs
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.'!"
 MERGES = ["r e", "re d</w>", "b a", "ba g</w>", "s h", "o e</w>", "sh oe</w>", "t h", "th e</w>"]
-INDEX = {
-    "_class_name": "StableDiffusionPipeline",
-    "_diffusers_version": "0.33.0",
-    "requires_safety_checker": False,
-    "feature_extractor": [None, None],
-    "safety_checker": [None, None],
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
+INDEX = pipeline.INDEX | {"_diffusers_version": "0.33.0"}
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
     "beta_schedule": "scaled_linear",

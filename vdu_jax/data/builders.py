@@ -22,6 +22,7 @@ from tensorflow_datasets.core.download.checksums import UrlInfo
 
 from vdu_jax.data import formats, originals
 from vdu_jax.data.images import encode_png, read_image
+from vdu_jax.data.registry import GARMENTS, TINTS
 from vdu_jax.data.splits import stratified_test_mask
 from vdu_jax.errors import UserError
 
@@ -30,18 +31,6 @@ _FASHION = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-_GARMENTS = (  # as one says it in a sentence
-    "t-shirt", "trousers", "pullover", "dress", "coat",
-    "sandal", "shirt", "sneaker", "bag", "ankle boot",
-)  # fmt: skip
-_TINTS = {
-    "red": (255, 32, 32),
-    "green": (32, 208, 64),
-    "blue": (48, 96, 255),
-    "yellow": (255, 224, 32),
-    "purple": (192, 48, 224),
-    "white": (255, 255, 255),
-}
 _CIFAR10 = (
     "airplane", "automobile", "bird", "cat", "deer",
     "dog", "frog", "horse", "ship", "truck",
@@ -208,11 +197,11 @@ class TintedFashion(FashionMnist, skip_registration=True):
 
     name = "vdu_tinted_fashion"
     image_shape = (32, 32, 3)
-    class_names = tuple(f"{tint} {garment}" for tint in _TINTS for garment in _GARMENTS)
+    class_names = tuple(f"{tint} {garment}" for tint in TINTS for garment in GARMENTS)
 
     def _pairs(self, paths, prefix):
         pairs = list(super()._pairs(paths, prefix))
-        tints = np.array(list(_TINTS.values()))
+        tints = np.array(list(TINTS.values()))
         # Of a frozen stream: the same on every machine and with every version of NumPy.
         drawn = np.random.RandomState({"train": 0, "t10k": 1}[prefix]).randint(
             len(tints), size=len(pairs)
@@ -220,7 +209,7 @@ class TintedFashion(FashionMnist, skip_registration=True):
         for (image, garment), tint in zip(pairs, drawn, strict=True):
             grey = np.pad(image, ((2, 2), (2, 2), (0, 0))).astype(float)
             tinted = np.rint(grey * tints[tint] / 255).astype(np.uint8)
-            yield tinted, len(_GARMENTS) * tint + garment
+            yield tinted, len(GARMENTS) * tint + garment
 
 
 class Cifar10(Builder, skip_registration=True):

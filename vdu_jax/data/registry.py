@@ -34,6 +34,21 @@ NAMES: dict[str, Spec] = {
 }
 
 
+# Of tinted_fashion, whose classes are "red t-shirt" to "white ankle boot".
+GARMENTS = (  # as one says it in a sentence
+    "t-shirt", "trousers", "pullover", "dress", "coat",
+    "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+TINTS = {
+    "red": (255, 32, 32),
+    "green": (32, 208, 64),
+    "blue": (48, 96, 255),
+    "yellow": (255, 224, 32),
+    "purple": (192, 48, 224),
+    "white": (255, 255, 255),
+}
+
+
 def dataset_names() -> tuple[str, ...]:
     """The names that `load` accepts, in alphabetical order."""
     return tuple(sorted(NAMES))

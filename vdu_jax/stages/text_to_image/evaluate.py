@@ -23,10 +23,9 @@ from vdu_jax.metrics.rates import rate
 from vdu_jax.runtime import artifacts
 from vdu_jax.stages import build as images_build
 from vdu_jax.stages import classifier
+from vdu_jax.stages.sample import ORIGINAL, models
 from vdu_jax.stages.text_to_image import build, detectors, unlearn
 from vdu_jax.types import Params
-
-ORIGINAL = "original"
 
 
 class Yardstick(NamedTuple):
@@ -42,11 +41,6 @@ class Yardstick(NamedTuple):
     accuracy: float
     class_names: tuple[str, ...]
     retained: frechet.FeatureStats
-
-
-def models(config: ConfigDict) -> list[str]:
-    """The original, then the methods in the order of their names."""
-    return [ORIGINAL, *sorted(config.methods)]
 
 
 def stage_dir(config: ConfigDict, workdir: Path, model: str) -> artifacts.StageDir:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vdu_jax import objectives, posterior
+from vdu_jax import objectives, posterior, text_config
 from vdu_jax.interop import pipeline, scheduler, stable_diffusion
 from vdu_jax.models import lora
 from vdu_jax.stages import build as images_build
@@ -82,7 +82,7 @@ def of_method(config: ConfigDict, devices: int, name: str, model, shapes: Shapes
     settings = config.methods[name]
     part, rest = unlearn.split(shapes["unet"], settings, name)
     trained = None
-    if unlearn.takes_posterior(settings):
+    if text_config.takes_posterior(settings):
         count = config.posterior.count or max(2, len(config.posterior.folders) + 1)
         whole = images_posterior.shapes(shapes["unet"], "diagonal", count)
         trained = unlearn.part_of(whole, settings.subset)

@@ -80,7 +80,7 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         latents * np.float32(scaling), found.captions, lambda texts: build.embed(model, texts)
     )
     second = fit_unet(config, model, source, path / "unet")
-    weights = "ema" if config.train.ema_decay > 0 else "params"
+    weights = images_build.weights(config)
     params["unet"] = build.restore(path / "unet", second.steps, weights, params["unet"])
     pipeline.create(path / "model", configs, params, vocabulary)
     stage.finish(

@@ -28,15 +28,10 @@ from vdu_jax.stages.text_to_image import posterior as posterior_stage
 from vdu_jax.types import Objective, Params
 
 
-def takes_posterior(settings: ConfigDict) -> bool:
-    """Whether a method's loss or optimiser has the posterior in it."""
-    return settings.objective in text_config.USE_POSTERIOR or settings.optimizer == "natural"
-
-
 def stage_dir(config: ConfigDict, workdir: Path, name: str) -> artifacts.StageDir:
     """The folder of a method."""
     settings = config.methods[name]
-    upstream = ("posterior", "replay") if takes_posterior(settings) else ("replay",)
+    upstream = ("posterior", "replay") if text_config.takes_posterior(settings) else ("replay",)
     return build.stage(
         config,
         workdir,
@@ -115,7 +110,7 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
     model = build.original(config, workdir)
     part, rest = split(model.params["unet"], settings, name)
     trained = None
-    if takes_posterior(settings):
+    if text_config.takes_posterior(settings):
         trained = part_of(posterior_stage.load(workdir, model.params["unet"]), settings.subset)
     found = build.captioned(config)
     num_forget = len(build.forget_retain(config, found).forget)
