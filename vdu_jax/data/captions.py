@@ -4,22 +4,25 @@ A folder of the user's holds images and `metadata.jsonl`, in the convention of H
 `imagefolder`: a line for each image, {"file_name": "a.png", "text": "a red shoe"}.
 """
 
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from vdu_jax.data import images
+from vdu_jax.data.pixels import to_model_range
 from vdu_jax.data.source import ImageSource
 from vdu_jax.errors import UserError
 
 METADATA = "metadata.jsonl"
 
 
-class Captioned(NamedTuple):
+@dataclass(frozen=True)
+class Captioned:
     """N images with their texts.
 
     Attributes:
@@ -34,6 +37,15 @@ class Captioned(NamedTuple):
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    @functools.cached_property
+    def positions(self) -> np.ndarray:
+        """0 … N − 1: with `batch`, what a loader asks of a source."""
+        return np.arange(len(self))
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """{"image": (n, H, W, C) float32 in [-1, 1]}."""
+        return {"image": to_model_range(self.read(indices))}
 
     def subset(self, indices: np.ndarray) -> "Captioned":
         """Those at `indices`, in that order; no other image can be reached through it."""

@@ -236,6 +236,20 @@ def learning_rate(config: ConfigDict) -> optax.Schedule:
     return optax.join_schedules([rise, after], [warmup]) if warmup else after
 
 
+def last_snapshots(config: ConfigDict) -> range:
+    """The steps of training whose parameters are kept, the last one first."""
+    section = config.train
+    last, every = section.steps, section.snapshot_every
+    return range(last, max(0, last - every * section.snapshots), -every)
+
+
+def initialise(init: Callable[[jax.Array], Params], key: jax.Array) -> Params:
+    """`init(key)`, compiled quickly: it runs once, and on a CPU LLVM's optimisations of it take
+    several times as long as all the rest."""
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    return jax.jit(init, compiler_options=quick)(key)
+
+
 def abstract_params(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params:
     """Shapes and placement of the network's parameters; nothing is allocated."""
     return _abstract_params(net(config, image_shape), image_shape, config.parallel.fsdp)

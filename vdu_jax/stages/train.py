@@ -22,10 +22,8 @@ from vdu_jax.types import Objective, Params
 def fresh(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params:
     """Initial parameters from `train.init_seed`."""
     net = build.net(config, image_shape)
-    # It runs once, and LLVM's optimisations of it take four times as long as all the rest.
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    init = jax.jit(lambda key: unet.init_params(net, key, image_shape), compiler_options=quick)
-    return init(jax.random.key(config.train.init_seed))
+    key = jax.random.key(config.train.init_seed)
+    return build.initialise(lambda key: unet.init_params(net, key, image_shape), key)
 
 
 def start(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params:
@@ -38,18 +36,15 @@ def start(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params:
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
-    settings = config.train
     stage = build.train_stage(config, workdir)
     if stage.done(overwrite):
         return
     found = build.dataset(config)
     source = build.open_split(config, found, "train")
-    last, every = settings.steps, settings.snapshot_every
-    snapshots = range(last, max(0, last - every * settings.snapshots), -every)
     check(config)
     path = stage.begin()
     params = start(config, found.image_shape)
-    result = fit_on(config, source, params, path, snapshots, "train")
+    result = fit_on(config, source, params, path, build.last_snapshots(config), "train")
     stage.finish(
         {
             "steps": result.steps,

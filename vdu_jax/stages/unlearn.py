@@ -7,6 +7,7 @@ the model alone.
 """
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import optax
@@ -18,7 +19,7 @@ from vdu_jax.posterior import natural
 from vdu_jax.runtime import artifacts, parallel
 from vdu_jax.runtime.fit import FitResult, Guard, fit
 from vdu_jax.stages import build, posterior, replay, train
-from vdu_jax.types import Objective
+from vdu_jax.types import Objective, Params
 
 
 class Diverged(UserError):
@@ -110,9 +111,7 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
     stage = stage_dir(config, workdir, name)
     if stage.done(overwrite):
         return
-    layout = build.layout(config)
-    for key in ("forget_batch", "replay_batch", "retain_batch"):
-        parallel.check_batch_size(settings[key], layout, f"methods.{name}.{key}")
+    check_batches(config, name)
     if is_retrained(config, name):
         train.check(config)
     image_shape = build.dataset(config).image_shape
@@ -123,33 +122,71 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
     if is_retrained(config, name):
         result = retrain(config, path, name)
     else:
-        result = fit(
-            objective,
-            pretrained,
-            open_loaders(config, workdir, name, objective.sees),
-            optimizer(config, name, trained),
-            key=jax.random.key(config.unlearn.seed),
-            num_steps=settings.steps,
-            directory=path,
-            snapshot_steps=range(
-                settings.snapshot_every, settings.steps + 1, settings.snapshot_every
-            ),
-            save_state_every=settings.snapshot_every,
-            log_every=settings.log_every,
-            guard=Guard(settings.guard.to_dict()),
-            label=f"unlearn {name}",
-            layout=layout,
-        )
+        loaders = open_loaders(config, workdir, name, objective.sees)
+        result = fit_method(config, path, name, objective, pretrained, loaders, trained)
+    judge = replay.Judge(config, workdir, pretrained, image_shape)
+    snapshots = [
+        judge(step, curve_images(config, path, name, step, image_shape))
+        for step in result.snapshots
+    ]
+    finish(stage, settings, objective, result, snapshots)
+
+
+def check_batches(config: ConfigDict, name: str) -> None:
+    """Raises: UserError if a method's batch cannot be split over the devices."""
+    layout = build.layout(config)
+    for key in ("forget_batch", "replay_batch", "retain_batch"):
+        parallel.check_batch_size(config.methods[name][key], layout, f"methods.{name}.{key}")
+
+
+def fit_method(
+    config: ConfigDict,
+    path: Path,
+    name: str,
+    objective: Objective,
+    params: Params,
+    loaders: dict,
+    trained,
+) -> FitResult:
+    """Optimise a method's objective from `params` with its settings; `trained` is the posterior.
+
+    Raises:
+      Diverged: if nothing can be kept.
+    """
+    settings = config.methods[name]
+    every = settings.snapshot_every
+    result = fit(
+        objective,
+        params,
+        loaders,
+        optimizer(config, name, trained),
+        key=jax.random.key(config.unlearn.seed),
+        num_steps=settings.steps,
+        directory=path,
+        snapshot_steps=range(every, settings.steps + 1, every),
+        save_state_every=every,
+        log_every=settings.log_every,
+        guard=Guard(settings.guard.to_dict()),
+        label=f"unlearn {name}",
+        layout=build.layout(config),
+    )
     if not result.snapshots:
         raise Diverged(
             f"{path}: the guard ended the run before its first snapshot ({result.stopped}): lower "
             f"methods.{name}.learning_rate or methods.{name}.snapshot_every"
         )
-    judge = replay.Judge(config, workdir, pretrained, image_shape)
-    snapshots = []
-    for step in result.snapshots:
-        images = curve_images(config, path, name, step, image_shape)
-        snapshots.append(judge(step, images))
+    return result
+
+
+def finish(
+    stage: artifacts.StageDir,
+    settings: ConfigDict,
+    objective: Objective,
+    result: FitResult,
+    snapshots: list[detector.Snapshot],
+    **more: Any,
+) -> None:
+    """Choose the step to keep, and write down what a method came to."""
     kept, why = detector.choose_step(snapshots, settings.target_pul)
     stage.finish(
         {
@@ -160,6 +197,7 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
             "flops": result.flops,
             "snapshots": [s._asdict() for s in snapshots],
             "sees": sorted(objective.sees),
+            **more,
         },
         {"fit": result.seconds},
     )

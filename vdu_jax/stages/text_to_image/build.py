@@ -214,8 +214,7 @@ def encode(vae, params: Params, found: captions.Captioned, label: str) -> np.nda
         for first in range(0, len(found), ENCODE_BATCH):
             part = np.arange(first, min(first + ENCODE_BATCH, len(found)))
             whole = np.pad(part, (0, ENCODE_BATCH - len(part)), mode="edge")
-            images = data.to_model_range(found.read(whole))
-            rows.append(np.asarray(apply(params, images))[: len(part)])
+            rows.append(np.asarray(apply(params, found.batch(whole)["image"]))[: len(part)])
             bar.update(len(part))
     return np.concatenate(rows)
 

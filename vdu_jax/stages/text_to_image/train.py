@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from vdu_jax import data, objectives, posterior
+from vdu_jax import objectives, posterior
 from vdu_jax.data import captions
 from vdu_jax.errors import UserError
 from vdu_jax.interop import pipeline, scheduler, stable_diffusion, tokenizer
@@ -30,20 +30,6 @@ from vdu_jax.runtime.fit import FitResult, fit
 from vdu_jax.stages import build as images_build
 from vdu_jax.stages.text_to_image import build
 from vdu_jax.types import Params
-
-
-class CaptionedSource:
-    """Captioned images without their texts, for `data.make_loader`."""
-
-    def __init__(self, found: captions.Captioned):
-        self.positions, self._read = np.arange(len(found)), found.read
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """{"image": (n, H, W, C) float32 in [-1, 1]}."""
-        return {"image": data.to_model_range(self._read(indices))}
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
@@ -123,12 +109,10 @@ def networks(
 
 def fresh(config: ConfigDict, name: str, module: nn.Module) -> Params:
     """Initial parameters of a network, from `train.init_seed`."""
-    # They run once, and LLVM's optimisations of them take several times as long as all the rest.
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
     part = stable_diffusion.PARTS[name]
-    init = jax.jit(lambda key: part.init_params(module, key), compiler_options=quick)
     place = sorted(stable_diffusion.PARTS).index(name)
-    return init(jax.random.fold_in(jax.random.key(config.train.init_seed), place))
+    key = jax.random.fold_in(jax.random.key(config.train.init_seed), place)
+    return images_build.initialise(lambda key: part.init_params(module, key), key)
 
 
 def fit_autoencoder(
@@ -148,9 +132,7 @@ def fit_autoencoder(
         objectives.autoencoder(encode, decode, kl_weight=settings.kl_weight),
         params,
         {
-            "retain": images_build.loader(
-                CaptionedSource(found), settings.batch_size, config.train.seed
-            )
+            "retain": images_build.loader(found, settings.batch_size, config.train.seed),
         },
         optax.adam(optax.linear_schedule(settings.learning_rate, 0.0, settings.steps)),
         snapshot_steps=[settings.steps],
@@ -167,13 +149,12 @@ def fit_unet(
     """Train the U-Net with `config.train` on latents."""
     settings = config.train
     score_fn = build.score_fn(model, config.parallel.remat)
-    last, every = settings.steps, settings.snapshot_every
     return fit(
         objectives.ddpm(score_fn, build.schedule(model), drop_condition=settings.drop_condition),
         model.params["unet"],
         {"retain": images_build.loader(source, settings.batch_size, settings.seed)},
         images_build.optimizer(images_build.learning_rate(config), settings.clip_norm),
-        snapshot_steps=range(last, max(0, last - every * settings.snapshots), -every),
+        snapshot_steps=images_build.last_snapshots(config),
         directory=path,
         num_steps=settings.steps,
         ema_decay=settings.ema_decay,

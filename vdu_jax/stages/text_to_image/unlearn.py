@@ -19,8 +19,7 @@ from vdu_jax import detector, objectives, posterior, text_config
 from vdu_jax.errors import UserError
 from vdu_jax.interop import pipeline
 from vdu_jax.models import lora, subset
-from vdu_jax.runtime import artifacts, parallel
-from vdu_jax.runtime.fit import Guard, fit
+from vdu_jax.runtime import artifacts
 from vdu_jax.stages import build as images_build
 from vdu_jax.stages import unlearn as images_unlearn
 from vdu_jax.stages.text_to_image import build, detectors, replay
@@ -104,9 +103,7 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
     stage = stage_dir(config, workdir, name)
     if stage.done(overwrite):
         return
-    layout = images_build.layout(config)
-    for key in ("forget_batch", "replay_batch", "retain_batch"):
-        parallel.check_batch_size(settings[key], layout, f"methods.{name}.{key}")
+    images_unlearn.check_batches(config, name)
     model = build.original(config, workdir)
     part, rest = split(model.params["unet"], settings, name)
     trained = None
@@ -117,27 +114,8 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
     objective = make_objective(config, name, model, part, rest, trained, num_forget)
     changed = what_changes(config, name, part)
     path = stage.begin()
-    every = settings.snapshot_every
-    result = fit(
-        objective,
-        changed,
-        open_loaders(config, workdir, name, model, objective.sees),
-        images_unlearn.optimizer(config, name, trained),
-        key=jax.random.key(config.unlearn.seed),
-        num_steps=settings.steps,
-        directory=path,
-        snapshot_steps=range(every, settings.steps + 1, every),
-        save_state_every=every,
-        log_every=settings.log_every,
-        guard=Guard(settings.guard.to_dict()),
-        label=f"unlearn {name}",
-        layout=layout,
-    )
-    if not result.snapshots:
-        raise images_unlearn.Diverged(
-            f"{path}: the guard ended the run before its first snapshot ({result.stopped}): lower "
-            f"methods.{name}.learning_rate or methods.{name}.snapshot_every"
-        )
+    loaders = open_loaders(config, workdir, name, model, objective.sees)
+    result = images_unlearn.fit_method(config, path, name, objective, changed, loaders, trained)
     judge = make_judge(config, workdir, model)
     snapshots = [
         judge(
@@ -145,20 +123,8 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
         )
         for step in result.snapshots
     ]
-    kept, why = detector.choose_step(snapshots, settings.target_pul)
-    stage.finish(
-        {
-            "kept_step": kept,
-            "why": why,
-            "stopped": result.stopped,
-            "steps": result.steps,
-            "flops": result.flops,
-            "parameters": posterior.num_parameters(changed),
-            "snapshots": [s._asdict() for s in snapshots],
-            "sees": sorted(objective.sees),
-        },
-        {"fit": result.seconds},
-    )
+    count = posterior.num_parameters(changed)
+    images_unlearn.finish(stage, settings, objective, result, snapshots, parameters=count)
 
 
 def part_of(trained: posterior.GaussianPosterior, which: str) -> posterior.GaussianPosterior:
