@@ -1,13 +1,21 @@
 """A run small enough to be made in seconds, and shared by the tests that need one."""
 
+import importlib.metadata
 import json
 import os
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # One compiler setting for all, whether JAX has started before the first command or not. Networks
-# this small take far longer to compile than to run.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# this small take far longer to compile than to run: without LLVM's optimisations and the emitters
+# of fused loops a third of the time. jaxlib 0.10 alone has the second flag, and an unknown one ends
+# the process.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0"
+    + " --xla_cpu_use_fusion_emitters=false"
+    * importlib.metadata.version("jaxlib").startswith("0.10."),
+)
 # The runs below compile the same programs again and again, in every worker; nothing is kept between
 # sessions.
 if "PYTEST_XDIST_WORKER" not in os.environ:

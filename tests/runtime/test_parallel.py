@@ -21,13 +21,13 @@ from vdu_jax.runtime.checkpoints import Store, abstract
 
 JOB = Path(parallel_job.__file__)
 # Eight devices on busy cores: one may wait for another longer than XLA allows by default.
-FLAGS = "--xla_cpu_collective_call_terminate_timeout_seconds=600 --xla_backend_optimization_level=0"
+WAIT = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 LAUNCH = JOB.parents[2] / "launch" / "local.py"
 LAYOUTS = {"jit": [], "fsdp": ["--fsdp=8"], "pmap": ["--mode=pmap"]}
 
 
 def run_job(folder, devices, flags=(), processes=1):
-    env = os.environ | {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu"}
+    env = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {WAIT}", "JAX_PLATFORMS": "cpu"}
     env["JAX_NUM_CPU_DEVICES"] = str(devices)
     command = [sys.executable, str(JOB), str(folder), *flags]
     if processes > 1:
