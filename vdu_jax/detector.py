@@ -22,8 +22,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 
 FOLDS = 5
 # sklearn's C. Strong, because D_f is small against the number of features, and because a flexible
@@ -109,6 +107,8 @@ def fit_detector(
 
 
 def _fit(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, float]:
+    from sklearn.linear_model import LogisticRegression  # slow to import, and seldom needed
+
     model = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=500)
     rows = np.concatenate([positive, negative])
     model.fit(rows, np.r_[np.ones(len(positive)), np.zeros(len(negative))])
@@ -119,6 +119,8 @@ def _cross_scores(
     rows: np.ndarray, positive: np.ndarray, negative: np.ndarray, seed: int
 ) -> np.ndarray:
     """Log-odds (N,) of every row, positive, negative or neither, by a model not fitted on it."""
+    from sklearn.model_selection import StratifiedKFold
+
     scores = np.empty(len(rows))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     for train, test in folds.split(rows, positive):
