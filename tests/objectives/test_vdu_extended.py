@@ -151,14 +151,6 @@ def test_forget_and_replay_are_noised_independently(toy):
     assert np.abs(forget - teacher).min(0).max() > 0.1
 
 
-def test_the_teacher_is_kept_when_the_parameters_move(toy):
-    """The state owns its copy: the fit loop gives the parameters' memory away."""
-    start = jax.tree.map(lambda p: p + 0, toy.start)
-    state = make(toy).init(start, {}, jax.random.key(0))
-    jax.tree.map(lambda p: p.delete(), start)
-    assert float(state.teacher["a"]) == float(toy.start["a"])
-
-
 @pytest.mark.parametrize(
     ("stability", "kinds"),
     [

@@ -92,8 +92,7 @@ def demixing(
         del key
         forget = take(batches["forget"], min(reference_images, num_forget))
         replay = take(batches["replay"], reference_images)
-        teacher = jax.tree.map(jnp.copy, params)
-        return DemixingState(teacher, forget, replay, anchored(posterior, params, anchor))
+        return DemixingState(params, forget, replay, anchored(posterior, params, anchor))
 
     def loss(params, state, batch, key):
         forget_key, replay_key = jax.random.split(key)

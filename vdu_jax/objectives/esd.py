@@ -66,12 +66,12 @@ def esd(
 
     def init(params, batches, key):
         if teacher == "text":
-            return ESDState(jax.tree.map(jnp.copy, params), None)
+            return ESDState(params, None)
         tuned, opt_state = params, optimizer.init(params)
         for step in range(teacher_steps):
             part = next(batches["forget"])
             tuned, opt_state = teach(tuned, opt_state, part, jax.random.fold_in(key, step))
-        return ESDState(jax.tree.map(jnp.copy, params), tuned)
+        return ESDState(params, tuned)
 
     def loss(params, state, batch, key):
         x0 = batch["forget"]["image"]

@@ -51,7 +51,7 @@ def selective_amnesia(
     def init(params, batches, key):
         replay = (next(batches["replay"]) for _ in range(fisher_batches))
         fisher = diagonal_fisher(score_fn, schedule, params, replay, key)
-        return AmnesiaState(jax.tree.map(jnp.copy, params), fisher)
+        return AmnesiaState(params, fisher)
 
     def loss(params, state, batch, key):
         forget_key, replay_key, noise_key = jax.random.split(key, 3)

@@ -79,7 +79,7 @@ def vdu_extended(
 
     def init(params, batches, key):
         del batches, key
-        return ExtendedState(anchored(posterior, params, anchor), jax.tree.map(jnp.copy, params))
+        return ExtendedState(anchored(posterior, params, anchor), params)
 
     def loss(params, state, batch, key):
         forget_key, replay_key = jax.random.split(key)

@@ -183,9 +183,8 @@ def fit(
     batches = {kind: sharded(kind, loader) for kind, loader in loaders.items()}
     objective_state = parallel.place(objective.init(params, batches, init_key), mesh)
     prepared = taken
-    # A copy: the step uses its state up, and an optimiser's may share arrays with an objective's.
-    state = jax.tree.map(jnp.copy, init_state(params, optimizer, ema_decay))
-    state = parallel.place(state, mesh)
+    # A copy: the step uses its state up, and shares its arrays with the caller and the objective.
+    state = parallel.copy(parallel.place(init_state(params, optimizer, ema_decay), mesh))
     update = functools.partial(make_step, objective, optimizer, ema_decay)
     step_fn = parallel.compile_step(lambda wrap: update(wrap=wrap), layout, state)
     # What is compiled for parts or for pmap has loops and copies that XLA would count differently.
