@@ -195,6 +195,10 @@ def test_what_is_published_says_how_to_make_it_again(finished):
     }
     for name in ("tradeoff.png", "grids/class-8.png"):
         assert (finished / name).read_bytes().startswith(b"\x89PNG")
+    # A ruined model far to the left leaves the others their room.
+    results["cells"]["plain/8/4"]["curve"][0]["pul"] = -900.0
+    (axes,) = comparison.plot(results).axes
+    assert axes.get_xlim() == (-50, 105)
 
 
 def test_nothing_is_computed_twice(finished, small_file, ensure):

@@ -272,6 +272,8 @@ def plot(published: Mapping):
         axes.plot(*zip(*points, strict=True), marker=marker, ms=4, lw=1, color=colour, alpha=0.7)
     own = summary[ORIGINAL]["u_fid"]["mean"]
     axes.axhline(own, color="grey", ls="--", lw=1, label="original, retained classes")
+    # Further left a model makes far more of the class than the original: a ruined one.
+    axes.set_xlim(max(axes.get_xlim()[0], -50), 105)
     axes.set_yscale("log")
     axes.set_xlabel("PUL (%): more is forgotten to the right")
     axes.set_ylabel("u-FID: better images below")
