@@ -2,8 +2,8 @@
 
     vdu run --config=configs/digits.py --workdir=runs/digits
 
-Cost: under 8 minutes on two CPU cores, installation included; no download. Seen: extended VDU, PUL
-97 % at u-FID 1.11; plain VDU, 90 % at 9.9; the original 1.19. More in docs/results.md.
+Cost: 8 to 13 minutes on two CPU cores; no download. Seen: extended VDU, PUL 92 % at u-FID 1.66; plain
+VDU, 90 % at 10.3; the original 1.23. More in docs/results.md.
 """
 
 from vdu_jax import config as vdu_config
