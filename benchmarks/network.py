@@ -1,0 +1,193 @@
+"""The network against PyTorch's: forward pass, training step and DDIM steps, of three sizes.
+
+    python benchmarks/network.py [--sizes=small,medium,cifar10] [--compile] [--dtype=bfloat16]
+                                 [--repeats=7] [--json=FILE]
+
+Ours is what the stages run: `fit.make_step` and `samplers.integrate`, jitted, with the flags that
+`vdu` sets. Theirs is diffusers' `UNet2DModel` with the same settings and Adam, eager and, with
+--compile, through torch.compile; on a GPU in channels_last, and bfloat16 by autocast. Both have as
+many threads as there are cores, and take turns. The same batches, no dropout, no moving average.
+Needs the extra torch. 20 minutes on 2 cores.
+"""
+
+import argparse
+import math
+import os
+from typing import NamedTuple
+
+import timing
+
+SIDE, CHANNELS = 32, 3
+DDIM_STEPS, DDIM_IMAGES = 5, 64
+
+
+class Size(NamedTuple):
+    """A network, and how many images it is trained on at once."""
+
+    batch: int
+    settings: dict
+
+
+SIZES = {
+    "small": Size(64, {"block_out_channels": (32, 64, 64), "layers_per_block": 1}),
+    "medium": Size(32, {"block_out_channels": (64, 128, 128)}),
+    "cifar10": Size(8, {"block_out_channels": (128, 256, 256, 256)}),
+}
+
+
+def settings_of(size: Size, dtype: str) -> dict:
+    from vdu_jax import config as vdu_config
+
+    settings = vdu_config.default().model.to_dict()
+    return settings | {"attention_levels": (1,), "num_groups": 32, "dtype": dtype} | size.settings
+
+
+def ours(size: Size, dtype: str) -> tuple[dict, int]:
+    """What is timed, by name, and the number of parameters."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from vdu_jax import objectives
+    from vdu_jax.diffusion import samplers
+    from vdu_jax.diffusion.schedule import make_schedule
+    from vdu_jax.models import unet
+    from vdu_jax.runtime import fit
+
+    net = unet.from_settings(settings_of(size, dtype), CHANNELS)
+    shape = (SIDE, SIDE, CHANNELS)
+    params = jax.jit(lambda key: unet.init_params(net, key, shape))(jax.random.key(0))
+    score_fn, schedule = unet.make_score_fn(net), make_schedule()
+    optimizer = optax.adam(1e-4)
+    step = fit.make_step(objectives.ddpm(score_fn, schedule), optimizer)
+    step = jax.jit(step, donate_argnums=0)
+    # A copy, for the step uses its state up.
+    held = [fit.init_state(jax.tree.map(jnp.copy, params), optimizer)]
+    images = jax.random.uniform(jax.random.key(1), (size.batch, *shape), minval=-1, maxval=1)
+    batch, key = {"retain": {"image": images}}, jax.random.key(2)
+    times = jnp.arange(size.batch)
+    forward = jax.jit(score_fn)
+    plan = samplers.make_plan(schedule, "ddim", DDIM_STEPS)
+    start = jax.random.normal(jax.random.key(3), (DDIM_IMAGES, *shape))
+    sample = jax.jit(lambda params, x: samplers.integrate(score_fn, params, plan, x))
+
+    def train():
+        held[0], metrics = step(held[0], (), batch, key)
+        jax.block_until_ready((held[0], metrics))
+
+    calls = {
+        "forward": lambda: jax.block_until_ready(forward(params, images, times)),
+        "training step": train,
+        "DDIM": lambda: jax.block_until_ready(sample(params, start)),
+    }
+    return calls, sum(x.size for x in jax.tree.leaves(params))
+
+
+def theirs(size: Size, dtype: str, compiled: bool) -> tuple[dict, int]:
+    """The same of PyTorch."""
+    import diffusers
+    import torch
+
+    from vdu_jax.interop import unet2d
+
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
+    config = unet2d.write_config(settings_of(size, dtype), (SIDE, SIDE, CHANNELS))
+    config.pop("_class_name")
+    memory = torch.channels_last if gpu else torch.contiguous_format
+    net = diffusers.UNet2DModel(**config).to(device, memory_format=memory)
+    run = torch.compile(net) if compiled else net
+    optimizer = torch.optim.Adam(net.parameters(), 1e-4)
+    scheduler = diffusers.DDIMScheduler(1000, clip_sample=True, timestep_spacing="trailing")
+    scheduler.set_timesteps(DDIM_STEPS)
+    images = torch.rand((size.batch, CHANNELS, SIDE, SIDE), device=device) * 2 - 1
+    images = images.contiguous(memory_format=memory)
+    times = torch.arange(size.batch, device=device)
+    start = torch.randn((DDIM_IMAGES, CHANNELS, SIDE, SIDE), device=device)
+    low = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+    def done():
+        if gpu:
+            torch.cuda.synchronize()
+
+    def forward():
+        with torch.inference_mode(), low:
+            run(images, times)
+        done()
+
+    def train():
+        noise, t = torch.randn_like(images), torch.randint(0, 1000, (size.batch,), device=device)
+        xt = scheduler.add_noise(images, noise, t)
+        with low:
+            loss = ((run(xt, t).sample - noise) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        done()
+
+    def sample():
+        with torch.inference_mode(), low:
+            x = start
+            for t in scheduler.timesteps:
+                x = scheduler.step(run(x, t).sample, t, x).prev_sample
+        done()
+
+    calls = {"forward": forward, "training step": train, "DDIM": sample}
+    return calls, sum(p.numel() for p in net.parameters())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", default=",".join(SIZES))
+    parser.add_argument("--compile", action="store_true", help="torch.compile beside eager")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--json", help="write the figures to this file, too")
+    given = parser.parse_args()
+
+    import torch
+
+    torch.set_num_threads(os.cpu_count())
+    found, lines = {}, []
+    for name in given.sizes.split(","):
+        size = SIZES[name]
+        calls, count = ours(size, given.dtype)
+        sides = {"ours": calls, "PyTorch": theirs(size, given.dtype, False)[0]}
+        assert theirs(size, given.dtype, False)[1] == count
+        if given.compile:
+            sides["torch.compile"] = theirs(size, given.dtype, True)[0]
+        of_size = {"parameters": count, "batch": size.batch}
+        for what in calls:
+            timing.say(f"{name}: {what}")
+            together = {side: made[what] for side, made in sides.items()}
+            times = timing.in_turns(together, given.repeats)
+            of_size[what] = {"seconds": times, "median": timing.medians(times)}
+        found[name] = of_size
+    ratios = {}
+    for what in ("forward", "training step", "DDIM"):
+        for name, of_size in found.items():
+            median = of_size[what]["median"]
+            speed = [median[side] / median["ours"] for side in median if side != "ours"]
+            lines.append([what, name, of_size["batch"], *median.values(), *speed])
+        other = [side for side in median if side != "ours"]
+        ratios[what] = {
+            side: math.exp(
+                sum(
+                    math.log(s[what]["median"][side] / s[what]["median"]["ours"])
+                    for s in found.values()
+                )
+                / len(found)
+            )
+            for side in other
+        }
+    header = ["what", "network", "batch", *(f"{side}, s" for side in median)]
+    table = timing.rows([*header, *(f"times {side}'s speed" for side in other)], lines)
+    figures = {"dtype": given.dtype, "ddim_steps": DDIM_STEPS, "ddim_images": DDIM_IMAGES}
+    timing.publish(figures | {"sizes": found, "geometric_mean": ratios}, table, given.json)
+
+
+if __name__ == "__main__":
+    from vdu_jax import cli
+
+    cli._set_up_jax()  # as `vdu` does
+    main()

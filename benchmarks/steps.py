@@ -1,0 +1,122 @@
+"""A step of each method against a step of plain DDPM training at the same batch, and the data
+against both.
+
+    python benchmarks/steps.py [--configs=configs/digits.py,configs/cifar10.py] [--repeats=15]
+                               [--json=FILE]
+
+A method takes as many images of each kind that it sees as the training step takes in all, so one
+that sees two kinds is at 2 if it costs nothing else. Adam for all, no moving average. The data:
+batches of the training's size through the loader that `vdu train` uses, from images in memory.
+10 minutes on 2 cores.
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import timing
+
+METHODS = ("vdu", "vdu_extended", "gradient_ascent", "esd", "demixing")
+LOADED = 200  # batches
+NUM_FORGET, FORGET_SHARE = 1000, 0.1
+
+
+def read(path: str):
+    from vdu_jax import cli
+    from vdu_jax import config as vdu_config
+
+    values, _ = cli.parse([f"--config={path}"], "plan")
+    config = values["config"].value
+    config.methods = {name: vdu_config.method(name) for name in METHODS}
+    return config
+
+
+def steps_of(config, batch_size: int) -> dict:
+    """A call for each method's update step, and for the training's."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from vdu_jax import posterior
+    from vdu_jax.models import unet
+    from vdu_jax.runtime import fit
+    from vdu_jax.stages import build, plan, train, unlearn
+
+    shape = plan.image_shape(config)
+    net = build.net(config, shape)
+    params = jax.jit(lambda key: unet.init_params(net, key, shape))(jax.random.key(0))
+    trained = posterior.GaussianPosterior(
+        params, jax.tree.map(lambda p: jnp.full(p.shape, 1e-4), params), jnp.int32(8)
+    )
+    images = jax.random.uniform(jax.random.key(1), (batch_size, *shape), minval=-1, maxval=1)
+    batch = {"image": images, "label": jnp.zeros(batch_size, jnp.int32)}
+
+    def prepare(objective):
+        given = {kind: batch for kind in objective.sees}
+        endless = {kind: iter(lambda: batch, None) for kind in objective.sees}
+        held_fixed = objective.init(params, endless, jax.random.key(2))
+        optimizer = optax.adam(1e-6)
+        step = jax.jit(fit.make_step(objective, optimizer), donate_argnums=0)
+        # A copy, for the step uses its state up.
+        held = [fit.init_state(jax.tree.map(jnp.copy, params), optimizer)]
+
+        def run():
+            held[0], metrics = step(held[0], held_fixed, given, jax.random.key(3))
+            jax.block_until_ready((held[0], metrics))
+
+        return run
+
+    calls = {"DDPM training": prepare(train.make_objective(config, shape))}
+    for name in METHODS:
+        made = unlearn.build_objective(config, name, shape, trained, NUM_FORGET, FORGET_SHARE)
+        calls[name] = prepare(made)
+    return calls
+
+
+def load_batches(config, batch_size: int) -> float:
+    """Seconds for a batch."""
+    import numpy as np
+
+    from vdu_jax import data
+    from vdu_jax.stages import build, plan
+
+    shape = plan.image_shape(config)
+    images = np.random.default_rng(0).integers(0, 256, (10_000, *shape), np.uint8)
+    loader = build.loader(data.ArraySource(images), batch_size, 0)
+    next(loader)
+    started = time.perf_counter()
+    for _ in range(LOADED):
+        next(loader)
+    return (time.perf_counter() - started) / LOADED
+
+
+def main() -> None:
+    configs = Path(__file__).parents[1] / "configs"
+    default = f"{configs / 'digits.py'},{configs / 'cifar10.py'}"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--configs", default=default)
+    parser.add_argument("--batches", default="64,8", help="images of a step, for each config")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", help="write the figures to this file, too")
+    given = parser.parse_args()
+    found, lines = {}, []
+    for path, size in zip(given.configs.split(","), given.batches.split(","), strict=True):
+        config, name, size = read(path), Path(path).stem, int(size)
+        timing.say(f"{name}: steps")
+        times = timing.in_turns(steps_of(config, size), given.repeats)
+        median, load = timing.medians(times), load_batches(config, size)
+        base = median["DDPM training"]
+        found[name] = {"batch": size, "seconds": times, "median": median, "loading": load}
+        lines += [[name, size, what, value, value / base] for what, value in median.items()]
+        lines.append([name, size, "a batch of data", load, load / base])
+    table = timing.rows(["config", "batch", "what", "s", "times a training step"], lines)
+    timing.publish({"configs": found}, table, given.json)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from vdu_jax import cli
+
+    cli._set_up_jax()  # as `vdu` does
+    main()

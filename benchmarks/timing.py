@@ -1,0 +1,63 @@
+"""Time things against each other, in turns, and write down what they ran on."""
+
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from vdu_jax.runtime import provenance
+
+
+def in_turns(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each call, `repeats` times, A B C A B C …: what disturbs one disturbs all.
+
+    Each is called once before, which compiles. A call must not return before it is done.
+    """
+    times = {name: [] for name in calls}
+    for round_ in range(-1, repeats):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if round_ >= 0:
+                times[name].append(time.perf_counter() - started)
+    return times
+
+
+def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
+    """The median seconds of each."""
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def machine() -> dict:
+    """Versions, commit, devices, and the processor with its number of cores."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    processor = f"{len(names)} x {names[0]}" if names else platform.processor()
+    return provenance.collect() | {"processor": processor}
+
+
+def publish(figures: dict, table: str, path: str | None) -> None:
+    """Print the table, and the figures as a last line of JSON; write them to `path`, too."""
+    figures = figures | {"provenance": machine()}
+    print(table, end="\n\n")
+    print(json.dumps(figures), flush=True)
+    if path:
+        Path(path).write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def rows(header: list[str], lines: list[list]) -> str:
+    """A Markdown table; numbers with three digits."""
+
+    def cell(value) -> str:
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    text = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in text)
+
+
+def say(text: str) -> None:
+    """Progress, on standard error."""
+    print(text, file=sys.stderr, flush=True)
