@@ -11,8 +11,8 @@ Needs the extra torch. 20 minutes on 2 cores.
 """
 
 import argparse
-import math
 import os
+import statistics
 from typing import NamedTuple
 
 import timing
@@ -52,32 +52,24 @@ def ours(size: Size, dtype: str) -> tuple[dict, int]:
     from vdu_jax.diffusion import samplers
     from vdu_jax.diffusion.schedule import make_schedule
     from vdu_jax.models import unet
-    from vdu_jax.runtime import fit
+    from vdu_jax.stages import build
 
     net = unet.from_settings(settings_of(size, dtype), CHANNELS)
     shape = (SIDE, SIDE, CHANNELS)
-    params = jax.jit(lambda key: unet.init_params(net, key, shape))(jax.random.key(0))
+    params = build.initialise(lambda key: unet.init_params(net, key, shape), jax.random.key(0))
     score_fn, schedule = unet.make_score_fn(net), make_schedule()
-    optimizer = optax.adam(1e-4)
-    step = fit.make_step(objectives.ddpm(score_fn, schedule), optimizer)
-    step = jax.jit(step, donate_argnums=0)
-    # A copy, for the step uses its state up.
-    held = [fit.init_state(jax.tree.map(jnp.copy, params), optimizer)]
     images = jax.random.uniform(jax.random.key(1), (size.batch, *shape), minval=-1, maxval=1)
-    batch, key = {"retain": {"image": images}}, jax.random.key(2)
     times = jnp.arange(size.batch)
     forward = jax.jit(score_fn)
     plan = samplers.make_plan(schedule, "ddim", DDIM_STEPS)
     start = jax.random.normal(jax.random.key(3), (DDIM_IMAGES, *shape))
     sample = jax.jit(lambda params, x: samplers.integrate(score_fn, params, plan, x))
-
-    def train():
-        held[0], metrics = step(held[0], (), batch, key)
-        jax.block_until_ready((held[0], metrics))
-
+    batch = {"retain": {"image": images}}
     calls = {
         "forward": lambda: jax.block_until_ready(forward(params, images, times)),
-        "training step": train,
+        "training step": timing.update_step(
+            objectives.ddpm(score_fn, schedule), params, optax.adam(1e-4), batch
+        ),
         "DDIM": lambda: jax.block_until_ready(sample(params, start)),
     }
     return calls, sum(x.size for x in jax.tree.leaves(params))
@@ -152,8 +144,9 @@ def main() -> None:
     for name in given.sizes.split(","):
         size = SIZES[name]
         calls, count = ours(size, given.dtype)
-        sides = {"ours": calls, "PyTorch": theirs(size, given.dtype, False)[0]}
-        assert theirs(size, given.dtype, False)[1] == count
+        eager, same = theirs(size, given.dtype, False)
+        assert same == count
+        sides = {"ours": calls, "PyTorch": eager}
         if given.compile:
             sides["torch.compile"] = theirs(size, given.dtype, True)[0]
         of_size = {"parameters": count, "batch": size.batch}
@@ -163,24 +156,18 @@ def main() -> None:
             times = timing.in_turns(together, given.repeats)
             of_size[what] = {"seconds": times, "median": timing.medians(times)}
         found[name] = of_size
+    other = [side for side in sides if side != "ours"]
     ratios = {}
-    for what in ("forward", "training step", "DDIM"):
+    for what in calls:
+        speeds = {side: [] for side in other}
         for name, of_size in found.items():
             median = of_size[what]["median"]
-            speed = [median[side] / median["ours"] for side in median if side != "ours"]
-            lines.append([what, name, of_size["batch"], *median.values(), *speed])
-        other = [side for side in median if side != "ours"]
-        ratios[what] = {
-            side: math.exp(
-                sum(
-                    math.log(s[what]["median"][side] / s[what]["median"]["ours"])
-                    for s in found.values()
-                )
-                / len(found)
-            )
-            for side in other
-        }
-    header = ["what", "network", "batch", *(f"{side}, s" for side in median)]
+            for side in other:
+                speeds[side].append(median[side] / median["ours"])
+            last = [speeds[side][-1] for side in other]
+            lines.append([what, name, of_size["batch"], *median.values(), *last])
+        ratios[what] = {side: statistics.geometric_mean(speeds[side]) for side in other}
+    header = ["what", "network", "batch", *(f"{side}, s" for side in sides)]
     table = timing.rows([*header, *(f"times {side}'s speed" for side in other)], lines)
     figures = {"dtype": given.dtype, "ddim_steps": DDIM_STEPS, "ddim_images": DDIM_IMAGES}
     timing.publish(figures | {"sizes": found, "geometric_mean": ratios}, table, given.json)

@@ -39,13 +39,10 @@ def steps_of(config, batch_size: int) -> dict:
     import optax
 
     from vdu_jax import posterior
-    from vdu_jax.models import unet
-    from vdu_jax.runtime import fit
-    from vdu_jax.stages import build, plan, train, unlearn
+    from vdu_jax.stages import plan, train, unlearn
 
     shape = plan.image_shape(config)
-    net = build.net(config, shape)
-    params = jax.jit(lambda key: unet.init_params(net, key, shape))(jax.random.key(0))
+    params = train.fresh(config, shape)
     trained = posterior.GaussianPosterior(
         params, jax.tree.map(lambda p: jnp.full(p.shape, 1e-4), params), jnp.int32(8)
     )
@@ -54,18 +51,7 @@ def steps_of(config, batch_size: int) -> dict:
 
     def prepare(objective):
         given = {kind: batch for kind in objective.sees}
-        endless = {kind: iter(lambda: batch, None) for kind in objective.sees}
-        held_fixed = objective.init(params, endless, jax.random.key(2))
-        optimizer = optax.adam(1e-6)
-        step = jax.jit(fit.make_step(objective, optimizer), donate_argnums=0)
-        # A copy, for the step uses its state up.
-        held = [fit.init_state(jax.tree.map(jnp.copy, params), optimizer)]
-
-        def run():
-            held[0], metrics = step(held[0], held_fixed, given, jax.random.key(3))
-            jax.block_until_ready((held[0], metrics))
-
-        return run
+        return timing.update_step(objective, params, optax.adam(1e-6), given)
 
     calls = {"DDPM training": prepare(train.make_objective(config, shape))}
     for name in METHODS:

@@ -26,6 +26,30 @@ def in_turns(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[st
     return times
 
 
+def update_step(objective, params, optimizer, batch) -> Callable[[], None]:
+    """A call that makes one update of `fit`, on the same batch each time.
+
+    Args:
+      batch: what the objective sees, by its kinds.
+    """
+    import jax
+
+    from vdu_jax.runtime import fit, parallel
+
+    endless = {kind: iter(lambda part=part: part, None) for kind, part in batch.items()}
+    of_objective = objective.init(params, endless, jax.random.key(2))
+    step = jax.jit(fit.make_step(objective, optimizer), donate_argnums=0)
+    # A copy, for the step uses its state up.
+    state = parallel.copy(fit.init_state(params, optimizer))
+
+    def update():
+        nonlocal state
+        state, metrics = step(state, of_objective, batch, jax.random.key(3))
+        jax.block_until_ready((state, metrics))
+
+    return update
+
+
 def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
     """The median seconds of each."""
     return {name: statistics.median(found) for name, found in times.items()}

@@ -131,9 +131,7 @@ def fit_autoencoder(
     result = fit(
         objectives.autoencoder(encode, decode, kl_weight=settings.kl_weight),
         params,
-        {
-            "retain": images_build.loader(found, settings.batch_size, config.train.seed),
-        },
+        {"retain": images_build.loader(found, settings.batch_size, config.train.seed)},
         optax.adam(optax.linear_schedule(settings.learning_rate, 0.0, settings.steps)),
         snapshot_steps=[settings.steps],
         directory=path,
