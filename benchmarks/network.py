@@ -5,20 +5,27 @@
 
 Ours is what the stages run: `fit.make_step` and `samplers.integrate`, jitted, with the flags that
 `vdu` sets. Theirs is diffusers' `UNet2DModel` with the same settings and Adam, eager and, with
---compile, through torch.compile; on a GPU in channels_last, and bfloat16 by autocast. Both have as
-many threads as there are cores, and take turns. The same batches, no dropout, no moving average.
-Needs the extra torch. 20 minutes on 2 cores.
+--compile, through torch.compile; on a GPU in channels_last, and bfloat16 by autocast. Each is a
+process of its own, in the environment that it has by itself, with as many threads as there are
+cores; they take turns. The same batches, no dropout, no moving average. Needs the extra torch.
+20 minutes on 2 cores.
 """
 
 import argparse
 import os
 import statistics
+import subprocess
+import sys
+from functools import partial
 from typing import NamedTuple
 
 import timing
 
-SIDE, CHANNELS = 32, 3
+from vdu_jax import cli
+
+PIXELS, CHANNELS = 32, 3
 DDIM_STEPS, DDIM_IMAGES = 5, 64
+TIMED = ("forward", "training step", "DDIM")
 
 
 class Size(NamedTuple):
@@ -55,7 +62,7 @@ def ours(size: Size, dtype: str) -> tuple[dict, int]:
     from vdu_jax.stages import build
 
     net = unet.from_settings(settings_of(size, dtype), CHANNELS)
-    shape = (SIDE, SIDE, CHANNELS)
+    shape = (PIXELS, PIXELS, CHANNELS)
     params = build.initialise(lambda key: unet.init_params(net, key, shape), jax.random.key(0))
     score_fn, schedule = unet.make_score_fn(net), make_schedule()
     images = jax.random.uniform(jax.random.key(1), (size.batch, *shape), minval=-1, maxval=1)
@@ -84,7 +91,7 @@ def theirs(size: Size, dtype: str, compiled: bool) -> tuple[dict, int]:
 
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
-    config = unet2d.write_config(settings_of(size, dtype), (SIDE, SIDE, CHANNELS))
+    config = unet2d.write_config(settings_of(size, dtype), (PIXELS, PIXELS, CHANNELS))
     config.pop("_class_name")
     memory = torch.channels_last if gpu else torch.contiguous_format
     net = diffusers.UNet2DModel(**config).to(device, memory_format=memory)
@@ -92,10 +99,10 @@ def theirs(size: Size, dtype: str, compiled: bool) -> tuple[dict, int]:
     optimizer = torch.optim.Adam(net.parameters(), 1e-4)
     scheduler = diffusers.DDIMScheduler(1000, clip_sample=True, timestep_spacing="trailing")
     scheduler.set_timesteps(DDIM_STEPS)
-    images = torch.rand((size.batch, CHANNELS, SIDE, SIDE), device=device) * 2 - 1
+    images = torch.rand((size.batch, CHANNELS, PIXELS, PIXELS), device=device) * 2 - 1
     images = images.contiguous(memory_format=memory)
     times = torch.arange(size.batch, device=device)
-    start = torch.randn((DDIM_IMAGES, CHANNELS, SIDE, SIDE), device=device)
+    start = torch.randn((DDIM_IMAGES, CHANNELS, PIXELS, PIXELS), device=device)
     low = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
     def done():
@@ -128,6 +135,50 @@ def theirs(size: Size, dtype: str, compiled: bool) -> tuple[dict, int]:
     return calls, sum(p.numel() for p in net.parameters())
 
 
+class Side:
+    """A process that has built one side's calls and makes one when told to."""
+
+    def __init__(self, side: str, size: str, dtype: str):
+        own = {"GLIBC_TUNABLES"}  # set by `vdu` for itself
+        env = {k: v for k, v in os.environ.items() if side == "ours" or k not in own}
+        command = [sys.executable, __file__, f"--serve={side}", f"--sizes={size}"]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            [*command, f"--dtype={dtype}"], stdin=pipe, stdout=pipe, env=env, text=True
+        )
+        self.parameters = int(self._read())
+
+    def _read(self) -> str:
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self._process.args} has ended")
+        return line
+
+    def call(self, what: str) -> None:
+        """Make one call and wait for its end."""
+        print(what, file=self._process.stdin, flush=True)
+        self._read()
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def serve(side: str, size: Size, dtype: str) -> None:
+    """Be one `Side`: say the number of parameters, then make every call that is asked for."""
+    if side == "ours":
+        calls, count = ours(size, dtype)
+    else:
+        import torch
+
+        torch.set_num_threads(os.cpu_count())
+        calls, count = theirs(size, dtype, compiled=side == "torch.compile")
+    print(count, flush=True)
+    for line in sys.stdin:
+        calls[line.strip()]()
+        print("done", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default=",".join(SIZES))
@@ -135,30 +186,29 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", help="write the figures to this file, too")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.serve:
+        return serve(given.serve, SIZES[given.sizes], given.dtype)
 
-    import torch
-
-    torch.set_num_threads(os.cpu_count())
+    names = ["ours", "PyTorch", *(["torch.compile"] if given.compile else [])]
     found, lines = {}, []
     for name in given.sizes.split(","):
         size = SIZES[name]
-        calls, count = ours(size, given.dtype)
-        eager, same = theirs(size, given.dtype, False)
-        assert same == count
-        sides = {"ours": calls, "PyTorch": eager}
-        if given.compile:
-            sides["torch.compile"] = theirs(size, given.dtype, True)[0]
+        sides = {side: Side(side, name, given.dtype) for side in names}
+        (count,) = {side.parameters for side in sides.values()}
         of_size = {"parameters": count, "batch": size.batch}
-        for what in calls:
+        for what in TIMED:
             timing.say(f"{name}: {what}")
-            together = {side: made[what] for side, made in sides.items()}
+            together = {label: partial(side.call, what) for label, side in sides.items()}
             times = timing.in_turns(together, given.repeats)
             of_size[what] = {"seconds": times, "median": timing.medians(times)}
+        for side in sides.values():
+            side.close()
         found[name] = of_size
-    other = [side for side in sides if side != "ours"]
+    other = names[1:]
     ratios = {}
-    for what in calls:
+    for what in TIMED:
         speeds = {side: [] for side in other}
         for name, of_size in found.items():
             median = of_size[what]["median"]
@@ -167,14 +217,12 @@ def main() -> None:
             last = [speeds[side][-1] for side in other]
             lines.append([what, name, of_size["batch"], *median.values(), *last])
         ratios[what] = {side: statistics.geometric_mean(speeds[side]) for side in other}
-    header = ["what", "network", "batch", *(f"{side}, s" for side in sides)]
+    header = ["what", "network", "batch", *(f"{side}, s" for side in names)]
     table = timing.rows([*header, *(f"times {side}'s speed" for side in other)], lines)
     figures = {"dtype": given.dtype, "ddim_steps": DDIM_STEPS, "ddim_images": DDIM_IMAGES}
     timing.publish(figures | {"sizes": found, "geometric_mean": ratios}, table, given.json)
 
 
 if __name__ == "__main__":
-    from vdu_jax import cli
-
-    cli._set_up_jax()  # as `vdu` does
+    cli.set_up_jax()  # as `vdu` does
     main()

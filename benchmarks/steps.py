@@ -17,13 +17,14 @@ from pathlib import Path
 
 import timing
 
+from vdu_jax import cli
+
 METHODS = ("vdu", "vdu_extended", "gradient_ascent", "esd", "demixing")
 LOADED = 200  # batches
 NUM_FORGET, FORGET_SHARE = 1000, 0.1
 
 
 def read(path: str):
-    from vdu_jax import cli
     from vdu_jax import config as vdu_config
 
     values, _ = cli.parse([f"--config={path}"], "plan")
@@ -102,7 +103,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from vdu_jax import cli
-
-    cli._set_up_jax()  # as `vdu` does
+    cli.set_up_jax()  # as `vdu` does
     main()

@@ -35,8 +35,7 @@ def main(path, batch_size=None):
     before = memory.baseline()
     state = start(key)
     for index in range(3):
-        state, _ = step(state, (), batch, jax.random.fold_in(key, index))
-    jax.block_until_ready(state)
+        state, _ = jax.block_until_ready(step(state, (), batch, jax.random.fold_in(key, index)))
     taken = memory.taken(before)
     assert parallel.bytes_per_device(state) == parallel.total_bytes(state)
     config.methods = {}
@@ -44,5 +43,5 @@ def main(path, batch_size=None):
 
 
 if __name__ == "__main__":
-    cli._set_up_jax()  # as `vdu` does
+    cli.set_up_jax()  # as `vdu` does
     main(*sys.argv[1:])

@@ -72,7 +72,15 @@ XLA_FLAGS = (
     "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_ELTWISE,LIBRARY_FUSION_TYPE_REDUCE"
 )
 
-M_ARENA_MAX = -8  # of glibc's malloc.h
+# How glibc is to hand out memory: environment variable -> mallopt's parameter and value (malloc.h).
+# By default a step's large arrays come from the kernel as fresh pages and go back to it: a quarter
+# of a training step's time (docs/performance.md). So what is freed is kept, in one pool for all
+# threads; in one for each the peak is a seventh higher (docs/scaling.md).
+MALLOC = {
+    "MALLOC_ARENA_MAX": (-8, 1),
+    "MALLOC_MMAP_MAX_": (-4, 0),
+    "MALLOC_TRIM_THRESHOLD_": (-1, -1),
+}
 
 # Tool -> its positional arguments and the flags that it cannot do without.
 TOOLS = {
@@ -296,7 +304,7 @@ def _main(argv: list[str]) -> int:
                 f"unknown stage {stage!r}; one of run, {', '.join(STAGES)}, or a tool: "
                 f"{', '.join(TOOLS)}"
             )
-        _set_up_jax()
+        set_up_jax()
         _quiet_threads()
         from vdu_jax.runtime.preemption import Interrupted
 
@@ -391,18 +399,18 @@ def _report(message: str | Exception, code: int) -> int:
     return code
 
 
-def _set_up_jax() -> None:
-    """Fast CPU kernels and a compilation cache that outlives the process, unless set already."""
+def set_up_jax() -> None:
+    """Fast CPU kernels, memory that is kept, and a compilation cache, unless set already."""
     os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
     os.environ.setdefault(
         "JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/vdu_jax/xla").expanduser())
     )
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    if "MALLOC_ARENA_MAX" not in os.environ:
-        # glibc keeps freed memory for each thread apart; in one pool the peak is a seventh lower
-        # (docs/scaling.md).
-        with contextlib.suppress(OSError, AttributeError):  # not glibc
-            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        for name, (parameter, value) in MALLOC.items():
+            if name not in os.environ:
+                mallopt(parameter, value)
 
 
 if __name__ == "__main__":

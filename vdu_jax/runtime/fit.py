@@ -30,7 +30,13 @@ from vdu_jax.runtime.preemption import Interrupted, SignalWatch
 from vdu_jax.runtime.scalars import ScalarWriter
 from vdu_jax.types import Objective, Params
 
-AHEAD = 2  # steps handed to the devices before the last one is done; a signal waits for them
+
+def steps_ahead() -> int:
+    """How many steps the devices are given before the last one is done. A signal waits for them.
+
+    On a CPU none: each would hold working memory of its own, and there is no transfer to hide.
+    """
+    return 0 if jax.default_backend() == "cpu" else 2
 
 
 class FitState(NamedTuple):
@@ -202,6 +208,7 @@ def fit(
         interval: list[Mapping[str, jax.Array | np.ndarray]] = []
         shown: list[Mapping[str, np.ndarray]] = []
         any_asked = processes.Largest()
+        ahead = steps_ahead()
         newest = states.newest_whole()
         if newest is not None:
             done = newest
@@ -245,8 +252,8 @@ def fit(
                 state, metrics = step_fn(*arguments)
                 interval.append(metrics)
                 shown.append(dict(seen))
-                if len(interval) > AHEAD:
-                    jax.block_until_ready(interval[-1 - AHEAD])
+                if len(interval) > ahead:
+                    jax.block_until_ready(interval[-1 - ahead])
                 done += 1
                 bar.update()
                 snapshot_due = done in snapshot_steps
