@@ -261,7 +261,7 @@ def plot(published: Mapping):
             kept["u_fid"]["mean"],
             xerr=kept["pul"]["standard_error"],
             yerr=kept["u_fid"]["standard_error"],
-            fmt="*",
+            fmt="*PX"[index // 20 % 3],
             ms=15,
             color=colour,
             mec="black",
