@@ -49,8 +49,8 @@ def get_config():
     vary("shrinkage_0.5_trajectory_2", count=2, shrinkage=0.5)
     vary("low_rank", family="low_rank")
     vary("fisher", family="fisher")
-    # 1/γ is the closed form with both terms as sums. Here both are means: with 3 nothing moves in 60
-    # steps, with 10 000 the guard stops at 30.
+    # 1/γ is the closed form with both terms as sums. Here both are means: with 3 nothing moves in
+    # 60 steps, with 10 000 the guard stops at 30.
     vary("natural", {"optimizer": "natural", "learning_rate": 3000.0})
     config.methods = methods
     config.benchmark.changes = changes
