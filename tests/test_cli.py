@@ -1,3 +1,5 @@
+import os
+import platform
 import subprocess
 import sys
 
@@ -21,6 +23,33 @@ def test_help_needs_no_jax():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "usage: vdu STAGE" in done.stdout
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tells glibc")
+def test_freed_memory_is_kept_unless_chosen_otherwise():
+    code = """
+from pathlib import Path
+import numpy as np
+from vdu_jax import cli
+cli.set_up_jax()
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+before = resident()
+large = np.ones(100_000_000, np.uint8)
+assert resident() - before > 90e6
+del large
+print(resident() - before)
+"""
+
+    def left(**choice):
+        env = {k: v for k, v in os.environ.items() if k not in cli.MALLOC} | choice
+        command = [sys.executable, "-c", code]
+        return int(subprocess.run(command, env=env, capture_output=True, check=True).stdout)
+
+    assert left() > 90e6
+    assert left(MALLOC_MMAP_MAX_="65536") < 10e6
 
 
 def test_a_wrong_stage(capsys):
