@@ -139,12 +139,10 @@ class Side:
     """A process that has built one side's calls and makes one when told to."""
 
     def __init__(self, side: str, size: str, dtype: str):
-        own = {"GLIBC_TUNABLES"}  # set by `vdu` for itself
-        env = {k: v for k, v in os.environ.items() if side == "ours" or k not in own}
         command = [sys.executable, __file__, f"--serve={side}", f"--sizes={size}"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            [*command, f"--dtype={dtype}"], stdin=pipe, stdout=pipe, env=env, text=True
+            [*command, f"--dtype={dtype}"], stdin=pipe, stdout=pipe, text=True
         )
         self.parameters = int(self._read())
 
@@ -167,6 +165,7 @@ class Side:
 def serve(side: str, size: Size, dtype: str) -> None:
     """Be one `Side`: say the number of parameters, then make every call that is asked for."""
     if side == "ours":
+        cli.set_up_jax()  # as `vdu` does; it is not for PyTorch
         calls, count = ours(size, dtype)
     else:
         import torch
@@ -224,5 +223,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.set_up_jax()  # as `vdu` does
     main()
