@@ -89,6 +89,7 @@ def theirs(size: Size, dtype: str, compiled: bool) -> tuple[dict, int]:
 
     from vdu_jax.interop import unet2d
 
+    torch.set_num_threads(os.cpu_count())
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     config = unet2d.write_config(settings_of(size, dtype), (PIXELS, PIXELS, CHANNELS))
@@ -168,9 +169,6 @@ def serve(side: str, size: Size, dtype: str) -> None:
         cli.set_up_jax()  # as `vdu` does; it is not for PyTorch
         calls, count = ours(size, dtype)
     else:
-        import torch
-
-        torch.set_num_threads(os.cpu_count())
         calls, count = theirs(size, dtype, compiled=side == "torch.compile")
     print(count, flush=True)
     for line in sys.stdin:
