@@ -92,7 +92,7 @@ def child(what: str, folder: str, count: int) -> dict | None:
 def run_child(what: str, folder: Path, count: int) -> None:
     from vdu_jax import cli
 
-    cli.set_up_jax()
+    cli.set_up_jax(cli.RETURN_FREED)  # as `vdu posterior` does
     if what == "write":
         write(*set_up(folder, count))
     else:

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import vdu_jax
@@ -73,14 +73,13 @@ XLA_FLAGS = (
 )
 
 # How glibc is to hand out memory: environment variable -> mallopt's parameter and value (malloc.h).
+# One pool for all threads; in one for each the peak is a seventh higher (docs/scaling.md).
+MALLOC = {"MALLOC_ARENA_MAX": (-8, 1)}
 # By default a step's large arrays come from the kernel as fresh pages and go back to it: a quarter
-# of a training step's time (docs/performance.md). So what is freed is kept, in one pool for all
-# threads; in one for each the peak is a seventh higher (docs/scaling.md).
-MALLOC = {
-    "MALLOC_ARENA_MAX": (-8, 1),
-    "MALLOC_MMAP_MAX_": (-4, 0),
-    "MALLOC_TRIM_THRESHOLD_": (-1, -1),
-}
+# of a training step's time (docs/performance.md). So what is freed is kept ...
+KEEP_FREED = MALLOC | {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, -1)}
+# ... unless the peak matters more: then blocks from 1 MiB on are always given back.
+RETURN_FREED = MALLOC | {"MALLOC_MMAP_THRESHOLD_": (-3, 2**20)}
 
 # Tool -> its positional arguments and the flags that it cannot do without.
 TOOLS = {
@@ -304,7 +303,7 @@ def _main(argv: list[str]) -> int:
                 f"unknown stage {stage!r}; one of run, {', '.join(STAGES)}, or a tool: "
                 f"{', '.join(TOOLS)}"
             )
-        set_up_jax()
+        set_up_jax(RETURN_FREED if stage == "posterior" else KEEP_FREED)
         _quiet_threads()
         from vdu_jax.runtime.preemption import Interrupted
 
@@ -399,8 +398,8 @@ def _report(message: str | Exception, code: int) -> int:
     return code
 
 
-def set_up_jax() -> None:
-    """Fast CPU kernels, memory that is kept, and a compilation cache, unless set already."""
+def set_up_jax(malloc: Mapping[str, tuple[int, int]] = KEEP_FREED) -> None:
+    """Fast CPU kernels, glibc's memory, and a compilation cache, unless set already."""
     os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
     os.environ.setdefault(
         "JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/vdu_jax/xla").expanduser())
@@ -408,7 +407,7 @@ def set_up_jax() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         mallopt = ctypes.CDLL(None).mallopt
-        for name, (parameter, value) in MALLOC.items():
+        for name, (parameter, value) in malloc.items():
             if name not in os.environ:
                 mallopt(parameter, value)
 

@@ -230,8 +230,9 @@ class Store:
     ) -> Iterator[tuple[int, Any]]:
         """The same of several steps, each in `count` parts of about equal size, one at a time.
 
-        A part is the tree with None in place of the arrays that are not in it. The steps of a
-        folder are of one network: the first is compared with `like`.
+        A part is the tree with None in place of the arrays that are not in it. A process that is
+        alone gets NumPy's, which Orbax reads in half the time; several get theirs in the placement
+        of `like`. The steps of a folder are of one network: the first is compared with `like`.
 
         Returns:
           (index of the part, part), those of a step after those of the step before.
@@ -247,11 +248,13 @@ class Store:
                 if step != steps[0]:
                     self._check_files(step, name)
                 for index, part in enumerate(parts(like, count)):
-                    args = ocp.args.PyTreeRestore(
-                        item=part,
-                        restore_args=ocp.checkpoint_utils.construct_restore_args(part),
-                        partial_restore=True,
-                    )
+                    if processes.count() == 1:
+                        kinds = jax.tree.map(
+                            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), part
+                        )
+                    else:
+                        kinds = ocp.checkpoint_utils.construct_restore_args(part)
+                    args = ocp.args.PyTreeRestore(part, kinds, partial_restore=True)
                     try:
                         yield index, reader.restore(self._folder(step) / name, args=args)
                     except ValueError as error:

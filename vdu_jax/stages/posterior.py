@@ -76,6 +76,7 @@ def reduce(
     """
     start, fold = jax.jit(posterior.start), jax.jit(posterior.update, donate_argnums=0)
     weights, moments, structures = config.posterior.weights, {}, {}
+    mesh = parallel.make_mesh(config.parallel.fsdp)
 
     def read():
         for directory, some in itertools.groupby(checkpoints, lambda pair: pair[0]):
@@ -91,7 +92,7 @@ def reduce(
             if index in moments:
                 moments[index] = list(map(fold, moments[index], leaves))
             else:
-                moments[index] = list(map(start, leaves))
+                moments[index] = [start(parallel.place(leaf, mesh)) for leaf in leaves]
             jax.block_until_ready(moments[index])
             del part, leaves
             bar.update(index == 0)
