@@ -91,15 +91,16 @@ def test_a_signal_to_one_stops_both_and_one_process_goes_on(config_file, tmp_pat
     assert losses(tmp_path) == pytest.approx(undisturbed, rel=1e-5)
 
 
+@pytest.mark.parametrize("lost", [0, 1])
 def test_a_lost_process_ends_the_other_and_nothing_saved_is_lost(
-    config_file, tmp_path, undisturbed
+    config_file, tmp_path, undisturbed, lost
 ):
     process = train(config_file, tmp_path)
     wait_for(tmp_path / "train" / "state" / "00000008", process)
-    os.kill(part_of(process)[1], signal.SIGKILL)
+    os.kill(part_of(process)[lost], signal.SIGKILL)
     code, _, err = end(process)
     assert code == 128 + signal.SIGKILL
-    assert "local.py: process 1 was ended by SIGKILL" in err
+    assert f"local.py: process {lost} was ended by SIGKILL" in err
     (line,) = (line for line in err.splitlines() if line.startswith("vdu:"))
     assert "was lost" in line and "start all again: the same command continues" in line
     assert "Traceback" not in err

@@ -7,8 +7,10 @@ Orbax's and XLA's business. In a single process all of this is a plain call.
 
 import collections
 import contextlib
+import ctypes
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -69,6 +71,23 @@ def connect(coordinator: str, processes: int | None = None, process: int | None 
     if jax.process_count() > 1:
         _watch = Watch()
         _watch.start()
+        if not is_leader():
+            ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
+
+
+def _lost(index: str) -> str:
+    line = f"process {index} of this run was lost; start all again: the same command continues"
+    return f"vdu: process {jax.process_index()}: error: {line}"
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(_) -> None:
+    """The last word when JAX aborts, as it does at once when its coordinator's process is gone.
+
+    A handler of C's, for Python's would be due after the abort.
+    """
+    os.write(2, f"{_lost('0')} (or JAX ended for a reason above)\n".encode())
+    os._exit(1)
 
 
 class Watch(threading.Thread):
@@ -112,8 +131,7 @@ class Watch(threading.Thread):
                 self._end("0")
 
     def _end(self, lost: str) -> None:
-        line = f"process {lost} of this run was lost; start all again: the same command continues"
-        print(f"vdu: process {jax.process_index()}: error: {line}", file=sys.stderr, flush=True)
+        print(_lost(lost), file=sys.stderr, flush=True)
         os._exit(1)
 
     def leader_fails(self, patience: float = 3.0) -> bool:
