@@ -1,0 +1,91 @@
+"""u-FID and time of the samplers on one finished model, at the same seed and number of images.
+
+    python benchmarks/samplers.py --config=configs/digits.py --workdir=runs/digits
+        [--samplers=ddpm:1000,ddim:50,dpm++2m:20] [--images=2000] [--seeds=3] [--json=FILE]
+
+`workdir` has the trained model of the config (`vdu train`); the classifier is made if need be.
+u-FID is what `vdu evaluate` says of the original model (retained-class samples against D_r, in the
+features of the config), the mean over the seeds. It falls with the number of images, so compare
+within a table. 1000 steps for 2000 digits take minutes a seed on 2 cores.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from pathlib import Path
+
+import timing
+
+from vdu_jax import cli
+
+
+def read(path: str):
+    values, _ = cli.parse([f"--config={path}"], "plan")
+    return values["config"].value
+
+
+def measure_with(config, workdir: Path):
+    """A function: uint8 images -> u-FID."""
+    import numpy as np
+
+    from vdu_jax.stages import classifier, evaluate, features
+
+    classify, _, reference = classifier.ensure(config, workdir)
+    judge, reference = features.ensure(config, classify, reference)
+    retained = evaluate.choose_retained(config, reference["features"], reference["labels"])
+
+    def u_fid(images) -> float:
+        of_class = classify(images).probabilities.argmax(-1)
+        kept = images[~np.isin(of_class, tuple(config.forget.classes))]
+        return evaluate.distance(judge(kept).features, retained)
+
+    return u_fid
+
+
+def draw(config, workdir: Path, name: str, steps: int, images: int, seeds: int):
+    """Yields the images of each seed, and the seconds they took; compiled before."""
+    from vdu_jax.stages import build
+
+    config = config.copy_and_resolve_references()
+    config.sampler.name, config.sampler.steps = name, steps
+    shape = build.dataset(config).image_shape
+    params, sampler = build.load_pretrained(config, workdir, shape), build.sampler(config, shape)
+    sampler(params, 0, 1, f"{name} compiles")
+    for seed in range(seeds):
+        started = time.perf_counter()
+        found = sampler(params, seed, images, f"{name} {steps} seed {seed}")
+        yield found, time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--workdir", required=True, type=Path)
+    parser.add_argument("--samplers", default="ddpm:1000,ddim:50,dpm++2m:20")
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--json", help="write the figures to this file, too")
+    given = parser.parse_args()
+    config = read(given.config)
+    u_fid = measure_with(config, given.workdir)
+    found, lines = {}, []
+    for name, steps in (pair.split(":") for pair in given.samplers.split(",")):
+        scores, times = [], []
+        drawn = draw(config, given.workdir, name, int(steps), given.images, given.seeds)
+        for images, seconds in drawn:
+            scores.append(u_fid(images))
+            times.append(seconds)
+        found[f"{name}:{steps}"] = {"u_fid": scores, "seconds": times}
+        mean, first = statistics.mean(scores), statistics.mean(next(iter(found.values()))["u_fid"])
+        span = f"{min(scores):.3g} to {max(scores):.3g}"
+        lines.append([name, steps, mean, span, mean / first, statistics.median(times)])
+    header = ["sampler", "steps", "u-FID, mean", "of the seeds", "of the first's", "s a seed"]
+    figures = {"config": given.config, "images": given.images, "samplers": found}
+    timing.publish(figures, timing.rows(header, lines), given.json)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    cli.set_up_jax()  # as `vdu` does
+    main()
