@@ -2,6 +2,7 @@
 
     python benchmarks/samplers.py --config=configs/digits.py --workdir=runs/digits
         [--samplers=ddpm:1000,ddim:50,dpm++2m:20] [--images=2000] [--seeds=3] [--json=FILE]
+        [--config.KEY=VALUE …]
 
 `workdir` has the trained model of the config (`vdu train`); the classifier is made if need be.
 u-FID is what `vdu evaluate` says of the original model (retained-class samples against D_r, in the
@@ -20,8 +21,8 @@ import timing
 from vdu_jax import cli
 
 
-def read(path: str):
-    values, _ = cli.parse([f"--config={path}"], "plan")
+def read(*flags: str):
+    values, _ = cli.parse(flags, "plan")
     return values["config"].value
 
 
@@ -44,14 +45,13 @@ def measure_with(config, workdir: Path):
 
 
 def draw(config, workdir: Path, name: str, steps: int, images: int, seeds: int):
-    """Yields the images of each seed, and the seconds they took; compiled before."""
+    """Yields the images of each seed, and the seconds they took, the first with compiling."""
     from vdu_jax.stages import build
 
     config = config.copy_and_resolve_references()
     config.sampler.name, config.sampler.steps = name, steps
     shape = build.dataset(config).image_shape
     params, sampler = build.load_pretrained(config, workdir, shape), build.sampler(config, shape)
-    sampler(params, 0, 1, f"{name} compiles")
     for seed in range(seeds):
         started = time.perf_counter()
         found = sampler(params, seed, images, f"{name} {steps} seed {seed}")
@@ -66,8 +66,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", help="write the figures to this file, too")
-    given = parser.parse_args()
-    config = read(given.config)
+    given, more = parser.parse_known_args()
+    config = read(f"--config={given.config}", *more)
     u_fid = measure_with(config, given.workdir)
     found, lines = {}, []
     for name, steps in (pair.split(":") for pair in given.samplers.split(",")):
