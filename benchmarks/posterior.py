@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import memory
+import timing
 
 CONFIG = Path(__file__).parents[1] / "configs" / "cifar10.py"
 SHAPE = (32, 32, 3)
@@ -117,23 +118,25 @@ def main() -> None:
             for what, found in times.items():
                 found.append(child(what, folder, given.checkpoints))
         few = child("reduce", folder, 3)
-    from vdu_jax.runtime import provenance
-
     size = 4 * PARAMETERS
     best = {what: min(row["seconds"] for row in rows) for what, rows in times.items()}
+    most = {what: max(row["bytes"] for row in rows) / size for what, rows in times.items()}
     figures = {
         "checkpoints": given.checkpoints,
         "parameters": PARAMETERS,
         "seconds": {what: [row["seconds"] for row in rows] for what, rows in times.items()},
         "speed": best["read"] / best["reduce"],
-        "memory": max(row["bytes"] for row in times["reduce"]) / size,
-        "memory_of_reading": max(row["bytes"] for row in times["read"]) / size,
+        "memory": most["reduce"],
+        "memory_of_reading": most["read"],
         "memory_at_3": few["bytes"] / size,
-        "provenance": provenance.collect(),
     }
-    print(json.dumps(figures, indent=2))
-    if given.json:
-        Path(given.json).write_text(json.dumps(figures, indent=2) + "\n")
+    lines = [
+        ["reading alone", best["read"], most["read"]],
+        ["posterior", best["reduce"], most["reduce"]],
+        ["posterior over 3 checkpoints", few["seconds"], figures["memory_at_3"]],
+    ]
+    header = ["", "seconds", "peak memory, in sets of parameters"]
+    timing.publish(figures, timing.rows(header, lines), given.json)
 
 
 if __name__ == "__main__":
