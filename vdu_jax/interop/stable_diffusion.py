@@ -80,18 +80,11 @@ def read_unet(config: Mapping[str, Any], where: str) -> unet_condition.UNetCondi
     read = _Reader(config, where, ["UNet2DConditionModel"])
     channels = tuple(read.take("block_out_channels", [320, 640, 1280, 1280]))
     count = len(channels)
-    attends = []
-    for key, plain, attending in (
-        ("down_block_types", "DownBlock2D", "CrossAttnDownBlock2D"),
-        ("up_block_types", "UpBlock2D", "CrossAttnUpBlock2D"),
-    ):
-        usual = [attending] * (count - 1) + [plain]
-        kinds = read.take(key, usual if key == "down_block_types" else usual[::-1])
-        if not set(kinds) <= {plain, attending} or len(kinds) != count:
-            raise read.refuse(key, f"it must be {count} of {plain}, {attending}")
-        attends.append([kind == attending for kind in kinds])
-    if attends[0] != attends[1][::-1]:
-        raise read.refuse("up_block_types", "it must mirror down_block_types")
+    usual = ["CrossAttnDownBlock2D"] * (count - 1) + ["DownBlock2D"]
+    down = read.take("down_block_types", usual)
+    usual = ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * (count - 1)
+    up = read.take("up_block_types", usual)
+    attends = unet2d.attending_levels(down, up, "CrossAttn", count, read.refuse)
     # What diffusers calls the dimension of a head is, by an old mistake, the number of heads.
     heads = read.numbers("attention_head_dim", [8] * count, count)
     if read.values.get("num_attention_heads") is not None:
@@ -117,7 +110,7 @@ def read_unet(config: Mapping[str, Any], where: str) -> unet_condition.UNetCondi
         text_width=read.take("cross_attention_dim", 1280),
         block_out_channels=channels,
         layers_per_block=read.take("layers_per_block", 2),
-        attention_levels=tuple(level for level, found in enumerate(attends[0]) if found),
+        attention_levels=tuple(level for level, found in enumerate(attends) if found),
         num_heads=heads,
         transformer_layers=read.take("transformer_layers_per_block", 1),
         linear_projection=read.take("use_linear_projection", False),

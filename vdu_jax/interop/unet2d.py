@@ -6,7 +6,7 @@ convolution's weight is (out, in, height, width) and a dense layer's (out, in).
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,36 @@ def same_kind(value: Any, default: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def attending_levels(
+    down: Sequence[str],
+    up: Sequence[str],
+    prefix: str,
+    count: int,
+    refuse: Callable[[str, str], UserError],
+) -> list[bool]:
+    """Which of `count` resolutions, the finest first, have attention, by their blocks' names.
+
+    Args:
+      down, up: `down_block_types` and `up_block_types`.
+      prefix: of a name with attention: "Attn" or "CrossAttn".
+      refuse: `(key, need) -> error`.
+
+    Raises:
+      UserError: `refuse`'s, for other names, another count, or if `up` does not mirror `down`.
+    """
+    attends = []
+    for key, names, plain in (
+        ("down_block_types", down, "DownBlock2D"),
+        ("up_block_types", up, "UpBlock2D"),
+    ):
+        if not set(names) <= {plain, prefix + plain} or len(names) != count:
+            raise refuse(key, f"it must be {count} of {plain}, {prefix + plain}")
+        attends.append([name != plain for name in names])
+    if attends[0] != attends[1][::-1]:
+        raise refuse("up_block_types", "it must mirror down_block_types")
+    return attends[0]
+
+
 def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, tuple[int, int, int]]:
     """Our settings (`config.model`) and image shape (H, W, C) from a `config.json`.
 
@@ -121,17 +151,8 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, tuple[int,
     if values["in_channels"] != values["out_channels"]:
         raise refuse("out_channels", f"it must equal in_channels = {values['in_channels']}")
 
-    levels = []
-    for key, plain, attending in (
-        ("down_block_types", "DownBlock2D", "AttnDownBlock2D"),
-        ("up_block_types", "UpBlock2D", "AttnUpBlock2D"),
-    ):
-        kinds = values[key]
-        if not set(kinds) <= {plain, attending} or len(kinds) != len(channels):
-            raise refuse(key, f"it must be {len(channels)} of {plain}, {attending}")
-        levels.append([kind == attending for kind in kinds])
-    if levels[0] != levels[1][::-1]:
-        raise refuse("up_block_types", "it must mirror down_block_types")
+    kinds = (values["down_block_types"], values["up_block_types"])
+    attends = attending_levels(*kinds, "Attn", len(channels), refuse)
 
     mid_has_no_norm = values["resnet_time_scale_shift"] == "scale_shift" and values["add_attention"]
     allowed = [values["norm_num_groups"]] if mid_has_no_norm else [None, values["norm_num_groups"]]
@@ -149,7 +170,7 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, tuple[int,
     settings |= {key: float(settings[key]) for key in FLOAT_SETTINGS}
     settings |= {
         "block_out_channels": tuple(channels),
-        "attention_levels": tuple(i for i, attends in enumerate(levels[0]) if attends),
+        "attention_levels": tuple(i for i, attending in enumerate(attends) if attending),
         "attention_head_dim": values["attention_head_dim"] or 0,
         "dtype": "float32",
         "param_dtype": "float32",
