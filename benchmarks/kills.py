@@ -1,0 +1,156 @@
+"""kill −9 at random moments of training and of unlearning: is the end that of an undisturbed run?
+
+    python benchmarks/kills.py [--kills=20] [--seed=0] [--json=FILE]
+
+A small network on the digits, saved every three steps. Each stage is killed and started again until
+it has been killed so often; a run that ends meanwhile is compared, and a new one begins. Equal are
+runs with the same arrays, bit by bit, in every checkpoint of their model and the same
+metrics.jsonl. Some 10 minutes on 2 cores.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import timing
+
+CONFIG = Path(__file__).parents[1] / "configs" / "digits.py"
+CHANGES = (
+    "model.block_out_channels=(16,32)",
+    "train.steps=60",
+    "train.batch_size=32",
+    "train.warmup_steps=5",
+    "train.snapshot_every=10",
+    "train.snapshots=6",
+    "train.save_state_every=3",
+    "train.log_every=5",
+    "replay.images=200",
+    "curve.images=50",
+    *(f"methods.{name}.steps=30" for name in ("plain", "extended")),
+    *(f"methods.{name}.snapshot_every=3" for name in ("plain", "extended")),
+)
+
+
+def start(stage: str, workdir: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "vdu_jax.cli", stage, f"--config={CONFIG}"]
+    changes = [f"--config.{change}" for change in CHANGES]
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}", *changes],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(stage: str, workdir: Path) -> float:
+    """Run a stage to its end; the seconds that took."""
+    began = time.perf_counter()
+    process = start(stage, workdir)
+    _, said = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"vdu {stage} ended with {process.returncode}: {said.decode()[-1000:]}")
+    return time.perf_counter() - began
+
+
+def differences(stage: str, one: Path, other: Path) -> list[str]:
+    """What is not the same under `stage` of two workdirs."""
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    found = []
+    files = {
+        folder: {p.relative_to(folder) for p in (folder / stage).rglob("metrics.jsonl")}
+        | {p.parent.relative_to(folder) for p in (folder / stage).rglob("snapshots/*/*/_METADATA")}
+        for folder in (one, other)
+    }
+    if not files[one]:
+        raise SystemExit(f"{one / stage} has no checkpoints")
+    with ocp.StandardCheckpointer() as reader:
+        for path in sorted(files[one] | files[other]):
+            if not (one / path).exists() or not (other / path).exists():
+                found.append(f"{path} is in one of them only")
+            elif path.name == "metrics.jsonl":
+                if (one / path).read_bytes() != (other / path).read_bytes():
+                    found.append(str(path))
+            else:
+                trees = [reader.restore(folder / path) for folder in (one, other)]
+                same = jax.tree.map(
+                    lambda a, b: np.asarray(a).tobytes() == np.asarray(b).tobytes(), *trees
+                )
+                if not jax.tree.all(same):
+                    found.append(str(path))
+    return found
+
+
+def kill(stage: str, folder: Path, before: Path | None, kills: int, draw: random.Random) -> dict:
+    """Kill a stage so often; `before` is a workdir in which the stages before it have run."""
+
+    def fresh(name: str) -> Path:
+        workdir = folder / stage / name
+        if before:
+            shutil.copytree(before, workdir)
+        return workdir
+
+    undisturbed, compared, ended, moments = fresh("undisturbed"), [], 0, []
+    finish(stage, undisturbed)
+    usual = finish(stage, fresh("compiled"))  # without compiling
+    workdir = fresh("killed-0")
+    while len(moments) < kills:
+        moment = draw.uniform(0, usual)
+        process = start(stage, workdir)
+        try:
+            process.communicate(timeout=moment)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            moments.append(moment)
+            timing.say(f"{stage}: kill {len(moments)} of {kills}, after {moment:.1f} s")
+            continue
+        if process.returncode:
+            raise SystemExit(f"vdu {stage} ended with {process.returncode} after a kill")
+        compared += differences(stage, undisturbed, workdir)
+        ended += 1
+        workdir = fresh(f"killed-{ended}")
+    finish(stage, workdir)
+    compared += differences(stage, undisturbed, workdir)
+    return {
+        "kills": len(moments),
+        "moments": moments,
+        "seconds": usual,
+        "runs": ended + 1,
+        "different": compared,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--json", help="write the figures to this file, too")
+    given = parser.parse_args()
+    draw = random.Random(given.seed)
+    with tempfile.TemporaryDirectory(prefix="vdu-kills-") as root:
+        folder = Path(root)
+        train = kill("train", folder, None, given.kills, draw)
+        trained = folder / "train" / "undisturbed"
+        for stage in ("posterior", "replay"):
+            finish(stage, trained)
+        unlearn = kill("unlearn", folder, trained, given.kills, draw)
+    found = {"train": train, "unlearn": unlearn}
+    lines = [
+        [stage, row["kills"], row["runs"], len(row["different"]), row["seconds"]]
+        for stage, row in found.items()
+    ]
+    header = ["stage", "kills", "runs compared", "files that differ", "s undisturbed"]
+    timing.publish(found, timing.rows(header, lines), given.json)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    main()
