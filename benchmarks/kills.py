@@ -3,9 +3,10 @@
     python benchmarks/kills.py [--kills=20] [--seed=0] [--json=FILE]
 
 A small network on the digits, saved every three steps. Each stage is killed and started again until
-it has been killed so often, at any moment between the first sight of its folder and its usual end; a
-run that ends meanwhile is compared, and a new one begins. Equal are runs with the same arrays, bit
-by bit, in every checkpoint of their model and the same metrics.jsonl. Some 15 minutes on 2 cores.
+it has been killed so often, at any moment between the first sight of its folder and its usual end.
+A run that ends meanwhile is compared, and a new one begins. Equal are runs with the same arrays,
+bit by bit, in every checkpoint of their model and the same metrics.jsonl.
+Some 15 minutes on 2 cores.
 """
 
 import argparse
