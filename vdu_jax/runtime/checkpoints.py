@@ -32,7 +32,7 @@ absl_logging.set_verbosity(absl_logging.FATAL)
 
 DIGITS = 8  # of a step's folder name
 MARGIN = 2**20  # bytes that are to stay free
-IN_FLIGHT = 4  # times the largest tensor: what is read at once of a part
+IN_FLIGHT = 4  # times the largest tensor: what several processes read at once of a part
 
 
 def abstract(tree: Any) -> Any:
@@ -241,7 +241,7 @@ class Store:
         """
         self._check(steps[0], name, like)
         largest = max(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(like))
-        # Orbax's buffers, too, are to be a few tensors and not a part.
+        # Orbax's buffers, too, are to be a few tensors and not a part; heeded for JAX's only.
         handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=IN_FLIGHT * largest / 1e9)
         with ocp.Checkpointer(handler) as reader:
             for step in steps:
