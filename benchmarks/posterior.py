@@ -28,12 +28,9 @@ REPEATS = 3
 
 def set_up(folder: Path, count: int, *changes: str):
     """The config, and where its model lies: a finished training that was never run."""
-    from vdu_jax import cli
     from vdu_jax.stages import build
 
-    flags = [f"--config={CONFIG}", f"--config.posterior.count={count}", *changes]
-    values, _ = cli.parse(flags, "plan")
-    config = values["config"].value
+    config = timing.read_config(CONFIG, f"--config.posterior.count={count}", *changes)
     return config, [(build.train_stage(config, folder).path, step) for step in range(count)]
 
 

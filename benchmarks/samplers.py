@@ -21,11 +21,6 @@ import timing
 from vdu_jax import cli
 
 
-def read(*flags: str):
-    values, _ = cli.parse(flags, "plan")
-    return values["config"].value
-
-
 def measure_with(config, workdir: Path):
     """A function: uint8 images -> u-FID."""
     import numpy as np
@@ -67,7 +62,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", help="write the figures to this file, too")
     given, more = parser.parse_known_args()
-    config = read(f"--config={given.config}", *more)
+    config = timing.read_config(given.config, *more)
     u_fid = measure_with(config, given.workdir)
     found, lines = {}, []
     for name, steps in (pair.split(":") for pair in given.samplers.split(",")):

@@ -27,8 +27,7 @@ NUM_FORGET, FORGET_SHARE = 1000, 0.1
 def read(path: str):
     from vdu_jax import config as vdu_config
 
-    values, _ = cli.parse([f"--config={path}"], "plan")
-    config = values["config"].value
+    config = timing.read_config(path)
     config.methods = {name: vdu_config.method(name) for name in METHODS}
     return config
 

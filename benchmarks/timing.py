@@ -11,6 +11,14 @@ from pathlib import Path
 from vdu_jax.runtime import provenance
 
 
+def read_config(path: str | Path, *flags: str):
+    """The config of a file, as `vdu` reads it with these flags."""
+    from vdu_jax import cli
+
+    values, _ = cli.parse([f"--config={path}", *flags], "plan")
+    return values["config"].value
+
+
 def in_turns(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
     """Seconds of each call, `repeats` times, A B C A B C …: what disturbs one disturbs all.
 

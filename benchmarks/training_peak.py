@@ -8,6 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import memory
+import timing
 
 from vdu_jax import cli
 from vdu_jax.models import unet
@@ -16,8 +17,7 @@ from vdu_jax.stages import build, plan, train
 
 
 def main(path, batch_size=None):
-    values, _ = cli.parse([f"--config={path}"], "plan")
-    config = values["config"].value
+    config = timing.read_config(path)
     config.train.batch_size = int(batch_size or config.train.batch_size)
     section, shape = config.train, plan.image_shape(config)
     net = build.net(config, shape)
