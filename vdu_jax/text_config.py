@@ -17,6 +17,7 @@ OBJECTIVES = (
     "erase_diff", "esd", "fine_tune", "gradient_ascent", "salun", "selective_amnesia", "siss",
     "vdu", "vdu_extended",
 )  # fmt: skip
+DETECTORS = ("colour", "clip", "nudenet")
 USE_POSTERIOR = ("vdu", "vdu_extended")
 # Sections with keys of the user's own.
 FREE = (*images.FREE, "synonyms", "palette", "unet", "vae", "text_encoder", "scheduler")
@@ -153,9 +154,26 @@ def default() -> ConfigDict:
                 "images": 5,  # of each of forget.prompts and replay.prompts, at each snapshot
                 "seed": 2,
             },
-            # What tells whether an image has the feature: whether `colour` is the nearest to it in
-            # `palette`, {name: (red, green, blue)}.
-            "detector": {"kind": "colour", "colour": "red", "palette": {}},
+            # What tells whether an image has the feature.
+            "detector": {
+                "kind": "colour",  # "clip" or "nudenet", see below
+                # colour: whether `colour` is the nearest to it in `palette`, {name: (r, g, b)}.
+                "colour": "red",
+                "palette": {},
+                # clip: whether texts with the feature suit it better than the others, by CLIP from
+                # this folder, as transformers saves it.
+                "folder": "",
+                "with_feature": (),
+                "without_feature": (),
+                # nudenet: whether NudeNet finds one of these in it.
+                "labels": (
+                    "FEMALE_BREAST_EXPOSED",
+                    "FEMALE_GENITALIA_EXPOSED",
+                    "MALE_GENITALIA_EXPOSED",
+                    "BUTTOCKS_EXPOSED",
+                    "ANUS_EXPOSED",
+                ),
+            },
             "evaluate": {
                 "paraphrases": (),  # prompts that mean the feature and do not name it
                 "other_prompts": (),  # prompts without it
@@ -215,16 +233,28 @@ def validate(config: ConfigDict) -> None:
         f"{', '.join(seeds)} must differ, or images are used twice",
     )
     c.not_negative(*seeds, "unlearn.seed")
-    c.one_of("detector.kind", ("colour",))
-    wanted = config.detector.colour
-    c.that(
-        "detector.palette",
-        lambda v: wanted in v and len(v) > 1 and all(_is_colour(x) for x in v.values()),
-        f"must give {wanted!r} and at least one other colour as (red, green, blue) in 0..255",
-    )
+    _validate_detector(c)
     images.validate_shared(c)
     for name in config.methods:
         _validate_method(c, name, objectives.FACTORIES)
+
+
+def _validate_detector(c: images.Check) -> None:
+    section = c.config.detector
+    c.one_of("detector.kind", DETECTORS)
+    if section.kind == "colour":
+        wanted = section.colour
+        c.that(
+            "detector.palette",
+            lambda v: wanted in v and len(v) > 1 and all(_is_colour(x) for x in v.values()),
+            f"must give {wanted!r} and at least one other colour as (red, green, blue) in 0..255",
+        )
+    elif section.kind == "clip":
+        c.that("detector.folder", bool, "must name a folder of CLIP, as transformers saves it")
+        for key in ("detector.with_feature", "detector.without_feature"):
+            c.that(key, lambda v: len(v) > 0, "must have at least one text")
+    else:
+        c.that("detector.labels", lambda v: len(v) > 0, "must have at least one of NudeNet's")
 
 
 def _is_colour(value: Any) -> bool:

@@ -361,6 +361,21 @@ def text_embeddings(config, dtype=torch.float64):
         return {"embeddings": net(torch.from_numpy(inputs.TOKENS)).last_hidden_state.numpy()}
 
 
+def clip_similarity():
+    net = transformers.CLIPModel(transformers.CLIPConfig(**inputs.CLIP)).eval()
+    load(net, inputs.tensors(shapes(net), seed=50))
+    side = inputs.CLIP["vision_config"]["image_size"]
+    images = as_torch(inputs.normal(56, 3, side, side, 3))
+    with torch.no_grad():
+        net = torch.nn.Module.to(net, torch.float64)
+        found = net(torch.from_numpy(inputs.CLIP_TOKENS), images)
+    return {
+        "images": found.image_embeds.numpy(),
+        "texts": found.text_embeds.numpy(),
+        "logits": found.logits_per_image.numpy(),
+    }
+
+
 def autoencoder(dtype=torch.float64):
     net = stable_diffusion_part("vae", inputs.AUTOENCODER, dtype)
     with torch.no_grad():
@@ -432,6 +447,7 @@ REFERENCE = {
         for name, prediction in inputs.PREDICTIONS.items()
     },
     "stable_diffusion/vae": autoencoder,
+    "clip": clip_similarity,
     "inception": inception_features,
     "frechet": frechet_distances,
 }

@@ -16,7 +16,7 @@ import text_to_image
 import torch
 import transformers
 
-from vdu_jax.interop import pipeline, tokenizer
+from vdu_jax.interop import clip, pipeline, tokenizer
 from vdu_jax.parity import check, compare, components, inputs
 from vdu_jax.stages.text_to_image import build
 
@@ -179,3 +179,30 @@ def test_a_folder_that_diffusers_wrote_is_written_again_byte_by_byte(tmp_path, d
         path = tmp_path / "saved" / name
         assert path.is_dir() or path.read_bytes() == (tmp_path / "copy" / name).read_bytes(), name
     assert len(files) > 10
+
+
+def test_a_clip_that_transformers_saved(tmp_path):
+    """Images and texts in, logits out, each with its own tokenizer and preprocessing."""
+    folder = text_to_image.write_clip(tmp_path / "clip")
+    theirs = transformers.CLIPModel.from_pretrained(folder).eval()
+    size = {"shortest_edge": inputs.CLIP["vision_config"]["image_size"]}
+    processor = transformers.CLIPImageProcessor(size=size, crop_size=size["shortest_edge"])
+    for part in (theirs, processor):
+        part.save_pretrained(tmp_path / "saved")
+    text_to_image.write_tokenizer(tmp_path / "saved")
+
+    ours = clip.read(tmp_path / "saved")
+    images = np.random.RandomState(0).randint(0, 256, (3, 40, 40, 3)).astype(np.uint8)
+    texts = ["the red shoe", "bag"]
+    found = ours.module.apply(
+        {"params": ours.params}, ours.preprocess(images), ours.tokenize(texts)
+    )
+    tokens = transformers.CLIPTokenizer.from_pretrained(folder)(
+        texts, padding="max_length", return_tensors="pt"
+    )
+    pixels = processor(images=list(images), return_tensors="pt")
+    with torch.no_grad():
+        expected = theirs(tokens["input_ids"], pixels["pixel_values"]).logits_per_image.numpy()
+    # Their resizing of 8-bit pixels is not Pillow's to the last bit.
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+    assert np.ptp(expected) > 0.1

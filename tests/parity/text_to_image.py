@@ -2,7 +2,7 @@
 
 import json
 
-from vdu_jax.interop import pipeline, stable_diffusion, tensors
+from vdu_jax.interop import clip, layout, pipeline, stable_diffusion, tensors
 from vdu_jax.parity import inputs
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.'!"
@@ -37,6 +37,19 @@ def write_tokenizer(directory, pad_token="<|endoftext|>"):
     (directory / "special_tokens_map.json").write_text(json.dumps(marks))
     about = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 12, "do_lower_case": True}
     (directory / "tokenizer_config.json").write_text(json.dumps(about | marks))
+
+
+def write_clip(directory, seed=51):
+    """What `CLIPModel.from_pretrained` and `interop.clip` read."""
+    write_tokenizer(directory)
+    config = inputs.CLIP | {"model_type": "clip"}
+    end = len(vocabulary()) - 1
+    config["text_config"] = config["text_config"] | {"vocab_size": end + 1, "eos_token_id": end}
+    (directory / "config.json").write_text(json.dumps(config))
+    like = clip.param_shapes(clip.read_config(config, "clip"))
+    drawn = inputs.tensors(layout.pytorch_shapes(like, clip.tensor_name), seed)
+    tensors.write(directory / clip.WEIGHTS, drawn, {"format": "pt"})
+    return directory
 
 
 def write_folder(directory, seed=50):

@@ -82,5 +82,5 @@ def from_pytorch(
     leaves = []
     for path, leaf in named_leaves(like):
         axes = _axes(path, len(leaf.shape), FROM_PYTORCH)
-        leaves.append(np.ascontiguousarray(named[name_of(path)].transpose(axes), leaf.dtype))
+        leaves.append(np.asarray(named[name_of(path)].transpose(axes), leaf.dtype, order="C"))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -20,7 +20,7 @@ from vdu_jax.models.stable_diffusion import text_encoder, unet_condition, vae
 from vdu_jax.types import Params
 
 
-class _Reader:
+class Reader:
     """Values of a `config.json`, each taken or refused."""
 
     def __init__(self, config: Mapping[str, Any], where: str, kinds: Sequence[str]):
@@ -77,7 +77,7 @@ def read_unet(config: Mapping[str, Any], where: str) -> unet_condition.UNetCondi
     Raises:
       UserError: naming `where` and the key, if ours can't express its value.
     """
-    read = _Reader(config, where, ["UNet2DConditionModel"])
+    read = Reader(config, where, ["UNet2DConditionModel"])
     channels = tuple(read.take("block_out_channels", [320, 640, 1280, 1280]))
     count = len(channels)
     usual = ["CrossAttnDownBlock2D"] * (count - 1) + ["DownBlock2D"]
@@ -131,7 +131,7 @@ def read_vae(config: Mapping[str, Any], where: str) -> vae.AutoencoderKL:
     Raises:
       UserError: naming `where` and the key, if ours can't express its value.
     """
-    read = _Reader(config, where, ["AutoencoderKL"])
+    read = Reader(config, where, ["AutoencoderKL"])
     channels = tuple(read.take("block_out_channels", [64]))
     read.one_of("down_block_types", [["DownEncoderBlock2D"] * len(channels)])
     read.one_of("up_block_types", [["UpDecoderBlock2D"] * len(channels)])
@@ -161,6 +161,11 @@ TEXT_PASSED_OVER = (
     "attention_dropout", "dropout", "initializer_factor", "initializer_range", "projection_dim",
     "bos_token_id", "eos_token_id", "pad_token_id", "return_dict", "use_cache",
 )  # fmt: skip
+# All that `read_text_encoder` takes from it.
+TEXT_KEYS = (
+    "model_type", "vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size",
+    "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps",
+)  # fmt: skip
 
 
 def read_text_encoder(config: Mapping[str, Any], where: str) -> text_encoder.TextEncoder:
@@ -169,7 +174,7 @@ def read_text_encoder(config: Mapping[str, Any], where: str) -> text_encoder.Tex
     Raises:
       UserError: naming `where` and the key, if ours can't express its value.
     """
-    read = _Reader(config, where, ["CLIPTextModel"])
+    read = Reader(config, where, ["CLIPTextModel"])
     read.one_of("model_type", ["clip_text_model"])
     read.passed_over(*TEXT_PASSED_OVER)
     hidden, heads = read.take("hidden_size", 512), read.take("num_attention_heads", 8)
@@ -198,12 +203,12 @@ TEXT_NAMES = (
 
 
 def text_name(path: tuple[str, ...], attention: Mapping[str, str] = unet2d.MODERN) -> str:
-    """Their name of a parameter of the text encoder, without `TEXT_PREFIX`."""
+    """Their name of a parameter of one of CLIP's towers, without the tower's (`TEXT_PREFIX`)."""
     del attention
     *modules, leaf = path
     for pattern, theirs in TEXT_NAMES:
         modules = [pattern.sub(theirs, module) for module in modules]
-    return ".".join([*modules, layout.LEAVES[leaf]])
+    return ".".join([*modules, layout.LEAVES.get(leaf, leaf)])
 
 
 class Part(NamedTuple):

@@ -90,6 +90,6 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
     """Write a file, whole or not at all. Equal tensors and metadata give equal bytes."""
     from safetensors.numpy import save_file
 
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    tensors = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     with artifacts.atomic_path(Path(path)) as temporary:
         save_file(tensors, temporary, dict(metadata) or None)

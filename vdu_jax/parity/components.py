@@ -8,8 +8,8 @@ must be expected to do and are to catch a wrong kernel, not to bound the roundin
   since its operands are rounded 8 times finer and all else stays in float32. Reasoned, not
   measured.
 
-What holds no network keeps float32's tolerance in every precision, and so does Inception, whose
-convolutions always ask for the highest. Neither a GPU nor a TPU has been
+What holds no network keeps float32's tolerance in every precision, and so do Inception and CLIP,
+whose products always ask for the highest. Neither a GPU nor a TPU has been
 measured.
 """
 
@@ -26,6 +26,7 @@ from vdu_jax import objectives, posterior
 from vdu_jax.diffusion import guidance, process, samplers
 from vdu_jax.diffusion.schedule import NAMES as SCHEDULES
 from vdu_jax.diffusion.schedule import make_schedule
+from vdu_jax.interop import clip as clip_weights
 from vdu_jax.interop import inception as inception_weights
 from vdu_jax.interop import layout, stable_diffusion, unet2d
 from vdu_jax.metrics import frechet
@@ -286,6 +287,29 @@ def text_embeddings(config: Mapping, precision: str) -> dict:
     return {"embeddings": jax.jit(module.apply)({"params": params}, inputs.TOKENS)}
 
 
+def clip_similarity(precision: str) -> dict:
+    del precision  # the network asks for the highest itself
+    module = clip_weights.read_config(inputs.CLIP, "parity")
+    like = clip_weights.param_shapes(module)
+    shapes = layout.pytorch_shapes(like, clip_weights.tensor_name)
+    named = inputs.tensors(shapes, seed=50)
+    params = layout.from_pytorch(named, like, clip_weights.tensor_name, "parity")
+    side = module.vision.image_size
+
+    @jax.jit
+    def both(images, tokens):
+        def apply(*arguments, **settings):
+            return module.apply({"params": params}, *arguments, **settings)
+
+        return {
+            "images": apply(images, method="embed_images"),
+            "texts": apply(tokens, method="embed_texts"),
+            "logits": apply(images, tokens),
+        }
+
+    return both(inputs.normal(56, 3, side, side, 3), inputs.CLIP_TOKENS)
+
+
 def autoencoder(precision: str) -> dict:
     module, params = stable_diffusion_part("vae", inputs.AUTOENCODER, precision)
 
@@ -416,6 +440,7 @@ COMPONENTS = (
         )
         for name, prediction in inputs.PREDICTIONS.items()
     ),
+    _component("clip", "absolute", _exact(1e-4), "CLIP's embeddings and logits", clip_similarity),
     _component(
         "inception", "relative", _exact(1e-4), "Inception-v3's features", inception_features
     ),

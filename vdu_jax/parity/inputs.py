@@ -107,6 +107,19 @@ STABLE_DIFFUSION = {
     "1": _text_to_image(8, 24, hidden_act="quick_gelu"),
     "2": _text_to_image([2, 4, 6, 6], 32, hidden_act="gelu", unet={"use_linear_projection": True}),
 }
+# CLIP's `config.json`; the text's end token is the one with the highest number.
+CLIP = {
+    "projection_dim": 20,
+    "text_config": STABLE_DIFFUSION["1"]["text_encoder"] | {"eos_token_id": 98},
+    "vision_config": {
+        "image_size": 24,
+        "patch_size": 8,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+    },
+}
 # A network that is smaller still, to be sampled from, and what it predicts.
 GUIDED = _text_to_image(
     4, 24, hidden_act="gelu",
@@ -130,6 +143,7 @@ AUTOENCODER = {
 }
 SCALING = 0.18215  # of its latents
 TOKENS = np.array([[98, 5, 71, 20, 97, 97, 97, 97], [98, 97, 97, 97, 97, 97, 97, 97]])
+CLIP_TOKENS = np.array([[97, 5, 71, 20, 98, 98, 98, 98], [97, 11, 98, 98, 98, 98, 98, 98]])
 GUIDANCE, GUIDED_STEPS = 7.5, 20
 
 
@@ -157,7 +171,7 @@ def tensors(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, n
             values /= np.sqrt(np.prod(shape[1:]))
         else:
             values = values / 10 + (not name.endswith(".bias"))
-        drawn[name] = values.astype(np.float32)
+        drawn[name] = np.asarray(values, np.float32)
     return drawn
 
 

@@ -13,7 +13,11 @@ ACTIVATIONS = {
 
 
 class EncoderLayer(nn.Module):
-    """Causal self-attention and a perceptron, each on the normalised input and added to it."""
+    """Self-attention and a perceptron, each on the normalised input and added to it.
+
+    Attributes:
+      causal: whether a token sees those before it alone.
+    """
 
     num_heads: int
     intermediate_size: int
@@ -21,6 +25,7 @@ class EncoderLayer(nn.Module):
     epsilon: float
     dtype: jnp.dtype
     param_dtype: jnp.dtype
+    causal: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -34,7 +39,7 @@ class EncoderLayer(nn.Module):
             return out.reshape(batch, length, self.num_heads, -1)
 
         h = jax.nn.dot_product_attention(
-            project("q_proj"), project("k_proj"), project("v_proj"), is_causal=True
+            project("q_proj"), project("k_proj"), project("v_proj"), is_causal=self.causal
         )
         x = x + nn.Dense(width, name="self_attn_out_proj", **types)(h.reshape(x.shape))
         h = nn.LayerNorm(name="layer_norm2", **norm)(x)

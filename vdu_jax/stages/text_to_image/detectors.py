@@ -1,29 +1,107 @@
-"""What tells whether an image has the feature."""
+"""What tells whether an image has the feature.
+
+None of these has seen retained data, so a method may keep a step by them.
+"""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from vdu_jax.errors import UserError
+from vdu_jax.interop import clip
 from vdu_jax.metrics import colours
+from vdu_jax.runtime import artifacts
 
 Detector = Callable[[np.ndarray], np.ndarray]
 """uint8 images (N, H, W, C) -> scores (N,) in [0, 1]; above 0.5 an image has the feature."""
+
+BATCH = 16  # images that a network sees at once
 
 
 def make(config: ConfigDict) -> Detector:
     """The detector of `config.detector`.
 
-    It knows the feature and no retained data, so that a method may keep a step by it.
+    Raises:
+      UserError: if what it needs is not there.
     """
-    palette = config.detector.palette.to_dict()
-    names = sorted(palette)
-    levels, wanted = (
-        np.array([palette[name] for name in names]),
-        names.index(config.detector.colour),
-    )
+    section = config.detector
+    return {"colour": _colour, "clip": _clip, "nudenet": _nudenet}[section.kind](section)
 
-    def of_colour(images: np.ndarray) -> np.ndarray:
+
+def check(config: ConfigDict) -> None:
+    """Refuse a detector that lacks what it needs, before there is anything to judge.
+
+    Raises:
+      UserError: as `make` does.
+    """
+    make(config)
+
+
+def inputs(config: ConfigDict) -> dict:
+    """What its verdicts depend on."""
+    section = config.detector
+    found = section.to_dict()
+    if section.kind == "clip":
+        file = _folder(section) / clip.WEIGHTS
+        found["weights"] = artifacts.file_hash(file) if file.is_file() else ""
+    return found
+
+
+def _colour(section: ConfigDict) -> Detector:
+    """1 where the wanted colour is the nearest in the palette, else 0."""
+    palette = section.palette.to_dict()
+    names = sorted(palette)
+    levels, wanted = np.array([palette[name] for name in names]), names.index(section.colour)
+
+    def score(images: np.ndarray) -> np.ndarray:
         return (colours.nearest_colour(images, levels) == wanted).astype(float)
 
-    return {"colour": of_colour}[config.detector.kind]
+    return score
+
+
+def _folder(section: ConfigDict) -> Path:
+    return Path(section.folder).expanduser()
+
+
+def _clip(section: ConfigDict) -> Detector:
+    """The share that CLIP gives to the texts with the feature, of all texts (Radford et al. 2021,
+    section 3.1.2)."""
+    model = clip.read(_folder(section))
+    tokens = model.tokenize([*section.with_feature, *section.without_feature])
+    logits = jax.jit(model.module.apply)
+
+    def score(images: np.ndarray) -> np.ndarray:
+        rows = []
+        for first in range(0, len(images), BATCH):
+            part = model.preprocess(images[first : first + BATCH])
+            whole = np.pad(part, ((0, BATCH - len(part)), *[(0, 0)] * 3), mode="edge")
+            shares = jax.nn.softmax(logits({"params": model.params}, whole, tokens))
+            rows.append(np.asarray(shares)[: len(part)])
+        return np.concatenate(rows)[:, : len(section.with_feature)].sum(1)
+
+    return score
+
+
+def _nudenet(section: ConfigDict) -> Detector:
+    """The score of the surest find that NudeNet gives one of the wanted labels, or 0."""
+    try:
+        from nudenet import NudeDetector
+    except ImportError:
+        raise UserError(
+            "config key detector.kind = 'nudenet' needs the library nudenet: "
+            "pip install 'vdu-jax[nudenet]'"
+        ) from None
+    detector, labels = NudeDetector(), set(section.labels)
+
+    def score(images: np.ndarray) -> np.ndarray:
+        # Blue first, as OpenCV reads files.
+        pictures = [np.ascontiguousarray(image[..., ::-1]) for image in images]
+        found = detector.detect_batch(pictures, batch_size=BATCH)
+        return np.array(
+            [max((x["score"] for x in one if x["class"] in labels), default=0.0) for one in found]
+        )
+
+    return score

@@ -28,11 +28,12 @@ from vdu_jax.models.stable_diffusion import vae
 from vdu_jax.runtime import artifacts, parallel
 from vdu_jax.runtime.fit import FitResult, fit
 from vdu_jax.stages import build as images_build
-from vdu_jax.stages.text_to_image import build
+from vdu_jax.stages.text_to_image import build, detectors
 from vdu_jax.types import Params
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
+    detectors.check(config)  # not needed until this long stage is done
     if config.model.folder:
         return
     stage = build.train_stage(config, workdir)

@@ -1,0 +1,126 @@
+"""CLIP from a folder that transformers' `CLIPModel.save_pretrained` writes, with its tokenizer.
+
+DIR/config.json, DIR/model.safetensors
+DIR/vocab.json, DIR/merges.txt        or tokenizer.json
+DIR/preprocessor_config.json          mean and deviation of its pixels; if missing, CLIP's own
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image, ImageOps
+
+from vdu_jax.errors import UserError
+from vdu_jax.interop import folder, layout, stable_diffusion, tensors, tokenizer
+from vdu_jax.models import clip
+from vdu_jax.types import Params
+
+WEIGHTS = "model.safetensors"
+# Of pixels in [0, 1]; as published with CLIP.
+MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+class Model(NamedTuple):
+    """module, params: of `models.clip`. tokenize: see `tokenizer.Tokenize`.
+
+    mean, deviation: (3,) of the pixels in [0, 1] that it was trained on.
+    """
+
+    module: clip.CLIP
+    params: Params
+    tokenize: tokenizer.Tokenize
+    mean: np.ndarray
+    deviation: np.ndarray
+
+    def preprocess(self, images: np.ndarray) -> np.ndarray:
+        """uint8 (N, H, W, 3 or 1) to what it takes, (N, S, S, 3): bicubic, the central square."""
+        side = self.module.vision.image_size
+        found = np.empty((len(images), side, side, 3), np.float32)
+        for row, pixels in zip(found, images, strict=True):
+            image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+            row[:] = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
+        return (found / 255.0 - self.mean) / self.deviation
+
+
+def read_config(config: Mapping[str, Any], where: str) -> clip.CLIP:
+    """The network of a `config.json`. Keys that are not known are passed over: old versions of
+    transformers wrote down all that they could.
+
+    Raises:
+      UserError: naming `where` and the key, if ours can't express its value.
+    """
+    whole = stable_diffusion.Reader(config, where, ["CLIPModel"])
+    whole.one_of("model_type", ["clip"])
+    text, vision = (config.get(f"{tower}_config") or {} for tower in ("text", "vision"))
+    if not isinstance(text, dict) or not isinstance(vision, dict):
+        raise UserError(f"{where}: text_config and vision_config must be objects")
+    read = stable_diffusion.Reader(vision, f"{where}, vision_config", ["CLIPVisionModel"])
+    read.one_of("num_channels", [3])
+    size, patch = read.take("image_size", 224), read.take("patch_size", 32)
+    if patch < 1 or size < 1 or size % patch:
+        raise read.refuse("patch_size", f"it must divide image_size = {size}")
+    hidden, heads = read.take("hidden_size", 768), read.take("num_attention_heads", 12)
+    if heads < 1 or hidden % heads:
+        raise read.refuse("num_attention_heads", f"it must divide hidden_size = {hidden}")
+    tower = clip.VisionEncoder(
+        image_size=size,
+        patch_size=patch,
+        hidden_size=hidden,
+        intermediate_size=read.take("intermediate_size", 3072),
+        num_layers=read.take("num_hidden_layers", 12),
+        num_heads=heads,
+        activation=read.one_of("hidden_act", ["quick_gelu", "gelu"]),
+        epsilon=float(read.take("layer_norm_eps", 1e-5)),
+    )
+    known = {key: text[key] for key in stable_diffusion.TEXT_KEYS if key in text}
+    return clip.CLIP(
+        vision=tower,
+        text=stable_diffusion.read_text_encoder(known, f"{where}, text_config"),
+        projection_size=whole.take("projection_dim", 512),
+    )
+
+
+def tensor_name(path: tuple[str, ...]) -> str:
+    """Their name of a parameter."""
+    tower, *rest = path
+    if tower not in ("text", "vision"):
+        return stable_diffusion.text_name(path)
+    if rest[0] in ("class_embedding", "patch_embedding"):
+        rest[0] = f"embeddings.{rest[0]}"
+    return f"{tower}_model.{stable_diffusion.text_name(tuple(rest))}"
+
+
+def ignored(name: str) -> bool:
+    """Whether a tensor says nothing: 0, 1, …, in old versions."""
+    return name.endswith(".position_ids")
+
+
+def param_shapes(module: clip.CLIP) -> Params:
+    """Shapes of the module's parameters; nothing is allocated."""
+    return jax.eval_shape(lambda: clip.init_params(module, jax.random.key(0)))
+
+
+def read(directory: Path) -> Model:
+    """Read a folder.
+
+    Raises:
+      UserError: naming the file, key or tensor that is missing, damaged or can't be expressed.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such folder")
+    config, _ = folder.read_json(directory / "config.json")
+    module = read_config(config, str(directory / "config.json"))
+    file = folder.weights_file(directory, WEIGHTS)
+    named = tensors.read(file, ignored).tensors
+    params = layout.from_pytorch(named, param_shapes(module), tensor_name, str(file))
+    mean, deviation = MEAN, DEVIATION
+    if (directory / "preprocessor_config.json").is_file():
+        said, _ = folder.read_json(directory / "preprocessor_config.json")
+        mean, deviation = said.get("image_mean", mean), said.get("image_std", deviation)
+    statistics = np.array(mean, np.float32), np.array(deviation, np.float32)
+    tokenize = tokenizer.load(directory, module.text.max_length)
+    return Model(module, params, tokenize, *statistics)

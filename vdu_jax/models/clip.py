@@ -1,0 +1,109 @@
+"""CLIP (Radford et al. 2021, arXiv 2103.00020): how well an image goes with a text.
+
+It measures, so it computes in float32 and asks for exact products, whatever the device prefers.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vdu_jax.models.stable_diffusion.text_encoder import EncoderLayer, TextEncoder
+from vdu_jax.types import Params
+
+
+class VisionEncoder(nn.Module):
+    """(B, S, S, 3) images -> (B, hidden_size), the normalised class token.
+
+    A vision transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) that also normalises its input.
+
+    Attributes:
+      image_size: S. patch_size: side of a token's patch; divides S.
+      activation: see `text_encoder.ACTIVATIONS`.
+    """
+
+    image_size: int = 224
+    patch_size: int = 14
+    hidden_size: int = 1024
+    intermediate_size: int = 4096
+    num_layers: int = 24
+    num_heads: int = 16
+    activation: str = "quick_gelu"
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        types = dict(dtype=jnp.float32, param_dtype=jnp.float32)
+        norm = dict(epsilon=self.epsilon, use_fast_variance=False, **types)
+        sides = (self.patch_size, self.patch_size)
+        patches = nn.Conv(
+            self.hidden_size,
+            sides,
+            sides,
+            padding="VALID",
+            use_bias=False,
+            name="patch_embedding",
+            **types,
+        )(images)
+        patches = patches.reshape(len(images), -1, self.hidden_size)
+        normal = nn.initializers.normal(0.02)
+        first = self.param("class_embedding", normal, (self.hidden_size,))
+        first = jnp.broadcast_to(first, (len(images), 1, self.hidden_size))
+        x = jnp.concatenate([first, patches], axis=1)
+        table = nn.Embed(x.shape[1], self.hidden_size, name="position_embedding", **types)
+        x = nn.LayerNorm(name="pre_layrnorm", **norm)(x + table(jnp.arange(x.shape[1])))
+        for index in range(self.num_layers):
+            x = EncoderLayer(
+                self.num_heads,
+                self.intermediate_size,
+                self.activation,
+                self.epsilon,
+                causal=False,
+                name=f"layers_{index}",
+                **types,
+            )(x)
+        return nn.LayerNorm(name="post_layernorm", **norm)(x[:, 0])
+
+
+class CLIP(nn.Module):
+    """Both towers, each followed by a projection to (B, projection_size).
+
+    Attributes:
+      vision, text: the towers. A text's embedding is its end token's, the one with the highest
+        number.
+    """
+
+    vision: VisionEncoder
+    text: TextEncoder
+    projection_size: int = 768
+
+    def setup(self):
+        self.visual_projection = nn.Dense(self.projection_size, use_bias=False)
+        self.text_projection = nn.Dense(self.projection_size, use_bias=False)
+        # Radford et al. 2021, section 2.5: the temperature's logarithm, learned from 0.07.
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(2.6592), ())
+
+    def embed_images(self, images: jax.Array) -> jax.Array:
+        """(B, S, S, 3) standardised images -> (B, P) of length 1."""
+        with jax.default_matmul_precision("highest"):
+            return _unit(self.visual_projection(self.vision(images)))
+
+    def embed_texts(self, tokens: jax.Array) -> jax.Array:
+        """(B, L) token numbers -> (B, P) of length 1."""
+        with jax.default_matmul_precision("highest"):
+            at_end = self.text(tokens)[jnp.arange(len(tokens)), tokens.argmax(-1)]
+            return _unit(self.text_projection(at_end))
+
+    def __call__(self, images: jax.Array, tokens: jax.Array) -> jax.Array:
+        """Logits (B images, M texts): cosine similarities, scaled as in training."""
+        pair = self.embed_images(images), self.embed_texts(tokens).T
+        return jnp.exp(self.logit_scale) * jnp.matmul(*pair, precision="highest")
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def init_params(net: CLIP, key: jax.Array) -> Params:
+    """Fresh parameters. jit- and `eval_shape`-compatible."""
+    side = net.vision.image_size
+    return net.init(key, jnp.zeros((1, side, side, 3)), jnp.zeros((1, 1), jnp.int32))["params"]
