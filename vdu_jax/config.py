@@ -159,7 +159,7 @@ def default() -> ConfigDict:
             "sampler": {
                 "name": "ddim",
                 "steps": 50,
-                "eta": 0.0,  # of ddim
+                "eta": 0.0,  # of ddim and dpm++2m: noise added anew, from none to all of it at 1
                 "variance": "fixed_large",  # of ddpm
                 "spacing": "trailing",
                 "clip_x0": True,

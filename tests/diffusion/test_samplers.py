@@ -16,6 +16,7 @@ KINDS = {
     "ddim": dict(name="ddim"),
     "ddim_eta": dict(name="ddim", eta=0.7),
     "dpm++2m": dict(name="dpm++2m"),
+    "dpm++2m_eta": dict(name="dpm++2m", eta=1.0),
 }
 
 
@@ -76,6 +77,34 @@ def test_dpm_solver_of_one_step_predicts_x0(gaussian):
     data = gaussian(LINEAR, MEAN, STD)
     plan = samplers.make_plan(LINEAR, "dpm++2m", 1)
     np.testing.assert_allclose(affine(data, plan), exact_ode(data, -1), rtol=1e-4, atol=2e-5)
+
+
+def moments(data, plan):
+    """Mean and variance that a plan ends with, followed through its steps in float64."""
+    rows = zip(*(np.asarray(column, np.float64) for column in plan), strict=True)
+    mean, covariance = np.zeros(2), np.diag([1.0, 0.0])  # of x and of x̂_0 before
+    for t, _, _, from_x, from_x0, from_previous, noise in rows:
+        t = int(t)
+        slope = data.alpha[t] * data.std**2 / data.marginal_std[t] ** 2
+        offset = data.mean - slope * data.alpha[t] * data.mean
+        turn = np.array([[from_x + from_x0 * slope, from_previous], [slope, 0.0]])
+        mean = turn @ mean + np.array([from_x0 * offset, offset])
+        covariance = turn @ covariance @ turn.T + np.diag([noise**2, 0.0])
+    return mean[0], covariance[0, 0]
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_noise_in_dpm_solver_leaves_the_distribution_as_it_is(gaussian, eta):
+    """The mean at once, the variance at second order in the step, for every η."""
+    data = gaussian(LINEAR, MEAN, STD)
+    plans = [
+        samplers.make_plan(LINEAR, "dpm++2m", n + 1, eta=eta, spacing="linspace")
+        for n in (64, 128, 256)
+    ]
+    means, variances = np.transpose([moments(data, plan) for plan in plans])
+    np.testing.assert_allclose(means, MEAN, rtol=1e-3)
+    error = variances - STD**2
+    np.testing.assert_allclose(error[:-1] / error[1:], 4, rtol=0.25)
 
 
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
@@ -207,7 +236,7 @@ def test_condition_and_parameters_reach_the_network():
 def test_deterministic_plans_have_no_noise_and_stochastic_ones_need_a_source():
     assert samplers.make_plan(SHORT, "ddim", 5).noise is None
     assert samplers.make_plan(SHORT, "dpm++2m", 5).noise is None
-    for kind in ("ddpm", "ddim_eta"):
+    for kind in ("ddpm", "ddim_eta", "dpm++2m_eta"):
         plan = samplers.make_plan(SHORT, num_steps=5, **KINDS[kind])
         with pytest.raises(ValueError, match="noise_fn"):
             samplers.integrate(lambda p, x, t, c: x, {}, plan, jnp.zeros((1, 2, 2, 1)))
@@ -246,6 +275,7 @@ def test_number_of_steps_out_of_range_raises(num_steps):
         (dict(name="euler"), "unknown sampler 'euler'; one of ddpm"),
         (dict(name="ddim", eta=1.5), "eta"),
         (dict(name="ddim", eta=-0.1), "eta"),
+        (dict(name="dpm++2m", eta=1.1), "eta"),
         (dict(name="ddpm", variance="learned"), "unknown variance"),
         (dict(name="ddim", spacing="karras"), "unknown spacing 'karras'; one of leading"),
     ],

@@ -50,7 +50,10 @@ def test_there_and_back(schedule, variance, prediction):
 def test_other_samplers():
     name = "DPMSolverMultistepScheduler"
     _, sampler = scheduler.read_config({"_class_name": name, "timestep_spacing": "trailing"}, "x")
-    assert (sampler["name"], sampler["clip_x0"]) == ("dpm++2m", False)
+    assert (sampler["name"], sampler["clip_x0"], sampler["eta"]) == ("dpm++2m", False, 0)
+    config = {"_class_name": name, "timestep_spacing": "trailing"}
+    _, sampler = scheduler.read_config(config | {"algorithm_type": "sde-dpmsolver++"}, "x")
+    assert sampler["eta"] == 1
     _, sampler = scheduler.read_config({"_class_name": "DDIMScheduler"}, "x")
     assert (sampler["name"], sampler["spacing"]) == ("ddim", "leading")
 
@@ -70,6 +73,7 @@ def test_other_samplers():
         {"clip_sample_range": 2.0},
         {"_class_name": "DDIMScheduler", "set_alpha_to_one": False},
         {"_class_name": "DPMSolverMultistepScheduler"},  # linspace by default, not our grid
+        {"algorithm_type": "dpmsolver"},
         {"surprise": 1},
     ],
 )

@@ -150,7 +150,7 @@ def ddim_step(noise, t, x, eps, z, clip, eta):
 
 
 def dpm_step(noise, t, x, eps, z, clip):
-    return noise.step(eps, t, x).prev_sample
+    return noise.step(eps, t, x, variance_noise=z).prev_sample
 
 
 def sampler_steps(cases):
@@ -170,6 +170,8 @@ def follow(case):
         # It knows only a threshold that adapts; bounded by 1, that is clipping.
         kind, step = diffusers.DPMSolverMultistepScheduler, dpm_step
         settings = dict(thresholding=clip, sample_max_value=1.0)
+        if plan.get("eta"):
+            settings["algorithm_type"] = "sde-dpmsolver++"
     noise = scheduler(kind, timestep_spacing=spacing, **settings)
     noise.set_timesteps(num_steps)
     if name == "dpm++2m":  # which has rounded them to float32

@@ -1,4 +1,4 @@
-"""Samplers as pure functions under `lax.scan`: DDPM, DDIM(η), DPM-Solver++(2M).
+"""Samplers as pure functions under `lax.scan`: DDPM, DDIM(η), DPM-Solver++(2M, η).
 
 All three share one form. A time grid t_0 > t_1 > … > t_{n−1} is chosen from the T training steps;
 each step moves x from the noise level of t_i to that of t_{i+1}, the last one to the clean image.
@@ -86,11 +86,13 @@ def _ddim(here: np.ndarray, there: np.ndarray, last: np.ndarray, eta: float) -> 
     return x, x0, np.zeros_like(x), np.where(last, 0.0, noise) if eta > 0 else None
 
 
-def _dpm_2m(here: np.ndarray, there: np.ndarray, last: np.ndarray) -> tuple:
-    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
+def _dpm_2m(here: np.ndarray, there: np.ndarray, last: np.ndarray, eta: float) -> tuple:
+    """DPM-Solver++(2M) and, for η = 1, SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095,
+    algorithm 2 and appendix B); η between them scales the noise (as in Karras's k-diffusion).
 
     With λ = log(√ᾱ/√(1−ᾱ)) and h = λ_{i+1} − λ_i the update is
-    x ← (σ'/σ) x − α' (e^{−h} − 1) D, where D = (1 + 1/2r) x̂_0 − (1/2r) x̂_0,prev and r = h_prev/h.
+    x ← (σ'/σ) e^{−ηh} x + α' (1 − e^{−(1+η)h}) D + σ' √(1 − e^{−2ηh}) z,
+    where D = (1 + 1/2r) x̂_0 − (1/2r) x̂_0,prev and r = h_prev/h.
     The first and the last step are of first order (D = x̂_0); the last one ends at σ' = 0.
     """
     safe_there = np.where(last, here, there)  # the last step is set by hand below
@@ -99,13 +101,15 @@ def _dpm_2m(here: np.ndarray, there: np.ndarray, last: np.ndarray) -> tuple:
         return 0.5 * (np.log(level) - np.log1p(-level))
 
     h = log_snr(safe_there) - log_snr(here)
-    x = np.where(last, 0.0, np.sqrt((1 - there) / (1 - here)))
-    total = np.where(last, 1.0, -np.sqrt(there) * np.expm1(-h))
+    x = np.where(last, 0.0, np.sqrt((1 - there) / (1 - here)) * np.exp(-eta * h))
+    total = np.where(last, 1.0, -np.sqrt(there) * np.expm1(-(1 + eta) * h))
+    noise = np.where(last, 0.0, np.sqrt((there - 1) * np.expm1(-2 * eta * h)))
     first_order = last | (np.arange(len(h)) == 0)
     half_inverse_r = np.zeros_like(h)
     second = ~first_order
     half_inverse_r[second] = 0.5 * h[second] / h[np.flatnonzero(second) - 1]
-    return x, total * (1 + half_inverse_r), -total * half_inverse_r, None
+    of_image = total * (1 + half_inverse_r), -total * half_inverse_r
+    return x, *of_image, noise if eta > 0 else None
 
 
 def make_plan(
@@ -122,7 +126,7 @@ def make_plan(
     Args:
       name: "ddpm", "ddim" or "dpm++2m".
       num_steps: n evaluations of the network, in 1..T.
-      eta: of DDIM, in [0, 1].
+      eta: of DDIM and DPM-Solver++, in [0, 1]: how much noise is added anew; 0 for none.
       spacing: see `time_grid`.
       variance: of DDPM, "fixed_small" (β̃) or "fixed_large" (β).
 
@@ -135,14 +139,14 @@ def make_plan(
     here = levels[grid]
     there = np.append(levels[grid[1:]], 1.0)
     last = np.arange(num_steps) == num_steps - 1
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in [0, 1], not {eta}")
     if name == "ddpm":
         coefficients = _ddpm(here, there, last, variance)
     elif name == "ddim":
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta must lie in [0, 1], not {eta}")
         coefficients = _ddim(here, there, last, eta)
     elif name == "dpm++2m":
-        coefficients = _dpm_2m(here, there, last)
+        coefficients = _dpm_2m(here, there, last, eta)
     else:
         raise ValueError(f"unknown sampler {name!r}; one of {', '.join(NAMES)}")
     plan = SamplerPlan(grid, np.sqrt(here), np.sqrt(1 - here), *coefficients)

@@ -26,7 +26,9 @@ DEFAULTS = {
     "prediction_type": "epsilon",
     "clip_sample": True,
     "timestep_spacing": "leading",
+    "algorithm_type": "dpmsolver++",
 }
+ALGORITHMS = {"dpmsolver++": 0.0, "sde-dpmsolver++": 1.0}  # of DPM-Solver; our eta
 # What our samplers do, in their words. A key that is absent has this meaning too.
 FIXED = {
     "trained_betas": None,
@@ -36,7 +38,6 @@ FIXED = {
     "rescale_betas_zero_snr": False,
     "set_alpha_to_one": True,
     "solver_order": 2,
-    "algorithm_type": "dpmsolver++",
     "solver_type": "midpoint",
     "lower_order_final": True,
     "final_sigmas_type": "zero",
@@ -84,6 +85,8 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, dict]:
         raise refuse("variance_type", f"it must be {' or '.join(VARIANCES)}")
     if kind == "DPMSolverMultistepScheduler" and values["timestep_spacing"] != "trailing":
         raise refuse("timestep_spacing", "it must be trailing")
+    if values["algorithm_type"] not in ALGORITHMS:
+        raise refuse("algorithm_type", f"it must be {' or '.join(ALGORITHMS)}")
     sampler = {
         "name": CLASSES[kind],
         "steps": values["num_train_timesteps"] if kind == "DDPMScheduler" else 50,
@@ -93,6 +96,8 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, dict]:
     }
     if kind == "DDPMScheduler":
         sampler["variance"] = values["variance_type"]
+    if kind == "DPMSolverMultistepScheduler":
+        sampler["eta"] = ALGORITHMS[values["algorithm_type"]]
     return diffusion, sampler
 
 

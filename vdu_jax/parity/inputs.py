@@ -269,6 +269,7 @@ SAMPLERS = {
     "ddim_eta0.5": _sampler_cases("ddim", ("leading", "trailing"), eta=0.5),
     # The other spacings of diffusers' DPM-Solver are grids of n + 1 points, unlike ours.
     "dpm++2m": _sampler_cases("dpm++2m", ("trailing",)),
+    "dpm++2m_eta1": _sampler_cases("dpm++2m", ("trailing",), eta=1.0),
 }
 
 
