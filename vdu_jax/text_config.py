@@ -67,6 +67,7 @@ def default() -> ConfigDict:
             },
             "model": {
                 "folder": "",  # of Stable Diffusion, as diffusers saves it; "": train one
+                "dtype": "float32",  # or "bfloat16", that the U-Net computes in; all is kept in float32
                 # Of one's own, in the words of the folder's config.json files.
                 "unet": {
                     "sample_size": 8,
@@ -216,6 +217,7 @@ def validate(config: ConfigDict) -> None:
     c.share("forget.fraction", above_zero=True)
     c.not_negative("forget.limit", "forget.seed")
 
+    c.one_of("model.dtype", ("float32", "bfloat16"))
     if not config.model.folder:
         _validate_training(c)
     elif not config.model.folder.strip():

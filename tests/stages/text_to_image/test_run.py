@@ -141,6 +141,26 @@ def test_captions_of_ones_own_and_a_folder_that_is_there(text_run, text_settings
     assert set(figures["other"]) == {"feature"}
 
 
+def test_the_unet_computes_in_bfloat16_if_asked(text_run, text_settings):
+    """Near what it computes in float32, with gradients of the parameters' type."""
+    config, found, gradients, stages = text_settings, {}, {}, set()
+    config.model.folder = str(text_run / "train" / "model")
+    for dtype in ("float32", "bfloat16"):
+        config.model.dtype = dtype
+        model = build.original(config, text_run)
+        predict, unet = build.score_fn(model), model.params["unet"]
+        latents = jax.random.normal(jax.random.key(0), (2, *model.latent_shape))
+        rest = latents, np.array([300, 900]), build.embed(model, ["a red bag", "a coat"])
+        found[dtype] = np.asarray(jax.jit(predict)(unet, *rest))
+        gradients[dtype] = jax.grad(lambda p, f=predict, r=rest: (f(p, *r) ** 2).mean())(unet)
+        assert ("bf16" in str(jax.make_jaxpr(predict)(unet, *rest))) == (dtype == "bfloat16")
+        stages.add(build.stage(config, text_run, "replay", ()).fingerprint)
+    gap = np.abs(found["float32"] - found["bfloat16"])
+    assert 1e-4 < gap.max() < 0.1 * np.abs(found["float32"]).max()
+    chex.assert_trees_all_equal_shapes_and_dtypes(*gradients.values())
+    assert len(stages) == 2  # neither passes for the other
+
+
 def test_a_trajectory_of_folders(text_run, text_settings, tmp_path):
     from vdu_jax.stages.text_to_image import posterior
 

@@ -103,7 +103,7 @@ def own_networks(
     configs = {
         name: {key: list(v) if isinstance(v, tuple) else v for key, v in section.items()}
         for name, section in config.model.to_dict().items()
-        if name != "folder"
+        if name not in ("folder", "dtype")
     }
     configs["text_encoder"]["vocab_size"] = vocab_size
     modules = {
@@ -111,7 +111,12 @@ def own_networks(
         for name, part in stable_diffusion.PARTS.items()
     }
     pipeline.check_fit("config key model", modules)
-    return configs, modules
+    return configs, in_dtype(config, modules)
+
+
+def in_dtype(config: ConfigDict, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """The networks, with a U-Net that computes in `config.model.dtype`."""
+    return dict(modules) | {"unet": modules["unet"].clone(dtype=jnp.dtype(config.model.dtype))}
 
 
 def train_stage(config: ConfigDict, workdir: Path) -> StageDir:
@@ -154,12 +159,14 @@ def stage(
     inputs = {s: config[s].to_dict() for s in sections} | more
     inputs["upstream"] = {u: artifacts.upstream(workdir, u)["fingerprint"] for u in upstream}
     inputs["upstream"]["model"] = folder_fingerprint(original_folder(config, workdir))
+    inputs["dtype"] = config.model.dtype
     return StageDir(workdir, name, inputs)
 
 
 def original(config: ConfigDict, workdir: Path) -> pipeline.TextToImage:
     """The model to be unlearned, from its folder."""
-    return pipeline.read(original_folder(config, workdir))
+    model = pipeline.read(original_folder(config, workdir))
+    return model._replace(modules=in_dtype(config, model.modules))
 
 
 def restore(folder: Path, step: int, name: str, like: Params) -> Params:

@@ -30,6 +30,7 @@ def read(config: ConfigDict) -> tuple[pipeline.TextToImage, Shapes]:
     if config.model.folder:
         folder = Path(config.model.folder).expanduser()
         configs, modules = pipeline.read_networks(folder)
+        modules = build.in_dtype(config, modules)
         where = folder / "unet" / "config.json"
     else:
         configs, modules = build.own_networks(config, VOCABULARY)
