@@ -67,7 +67,7 @@ def default() -> ConfigDict:
             },
             "model": {
                 "folder": "",  # of Stable Diffusion, as diffusers saves it; "": train one
-                "dtype": "float32",  # or "bfloat16", that the U-Net computes in; all is kept in float32
+                "dtype": "float32",  # or "bfloat16", that the U-Net computes in, not keeps
                 # Of one's own, in the words of the folder's config.json files.
                 "unet": {
                     "sample_size": 8,
