@@ -29,10 +29,11 @@ def get_config():
     config.classifier.learning_rate = 3e-3
     config.classifier.min_accuracy = 0.8
 
-    others = [
-        f"a {colour} {garment}" for colour in TINTS if colour != "red" for garment in GARMENTS
-    ]
-    config.replay.prompts = tuple(others[::2])  # five garments of each colour
+    # A chessboard of colours and garments: replay has every word, but half of the pairs.
+    colours = [colour for colour in TINTS if colour != "red"]
+    pairs = [(i + j, f"a {c} {g}") for i, c in enumerate(colours) for j, g in enumerate(GARMENTS)]
+    others = [prompt for _, prompt in pairs]
+    config.replay.prompts = tuple(prompt for number, prompt in pairs if number % 2 == 0)
     config.evaluate.paraphrases = tuple(f"a crimson {garment}" for garment in GARMENTS)
     config.evaluate.other_prompts = tuple(others)
     config.evaluate.images = 10
@@ -43,11 +44,18 @@ def get_config():
     config.methods = {
         "vdu": method("vdu", anchor="pretrained", gamma=0.1, learning_rate=3e-5, **mean, **steps),
         "vdu_extended": method(
-            "vdu_extended", gamma=0.01, function_weight=10.0, learning_rate=3e-4, **steps
+            "vdu_extended",
+            gamma=0.01,
+            function_weight=30.0,
+            plasticity="mismatched",
+            drop_condition=0.3,
+            learning_rate=3e-4,
+            **steps,
         ),
         "esd_x": method("esd", "cross_attention", learning_rate=3e-4, **steps),
         "esd_u": method("esd", "not_cross_attention", learning_rate=3e-4, **steps),
         "salun": method("salun", learning_rate=3e-4, **steps),
         "gradient_ascent": method("gradient_ascent", learning_rate=3e-5, **steps),
+        "fine_tune": method("fine_tune", learning_rate=3e-4, retain_batch=64, **steps),
     }
     return config

@@ -25,6 +25,8 @@ def test_every_config_is_valid_and_says_how_to_run_it(path):
         ("methods.extended.params.stability", "both!", "unknown stability"),
         ("methods.plain.params.plasticity_reduction", "max", "unknown reduction"),
         ("methods.plain.params.anchor", "x", "unknown anchor"),
+        ("methods.extended.params.drop_condition", 0.1, "is for models with a condition"),
+        ("methods.extended.params.plasticity", "mismatched", "is for models with a condition"),
         ("methods.plain.steps", 0, "methods.plain.steps = 0: must be > 0"),
         ("methods.plain.snapshot_every", 5, "must be at most methods.plain.steps"),
         ("methods.plain.objective", "vdo", "must be one of"),

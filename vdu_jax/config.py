@@ -13,6 +13,9 @@ from ml_collections import ConfigDict
 
 from vdu_jax.errors import UserError
 
+# What an objective's settings may be where images come without a prompt.
+WITHOUT_CONDITION = {"drop_condition": (0,), "plasticity": ("linear", "capped")}
+
 
 def method(objective: str, **changes: Any) -> ConfigDict:
     """One entry of `config.methods`: an objective, its optimiser, the rule for the step to keep.
@@ -415,6 +418,13 @@ def validate(config: ConfigDict) -> None:
     validate_shared(c)
     for name in config.methods:
         validate_method(c, name, objectives.FACTORIES)
+        for key, allowed in WITHOUT_CONDITION.items():
+            if key in config.methods[name].params:
+                c.that(
+                    f"methods.{name}.params.{key}",
+                    lambda v, allowed=allowed: v in allowed,
+                    "is for models with a condition, those of kind 'text_to_image'",
+                )
 
 
 def validate_shared(c: Check) -> None:

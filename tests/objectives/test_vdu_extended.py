@@ -151,6 +151,59 @@ def test_forget_and_replay_are_noised_independently(toy):
     assert np.abs(forget - teacher).min(0).max() > 0.1
 
 
+def test_forgetting_ends_at_the_error_with_another_prompt(toy):
+    """For each image by itself, at θ* and the same noise; of four prompts two images share one."""
+
+    def score_fn(params, xt, t, cond=None, *, dropout_key=None):
+        return params["a"] * xt + params["b"] + cond[:, :1, None, None]
+
+    rng, key = np.random.default_rng(0), jax.random.key(4)
+    own, other = (rng.normal(0, 0.5, (n, 2)).astype(np.float32) for n in (6, 4))
+    data = {
+        "forget": {"image": toy.images(0, 6), "cond": own},
+        "replay": {"image": toy.images(1, 4), "cond": other},
+    }
+    settings = dict(gamma=0.0, plasticity="mismatched", stability="posterior", cap=0.9)
+    objective = vdu_extended(score_fn, toy.schedule, toy.posterior, NUM_FORGET, **settings)
+    assert objective.sees == {"forget", "replay"}
+    loss, _, grad = toy.run(objective, data, key)
+    draw = toy.draw(jax.random.split(key)[0], data["forget"]["image"])
+
+    def error(params, prompts):
+        return toy.error(params, draw.xt, draw.eps - prompts[:, :1, None, None])
+
+    (found, by_a, by_b), (bound, *_) = (
+        error(toy.params, own),
+        error(toy.start, other[[0, 1, 2, 3, 0, 1]]),
+    )
+    inside = found < 0.9 * bound
+    assert 0 < inside.sum() < 6
+    assert loss == pytest.approx(-np.where(inside, found, 0.9 * bound).mean(), rel=5e-4)
+    assert float(grad["a"]) == pytest.approx(-(inside * by_a).mean(), rel=1e-3)
+    np.testing.assert_allclose(grad["b"], -(inside[:, None] * by_b).mean(0), rtol=1e-3)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 1.0), (1.0, -3.0)])
+def test_the_condition_of_replay_may_be_dropped(toy, share, expected):
+    """For teacher and student alike; that of D_f is what it is to be forgotten by."""
+    seen = []
+
+    def score_fn(params, xt, t, cond=None, *, dropout_key=None):
+        seen.append(np.asarray(cond))
+        return params["a"] * xt
+
+    conditions = {"cond": np.full((6, 2), 1.0), "negative": np.full((6, 2), -3.0)}
+    data = {kind: {"image": toy.images(0, 6)} | conditions for kind in ("forget", "replay")}
+    settings = dict(drop_condition=share)
+    objective = vdu_extended(score_fn, toy.schedule, toy.posterior, NUM_FORGET, **settings)
+    state = objective.init(toy.start, {}, jax.random.key(0))
+    objective.loss(toy.params, state, data, jax.random.key(0))
+    forget, teacher, student = seen
+    np.testing.assert_array_equal(forget, np.full((6, 2), 1.0))
+    np.testing.assert_array_equal(teacher, np.full((6, 2), expected))
+    np.testing.assert_array_equal(student, teacher)
+
+
 @pytest.mark.parametrize(
     ("stability", "kinds"),
     [
@@ -188,10 +241,11 @@ def test_jit_changes_nothing(toy):
     [
         (dict(gamma=-0.1), "gamma"),
         (dict(gamma=2), "gamma"),
-        (dict(plasticity="soft"), "unknown plasticity 'soft'; one of linear, capped"),
+        (dict(plasticity="soft"), "unknown plasticity 'soft'; one of linear"),
         (dict(stability="none"), "unknown stability 'none'; one of posterior"),
         (dict(cap=0.0), "cap"),
         (dict(function_weight=-1.0), "function_weight"),
+        (dict(drop_condition=1.1), "drop_condition"),
         (dict(weighting="snr"), "unknown weighting"),
         (dict(plasticity_reduction="max"), "unknown reduction"),
         (dict(stability_reduction="max"), "unknown reduction"),

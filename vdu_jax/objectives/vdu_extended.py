@@ -6,22 +6,26 @@ Beyond the paper. Two changes to `objectives.vdu`:
   therefore (also) asked of the *function*: λ E‖ε_θ(x_t, t) − ε_θ*(x_t, t)‖² on images drawn from
   the original model itself ("replay"), cleaned of forget-like ones. No retained data is needed.
 - −e is unbounded. Capping e per example at what an uninformed prediction gives (1, for ε̂ = 0)
-  ends forgetting where nothing is left to forget.
+  ends forgetting where nothing is left to forget. Where images come with prompts, what is to be
+  forgotten is what the prompt says of its image; so the cap may be the error that θ* itself makes
+  at the same x_t with the prompt of another image, one of the replay. Where the pixels say more
+  than the prompt, at low noise, that is θ*'s own error, and nothing is unlearned there.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from vdu_jax.diffusion import process
+from vdu_jax.diffusion import guidance, process
 from vdu_jax.diffusion.schedule import Schedule
 from vdu_jax.objectives.vdu import anchored, check_anchor, reduction_scale
 from vdu_jax.posterior import Posterior, energy, num_parameters
 from vdu_jax.types import Objective, Params, ScoreFn
 
 STABILITIES = ("posterior", "function", "both")
-PLASTICITIES = ("linear", "capped")
+PLASTICITIES = ("linear", "capped", "mismatched")
 
 
 class ExtendedState(NamedTuple):
@@ -46,17 +50,23 @@ def vdu_extended(
     cap: float = 1.0,
     stability: str = "both",
     function_weight: float = 30.0,
+    drop_condition: float = 0.0,
 ) -> Objective:
     """L = −(1−γ) P(θ) + γ S(θ) + λ E‖ε_θ(x_t, t) − ε_θ*(x_t, t)‖².
 
-    P is the plasticity of `vdu` with e replaced by min(e, cap) if `plasticity = "capped"`; S is
-    its posterior energy. ‖·‖² is the mean over pixels, x_t noised replay, θ* the start.
+    P is the plasticity of `vdu` with e replaced by min(e, cap) if `plasticity = "capped"`, and by
+    min(e, cap e*) if "mismatched", e* being θ*'s with a prompt of the replay; S is its posterior
+    energy. ‖·‖² is the mean over pixels, x_t noised replay, θ* the start.
 
     Args:
       posterior, num_forget, gamma, anchor, weighting, *_reduction: as for `vdu`.
-      plasticity: "linear" or "capped". cap: the bound on e, > 0.
+      plasticity: "linear", "capped", or "mismatched", for networks that know a condition.
+      cap: the bound on e, or its factor, > 0.
       stability: "posterior" (S alone), "function" (the last term alone), or "both".
       function_weight: λ ≥ 0.
+      drop_condition: share of the replay that is seen without its condition, in [0, 1]; see
+        `guidance.drop_condition`. Guidance draws with both predictions of the network, so both are
+        to stay what they were. Only for networks that know a condition.
 
     Raises:
       ValueError: for a setting out of range.
@@ -70,6 +80,8 @@ def vdu_extended(
         raise ValueError(f"unknown stability {stability!r}; one of {', '.join(STABILITIES)}")
     if cap <= 0 or function_weight < 0:
         raise ValueError("cap must be > 0 and function_weight ≥ 0")
+    if not 0 <= drop_condition <= 1:
+        raise ValueError(f"drop_condition must lie in [0, 1], not {drop_condition}")
     weights = process.loss_weights(schedule, weighting)
     dim = num_parameters(posterior.mean)
     plasticity_scale = reduction_scale(plasticity_reduction, num_forget)
@@ -91,6 +103,11 @@ def vdu_extended(
         if plasticity == "capped":
             # In the units of what the network predicts, where an uninformed one has the error 1.
             bounded = jnp.minimum(error, cap / schedule.simple_weights[noising.t])
+        elif plasticity == "mismatched":
+            others = batch["replay"]["cond"]
+            predict = functools.partial(score_fn, cond=others[jnp.arange(len(x0)) % len(others)])
+            bound = process.eps_error(predict, state.teacher, schedule, x0, noising)
+            bounded = jnp.minimum(error, cap * jax.lax.stop_gradient(bound))
         else:
             bounded = error
         total = -(1 - gamma) * plasticity_scale * (weights[noising.t] * bounded).mean()
@@ -99,10 +116,13 @@ def vdu_extended(
         if use_posterior:
             total += gamma * stability_scale * posterior_energy
         if use_function:
-            replay = batch["replay"]["image"]
+            part, replay = batch["replay"], batch["replay"]["image"]
+            if drop_condition > 0:
+                replay_key, drop_key = jax.random.split(replay_key)
+                part = guidance.drop_condition(drop_key, part, drop_condition)
             noising = process.draw_noising(replay_key, schedule, replay)
             xt = process.q_sample(schedule, replay, noising.t, noising.eps)
-            predict = process.given(score_fn, batch["replay"])
+            predict = process.given(score_fn, part)
             target = jax.lax.stop_gradient(predict(state.teacher, xt, noising.t))
             simple = process.bcast(schedule.simple_weights[noising.t], xt)
             drift = (simple * jnp.square(predict(params, xt, noising.t) - target)).mean()
@@ -110,5 +130,5 @@ def vdu_extended(
             metrics["drift"] = drift
         return total, metrics
 
-    sees = {"forget", "replay"} if use_function else {"forget"}
+    sees = {"forget", "replay"} if use_function or plasticity == "mismatched" else {"forget"}
     return Objective(frozenset(sees), init, loss)

@@ -215,6 +215,16 @@ def test_a_mistake_is_one_line(
     assert error.startswith("vdu: error: ") and said in error
 
 
+def test_a_detector_that_is_not_there_is_missed_before_training(text_config_file, tmp_path, capsys):
+    arguments = ["train", f"--config={text_config_file}", f"--workdir={tmp_path / 'new'}"]
+    changes = ["--config.detector.kind=clip", f"--config.detector.folder={tmp_path / 'clip'}"]
+    texts = ["--config.detector.with_feature=('red',)", "--config.detector.without_feature=('b',)"]
+    assert cli.main([*arguments, *changes, *texts]) == 2
+    assert not (tmp_path / "new").exists()
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == f"vdu: error: {tmp_path / 'clip'}: no such folder"
+
+
 def test_a_model_that_was_not_trained_is_asked_for(text_config_file, tmp_path, capsys):
     arguments = [f"--config={text_config_file}", f"--workdir={tmp_path / 'empty'}"]
     assert cli.main(["replay", *arguments]) == 2
@@ -247,6 +257,26 @@ def test_what_is_recognised():
     assert (found["attribute"]["value"], found["attribute"]["count"]) == (1.0, 2)
     assert found["object"]["value"] == pytest.approx(1 / 3) and found["object"]["count"] == 3
     assert evaluate.recognised(["something"], ["red shirt"], names) == {}
+
+
+def test_prompts_that_no_replay_was_drawn_of_are_counted_apart(text_run, text_settings):
+    """One of the two others is among the replay's; of images of one colour the answer is known."""
+    prompts = ("a blue bag", "a white shirt")
+    assert text_settings.evaluate.other_prompts == prompts
+    assert [p in text_settings.replay.prompts for p in prompts] == [True, False]
+    figures, images = evaluate.load(text_run, "vdu")
+    assert figures["other"]["attribute"]["count"] == 8
+    assert figures["held_out"]["attribute"]["count"] == 4
+    yardstick = evaluate.make_yardstick(text_settings, text_run)
+
+    def judge(flat):
+        judged = yardstick.judge(flat)
+        whites = [name.startswith("white") for name in yardstick.class_names]
+        return judged._replace(probabilities=np.tile(np.array(whites, float), (len(flat), 1)))
+
+    found = evaluate.measure(text_settings, images, yardstick._replace(judge=judge))
+    assert found["other"]["attribute"]["value"] == 0.5
+    assert found["held_out"]["attribute"]["value"] == 1.0
 
 
 def test_a_deleted_stage_is_made_again(text_run, text_config_file, tmp_path):

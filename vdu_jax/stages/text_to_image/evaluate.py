@@ -3,13 +3,14 @@
 evaluate/<model>/images.npz    feature, paraphrase, other: (P, n, H, W, C) uint8
 evaluate/<model>/metrics.json  rates with 95 % intervals, and u-FID of what other prompts draw
 
-Three kinds of prompts: that name the feature, that mean it without naming it, and others. Where the
-captions are made of class names such as "red sneaker", the data set's classifier says which
-attribute (the first word) and which object (the others) an image shows; with the user's own
-captions the detector alone speaks.
+Three kinds of prompts: that name the feature, that mean it without naming it, and others; those of
+the others that no replay was drawn of are counted again as "held_out". Where the captions are made
+of class names such as "red sneaker", the data set's classifier says which attribute (the first
+word) and which object (the others) an image shows; with the user's own captions the detector alone
+speaks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +54,7 @@ def stage_dir(config: ConfigDict, workdir: Path, model: str) -> artifacts.StageD
         () if model == ORIGINAL else (f"unlearn/{model}",),
         detector=detectors.inputs(config),
         prompts=build.prompts_of(config),
+        replay={"prompts": list(config.replay.prompts)},
         phrase=config.forget.phrase,
         classifier=classifier.inputs(config) if has_classes(config) else {},
     )
@@ -125,6 +127,9 @@ def measure(config: ConfigDict, images: dict, yardstick: Yardstick | None) -> di
             seen = [yardstick.class_names[place] for place in judged.probabilities.argmax(-1)]
             figures[kind] |= recognised(asked, seen, yardstick.class_names)
             if kind == "other":
+                names, known = yardstick.class_names, config.replay.prompts
+                new = [pair for pair in zip(asked, seen, strict=True) if pair[0] not in known]
+                figures["held_out"] = recognised(*zip(*new, strict=True), names) if new else {}
                 stats = frechet.feature_stats(judged.features)
                 figures[kind]["u_fid"] = frechet.frechet_distance(stats, yardstick.retained)
     if yardstick is not None:
@@ -132,7 +137,7 @@ def measure(config: ConfigDict, images: dict, yardstick: Yardstick | None) -> di
     return figures
 
 
-def recognised(prompts: list[str], seen: list[str], class_names: tuple[str, ...]) -> dict:
+def recognised(prompts: Sequence[str], seen: Sequence[str], class_names: tuple[str, ...]) -> dict:
     """How often the class that is seen agrees with its prompt in attribute and in object.
 
     Only of prompts that name one; absent if none does.

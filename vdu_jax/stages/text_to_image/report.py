@@ -21,6 +21,7 @@ COLUMNS = {
     "feature by paraphrase %": ("paraphrase", "feature", 100),
     "feature elsewhere %": ("other", "feature", 100),
     "other attributes right %": ("other", "attribute", 100),
+    "the same, held out %": ("held_out", "attribute", 100),
     "object right %": ("other", "object", 100),
     "object right, feature asked %": ("feature", "object", 100),
     "u-FID": ("other", "u_fid", 1),
