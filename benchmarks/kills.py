@@ -63,34 +63,28 @@ def finish(stage: str, workdir: Path) -> tuple[float, float]:
 
 
 def differences(stage: str, one: Path, other: Path) -> list[str]:
-    """What is not the same under `stage` of two workdirs."""
+    """The metrics and checkpoints that are not the same under `stage` of two workdirs."""
     import jax
     import numpy as np
     import orbax.checkpoint as ocp
 
-    found = []
-    files = {
-        folder: {p.relative_to(folder) for p in (folder / stage).rglob("metrics.jsonl")}
-        | {p.parent.relative_to(folder) for p in (folder / stage).rglob("snapshots/*/*/_METADATA")}
-        for folder in (one, other)
-    }
-    if not files[one]:
+    def written(folder: Path) -> set[Path]:
+        checkpoints = (folder / stage).rglob("snapshots/*/*/_METADATA")
+        found = [*(folder / stage).rglob("metrics.jsonl"), *(p.parent for p in checkpoints)]
+        return {path.relative_to(folder) for path in found}
+
+    def content(path: Path) -> list[bytes]:
+        if not path.exists():
+            return []
+        if path.is_file():
+            return [path.read_bytes()]
+        return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(reader.restore(path))]
+
+    paths = written(one) | written(other)
+    if not written(one):
         raise SystemExit(f"{one / stage} has no checkpoints")
     with ocp.StandardCheckpointer() as reader:
-        for path in sorted(files[one] | files[other]):
-            if not (one / path).exists() or not (other / path).exists():
-                found.append(f"{path} is in one of them only")
-            elif path.name == "metrics.jsonl":
-                if (one / path).read_bytes() != (other / path).read_bytes():
-                    found.append(str(path))
-            else:
-                trees = [reader.restore(folder / path) for folder in (one, other)]
-                same = jax.tree.map(
-                    lambda a, b: np.asarray(a).tobytes() == np.asarray(b).tobytes(), *trees
-                )
-                if not jax.tree.all(same):
-                    found.append(str(path))
-    return found
+        return [str(p) for p in sorted(paths) if content(one / p) != content(other / p)]
 
 
 def kill(stage: str, folder: Path, before: Path | None, kills: int, draw: random.Random) -> dict:
