@@ -9,7 +9,7 @@ import text_to_image
 from PIL import Image
 
 from vdu_jax.errors import UserError
-from vdu_jax.interop import clip, layout, tensors
+from vdu_jax.interop import clip, tensors
 
 # Of the config.json of openai/clip-vit-large-patch14, what is not a default, and some of the rest.
 LARGE = {
@@ -46,14 +46,12 @@ def folder(tmp_path):
 )
 def test_the_published_models_have_their_number_of_parameters(config, parameters):
     """ViT-L/14 and ViT-B/32."""
-    like = clip.param_shapes(clip.read_config(config, "x"))
-    shapes = layout.pytorch_shapes(like, clip.tensor_name)
+    shapes = clip.PART.tensor_shapes(clip.read_config(config, "x"))
     assert sum(map(math.prod, shapes.values())) == parameters
 
 
 def test_names_of_tensors():
-    like = clip.param_shapes(clip.read_config(LARGE, "x"))
-    shapes = layout.pytorch_shapes(like, clip.tensor_name)
+    shapes = clip.PART.tensor_shapes(clip.read_config(LARGE, "x"))
     assert shapes["logit_scale"] == ()
     assert shapes["visual_projection.weight"] == (768, 1024)
     assert shapes["vision_model.embeddings.class_embedding"] == (1024,)

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from vdu_jax.interop import clip as weights
-from vdu_jax.interop import layout
 from vdu_jax.models import clip
 from vdu_jax.parity import inputs
 
@@ -14,9 +13,8 @@ NET = weights.read_config(inputs.CLIP, "x")
 
 @pytest.fixture(scope="module")
 def params():
-    like = weights.param_shapes(NET)
-    named = inputs.tensors(layout.pytorch_shapes(like, weights.tensor_name), seed=1)
-    return layout.from_pytorch(named, like, weights.tensor_name, "x")
+    named = inputs.tensors(weights.PART.tensor_shapes(NET), seed=1)
+    return weights.PART.to_params(NET, named, "x")
 
 
 def images(seed, count=3):
@@ -59,4 +57,4 @@ def test_every_patch_and_its_place_count(params):
 def test_fresh_parameters_have_the_temperature_of_the_paper():
     fresh = jax.jit(clip.init_params, static_argnums=0)(NET, jax.random.key(0))
     assert np.exp(fresh["logit_scale"]) == pytest.approx(1 / 0.07, rel=1e-3)
-    assert jax.tree.map(np.shape, fresh) == jax.tree.map(np.shape, weights.param_shapes(NET))
+    assert jax.tree.map(np.shape, fresh) == jax.tree.map(np.shape, weights.PART.param_shapes(NET))

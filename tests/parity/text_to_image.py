@@ -2,7 +2,7 @@
 
 import json
 
-from vdu_jax.interop import clip, layout, pipeline, stable_diffusion, tensors
+from vdu_jax.interop import clip, pipeline, stable_diffusion, tensors
 from vdu_jax.parity import inputs
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.'!"
@@ -46,8 +46,7 @@ def write_clip(directory, seed=51):
     end = len(vocabulary()) - 1
     config["text_config"] = config["text_config"] | {"vocab_size": end + 1, "eos_token_id": end}
     (directory / "config.json").write_text(json.dumps(config))
-    like = clip.param_shapes(clip.read_config(config, "clip"))
-    drawn = inputs.tensors(layout.pytorch_shapes(like, clip.tensor_name), seed)
+    drawn = inputs.tensors(clip.PART.tensor_shapes(clip.read_config(config, "clip")), seed)
     tensors.write(directory / clip.WEIGHTS, drawn, {"format": "pt"})
     return directory
 

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from PIL import Image, ImageOps
 
 from vdu_jax.errors import UserError
-from vdu_jax.interop import folder, layout, stable_diffusion, tensors, tokenizer
+from vdu_jax.interop import folder, stable_diffusion, tensors, tokenizer, unet2d
 from vdu_jax.models import clip
 from vdu_jax.types import Params
 
@@ -62,19 +61,10 @@ def read_config(config: Mapping[str, Any], where: str) -> clip.CLIP:
     size, patch = read.take("image_size", 224), read.take("patch_size", 32)
     if patch < 1 or size < 1 or size % patch:
         raise read.refuse("patch_size", f"it must divide image_size = {size}")
-    hidden, heads = read.take("hidden_size", 768), read.take("num_attention_heads", 12)
-    if heads < 1 or hidden % heads:
-        raise read.refuse("num_attention_heads", f"it must divide hidden_size = {hidden}")
-    tower = clip.VisionEncoder(
-        image_size=size,
-        patch_size=patch,
-        hidden_size=hidden,
-        intermediate_size=read.take("intermediate_size", 3072),
-        num_layers=read.take("num_hidden_layers", 12),
-        num_heads=heads,
-        activation=read.one_of("hidden_act", ["quick_gelu", "gelu"]),
-        epsilon=float(read.take("layer_norm_eps", 1e-5)),
+    settings = stable_diffusion.tower_settings(
+        read, hidden_size=768, intermediate_size=3072, num_heads=12
     )
+    tower = clip.VisionEncoder(image_size=size, patch_size=patch, **settings)
     known = {key: text[key] for key in stable_diffusion.TEXT_KEYS if key in text}
     return clip.CLIP(
         vision=tower,
@@ -83,8 +73,9 @@ def read_config(config: Mapping[str, Any], where: str) -> clip.CLIP:
     )
 
 
-def tensor_name(path: tuple[str, ...]) -> str:
+def tensor_name(path: tuple[str, ...], attention: Mapping[str, str] = unet2d.MODERN) -> str:
     """Their name of a parameter."""
+    del attention
     tower, *rest = path
     if tower not in ("text", "vision"):
         return stable_diffusion.text_name(path)
@@ -93,14 +84,9 @@ def tensor_name(path: tuple[str, ...]) -> str:
     return f"{tower}_model.{stable_diffusion.text_name(tuple(rest))}"
 
 
-def ignored(name: str) -> bool:
-    """Whether a tensor says nothing: 0, 1, …, in old versions."""
-    return name.endswith(".position_ids")
-
-
-def param_shapes(module: clip.CLIP) -> Params:
-    """Shapes of the module's parameters; nothing is allocated."""
-    return jax.eval_shape(lambda: clip.init_params(module, jax.random.key(0)))
+PART = stable_diffusion.Part(
+    WEIGHTS, read_config, clip.init_params, tensor_name, stable_diffusion.is_position
+)
 
 
 def read(directory: Path) -> Model:
@@ -115,8 +101,7 @@ def read(directory: Path) -> Model:
     config, _ = folder.read_json(directory / "config.json")
     module = read_config(config, str(directory / "config.json"))
     file = folder.weights_file(directory, WEIGHTS)
-    named = tensors.read(file, ignored).tensors
-    params = layout.from_pytorch(named, param_shapes(module), tensor_name, str(file))
+    params = PART.to_params(module, tensors.read(file, PART.ignored).tensors, str(file))
     mean, deviation = MEAN, DEVIATION
     if (directory / "preprocessor_config.json").is_file():
         said, _ = folder.read_json(directory / "preprocessor_config.json")

@@ -177,21 +177,37 @@ def read_text_encoder(config: Mapping[str, Any], where: str) -> text_encoder.Tex
     read = Reader(config, where, ["CLIPTextModel"])
     read.one_of("model_type", ["clip_text_model"])
     read.passed_over(*TEXT_PASSED_OVER)
-    hidden, heads = read.take("hidden_size", 512), read.take("num_attention_heads", 8)
-    if heads < 1 or hidden % heads:
-        raise read.refuse("num_attention_heads", f"it must divide hidden_size = {hidden}")
     module = text_encoder.TextEncoder(
         vocab_size=read.take("vocab_size", 49408),
         max_length=read.take("max_position_embeddings", 77),
-        hidden_size=hidden,
-        intermediate_size=read.take("intermediate_size", 2048),
-        num_layers=read.take("num_hidden_layers", 12),
-        num_heads=heads,
-        activation=read.one_of("hidden_act", ["quick_gelu", "gelu"]),
-        epsilon=float(read.take("layer_norm_eps", 1e-5)),
+        **tower_settings(read, hidden_size=512, intermediate_size=2048, num_heads=8),
     )
     read.finish()
     return module
+
+
+def tower_settings(
+    read: Reader, hidden_size: int, intermediate_size: int, num_heads: int
+) -> dict[str, Any]:
+    """What both of CLIP's towers are made of; the numbers are for keys that are not there.
+
+    Raises:
+      UserError: as `read_text_encoder`.
+    """
+    hidden, heads = (
+        read.take("hidden_size", hidden_size),
+        read.take("num_attention_heads", num_heads),
+    )
+    if heads < 1 or hidden % heads:
+        raise read.refuse("num_attention_heads", f"it must divide hidden_size = {hidden}")
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": read.take("intermediate_size", intermediate_size),
+        "num_layers": read.take("num_hidden_layers", 12),
+        "num_heads": heads,
+        "activation": read.one_of("hidden_act", ["quick_gelu", "gelu"]),
+        "epsilon": float(read.take("layer_norm_eps", 1e-5)),
+    }
 
 
 TEXT_PREFIX = "text_model."  # of the text encoder's names before transformers 5
@@ -211,6 +227,11 @@ def text_name(path: tuple[str, ...], attention: Mapping[str, str] = unet2d.MODER
     return ".".join([*modules, layout.LEAVES.get(leaf, leaf)])
 
 
+def is_position(name: str) -> bool:
+    """Whether a tensor of CLIP's says nothing: 0, 1, …, in old versions."""
+    return name.endswith(".position_ids")
+
+
 class Part(NamedTuple):
     """One of the networks of a folder.
 
@@ -220,6 +241,7 @@ class Part(NamedTuple):
       init_params: `(module, key) -> params`.
       tensor_name: their name of a parameter, given the names of the attention layers.
       ignored: of a tensor's name, whether it has no part here.
+      prefix: what their names begin with in some versions.
     """
 
     weights: str
@@ -227,6 +249,7 @@ class Part(NamedTuple):
     init_params: Callable[[nn.Module, jax.Array], Params]
     tensor_name: Callable[..., str]
     ignored: Callable[[str], bool] = lambda name: False
+    prefix: str = ""
 
     def param_shapes(self, module: nn.Module) -> Params:
         """Shapes of the module's parameters; nothing is allocated."""
@@ -253,8 +276,8 @@ class Part(NamedTuple):
     def _namer(self, named: Mapping[str, Any]) -> layout.NameOf:
         """`tensor_name` in the manner of these names, old or new."""
         name_of = functools.partial(self.tensor_name, attention=unet2d.attention_names(named))
-        if any(name.startswith(TEXT_PREFIX) for name in named):
-            return lambda path: TEXT_PREFIX + name_of(path)
+        if self.prefix and any(name.startswith(self.prefix) for name in named):
+            return lambda path: self.prefix + name_of(path)
         return name_of
 
 
@@ -273,7 +296,8 @@ PARTS = {
         read_text_encoder,
         text_encoder.init_params,
         text_name,
-        lambda name: name.endswith(".position_ids"),  # 0, 1, …, in old versions
+        is_position,
+        TEXT_PREFIX,
     ),
 }
 """By the names of their sub-folders."""

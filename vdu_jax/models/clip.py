@@ -93,10 +93,14 @@ class CLIP(nn.Module):
             at_end = self.text(tokens)[jnp.arange(len(tokens)), tokens.argmax(-1)]
             return _unit(self.text_projection(at_end))
 
+    def compare(self, images: jax.Array, texts: jax.Array) -> jax.Array:
+        """Logits (B images, M embedded texts): cosine similarities, scaled as in training."""
+        similarity = jnp.matmul(self.embed_images(images), texts.T, precision="highest")
+        return jnp.exp(self.logit_scale) * similarity
+
     def __call__(self, images: jax.Array, tokens: jax.Array) -> jax.Array:
-        """Logits (B images, M texts): cosine similarities, scaled as in training."""
-        pair = self.embed_images(images), self.embed_texts(tokens).T
-        return jnp.exp(self.logit_scale) * jnp.matmul(*pair, precision="highest")
+        """Logits (B images, M texts), see `compare`."""
+        return self.compare(images, self.embed_texts(tokens))
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -290,10 +290,8 @@ def text_embeddings(config: Mapping, precision: str) -> dict:
 def clip_similarity(precision: str) -> dict:
     del precision  # the network asks for the highest itself
     module = clip_weights.read_config(inputs.CLIP, "parity")
-    like = clip_weights.param_shapes(module)
-    shapes = layout.pytorch_shapes(like, clip_weights.tensor_name)
-    named = inputs.tensors(shapes, seed=50)
-    params = layout.from_pytorch(named, like, clip_weights.tensor_name, "parity")
+    named = inputs.tensors(clip_weights.PART.tensor_shapes(module), seed=50)
+    params = clip_weights.PART.to_params(module, named, "parity")
     side = module.vision.image_size
 
     @jax.jit

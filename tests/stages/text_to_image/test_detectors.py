@@ -100,7 +100,7 @@ def test_without_nudenet_its_name_is_said(section, monkeypatch):
     section.kind = "nudenet"
     monkeypatch.setitem(sys.modules, "nudenet", None)
     with pytest.raises(UserError, match=r"vdu-jax\[nudenet\]"):
-        detectors.check(config_of(section))
+        detectors.make(config_of(section))
 
 
 def test_verdicts_depend_on_the_weights_of_clip(clip_section, tmp_path):
@@ -109,4 +109,4 @@ def test_verdicts_depend_on_the_weights_of_clip(clip_section, tmp_path):
     assert detectors.inputs(config_of(clip_section)) != before
     clip_section.folder = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no such folder"):
-        detectors.check(config_of(clip_section))
+        detectors.make(config_of(clip_section))

@@ -3,6 +3,7 @@
 None of these has seen retained data, so a method may keep a step by them.
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,22 +32,12 @@ def make(config: ConfigDict) -> Detector:
     return {"colour": _colour, "clip": _clip, "nudenet": _nudenet}[section.kind](section)
 
 
-def check(config: ConfigDict) -> None:
-    """Refuse a detector that lacks what it needs, before there is anything to judge.
-
-    Raises:
-      UserError: as `make` does.
-    """
-    make(config)
-
-
 def inputs(config: ConfigDict) -> dict:
     """What its verdicts depend on."""
     section = config.detector
     found = section.to_dict()
     if section.kind == "clip":
-        file = _folder(section) / clip.WEIGHTS
-        found["weights"] = artifacts.file_hash(file) if file.is_file() else ""
+        found["weights"] = _weights(_folder(section))
     return found
 
 
@@ -66,19 +57,35 @@ def _folder(section: ConfigDict) -> Path:
     return Path(section.folder).expanduser()
 
 
+def _weights(folder: Path) -> str:
+    """A hash of CLIP's weights; "" if there are none."""
+    file = folder / clip.WEIGHTS
+    return artifacts.file_hash(file) if file.is_file() else ""
+
+
+@functools.lru_cache(maxsize=1)
+def _read_clip(folder: Path, weights: str) -> tuple[clip.Model, Callable]:
+    """CLIP and its comparison, compiled once for all methods; `weights` tells when to read anew."""
+    del weights
+    model = clip.read(folder)
+    return model, jax.jit(functools.partial(model.module.apply, method="compare"))
+
+
 def _clip(section: ConfigDict) -> Detector:
     """The share that CLIP gives to the texts with the feature, of all texts (Radford et al. 2021,
     section 3.1.2)."""
-    model = clip.read(_folder(section))
+    folder = _folder(section)
+    model, compare = _read_clip(folder, _weights(folder))
+    variables = {"params": model.params}
     tokens = model.tokenize([*section.with_feature, *section.without_feature])
-    logits = jax.jit(model.module.apply)
+    texts = model.module.apply(variables, tokens, method="embed_texts")
 
     def score(images: np.ndarray) -> np.ndarray:
         rows = []
         for first in range(0, len(images), BATCH):
             part = model.preprocess(images[first : first + BATCH])
             whole = np.pad(part, ((0, BATCH - len(part)), *[(0, 0)] * 3), mode="edge")
-            shares = jax.nn.softmax(logits({"params": model.params}, whole, tokens))
+            shares = jax.nn.softmax(compare(variables, whole, texts))
             rows.append(np.asarray(shares)[: len(part)])
         return np.concatenate(rows)[:, : len(section.with_feature)].sum(1)
 

@@ -33,7 +33,7 @@ from vdu_jax.types import Params
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
-    detectors.check(config)  # not needed until this long stage is done
+    detectors.make(config)  # what it lacks is said now, not after this long stage
     if config.model.folder:
         return
     stage = build.train_stage(config, workdir)
