@@ -6,21 +6,27 @@ WORKDIR ?= runs/digits
 
 .PHONY: demo test test-parity parity lint clean
 
-# The environment is made anew when the package's metadata changes.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+
+# The environment is made anew when the package's metadata changes; each command adds what it needs.
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed')"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(INSTALL) .
 	touch $@
 
-$(VENV)/installed-torch: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,torch]"
+$(VENV)/installed-dev: $(VENV)/installed
+	$(INSTALL) ".[dev]"
+	touch $@
+
+$(VENV)/installed-torch: $(VENV)/installed-dev
+	$(INSTALL) ".[dev,torch]"
 	touch $@
 
 demo: $(VENV)/installed
 	@$(BIN)/vdu run --config=configs/digits.py --workdir=$(WORKDIR)
 
-test: $(VENV)/installed
+test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-parity: $(VENV)/installed-torch
@@ -30,7 +36,7 @@ test-parity: $(VENV)/installed-torch
 parity: $(VENV)/installed-torch demo
 	$(BIN)/python tests/parity/report.py --config=configs/digits.py --workdir=$(WORKDIR)
 
-lint: $(VENV)/installed
+lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 
 clean:

@@ -14,27 +14,30 @@ def get_config():
     config.data.name = "digits"
     config.forget.classes = (3,)
 
-    config.model.block_out_channels = (32, 64)
+    config.model.block_out_channels = (32, 48)
     config.model.layers_per_block = 1
-    config.model.attention_levels = (1,)
+    config.model.attention_levels = ()
     config.model.num_groups = 8
 
-    config.train.steps = 1000
+    config.train.steps = 700
     config.train.batch_size = 128
-    config.train.learning_rate = 2e-3
+    config.train.learning_rate = 6e-3
     config.train.warmup_steps = 50
     config.train.decay = "linear"
     config.train.ema_decay = 0.99
-    config.train.snapshot_every = 50
+    config.train.snapshot_every = 35
     config.train.snapshots = 8
-    config.train.save_state_every = 250
+    config.train.save_state_every = 350
     config.train.log_every = 50
 
     config.sampler.name = "dpm++2m"
-    config.sampler.steps = 20
+    config.sampler.steps = 10
+    config.sampler.eta = 1.0
     config.curve.images = 500
     config.evaluate.images = 2000
-    config.classifier.epochs = 40
+    config.classifier.epochs = 15
+    config.classifier.batch_size = 64
+    config.classifier.learning_rate = 4e-3
     config.classifier.min_accuracy = 0.97
 
     config.methods.plain = vdu_config.method(
@@ -43,16 +46,16 @@ def get_config():
         anchor="pretrained",
         plasticity_reduction="mean",
         stability_reduction="mean",
-        learning_rate=2e-5,
-        steps=80,
+        learning_rate=3e-5,
+        steps=60,
         snapshot_every=10,
     )
     config.methods.extended = vdu_config.method(
         "vdu_extended",
         gamma=0.01,
         function_weight=10.0,
-        learning_rate=1e-4,
-        steps=100,
+        learning_rate=1.2e-4,
+        steps=80,
         snapshot_every=20,
     )
     return config

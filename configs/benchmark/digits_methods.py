@@ -14,9 +14,21 @@ from vdu_jax import config as vdu_config
 
 def get_config():
     config = digits.get_config()
+    # The demo's network, training and classifier are cut down to its few minutes; these are not.
+    config.model.block_out_channels = (32, 64)
+    config.model.attention_levels = (1,)
+    config.train.steps = 1000
+    config.train.learning_rate = 2e-3
+    config.train.snapshot_every = 50
+    config.train.save_state_every = 250
+    config.classifier.epochs = 40
+    config.classifier.batch_size = 128
+    config.classifier.learning_rate = 2e-3
+
     config.train.snapshots = 20  # all: where the original learned the class is a figure, too
     config.posterior.count = 8
     config.sampler.steps = 10
+    config.sampler.eta = 0.0
     config.sampler.batch_size = 500
     config.curve.images = 1000
     config.evaluate.images = 10_000
