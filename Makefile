@@ -6,7 +6,7 @@ WORKDIR ?= runs/digits
 
 .PHONY: demo test test-parity parity lint clean
 
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable
 
 # The environment is made anew when the package's metadata changes; each command adds what it needs.
 $(VENV)/installed: setup.cfg pyproject.toml

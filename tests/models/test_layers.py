@@ -139,6 +139,30 @@ def test_time_mlp_is_two_dense_layers_with_silu_between():
     np.testing.assert_allclose(net.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 3), (3, 5)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("pads", [[(1, 1), (1, 1)], [(1, 2), (2, 1)]])
+def test_a_conv_on_few_pixels_is_xlas_in_value_and_gradients(size, stride, pads):
+    x = jax.random.normal(jax.random.key(0), (2, *size, 4))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 4, 5))
+    names = ("NHWC", "HWIO", "NHWC")
+
+    def xlas(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), pads, dimension_numbers=names
+        )
+
+    def ours(x, kernel):
+        return layers.convolve(x, kernel, (stride, stride), pads, dimension_numbers=names)
+
+    wanted, back = jax.vjp(xlas, x, kernel)
+    found, back_of_ours = jax.vjp(ours, x, kernel)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    cotangent = jax.random.normal(jax.random.key(2), wanted.shape)
+    for a, b in zip(back_of_ours(cotangent), back(cotangent), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("padding", "pads"), [(0, (0, 1)), (1, (1, 1))])
 def test_downsample_is_a_strided_correlation(padding, pads):
     x = normal(0, 2, 8, 6, 2)

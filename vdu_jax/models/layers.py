@@ -56,11 +56,41 @@ class GroupNorm(nn.Module):
         )
 
 
+def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **settings) -> jax.Array:
+    """`lax.conv_general_dilated` of (B, H, W, C) with (h, w, C, K), for a `flax.linen.Conv`.
+
+    Where fewer pixels come out than the kernel has, XLA exchanges image and kernel, for which a
+    CPU then takes over ten times as long. There it is one product over gathered patches.
+    """
+    rows, columns, channels, features = kernel.shape
+    across = [(0, 0), *padding, (0, 0)]
+    height, width = (
+        (size + sum(pads) - k) // stride + 1
+        for size, pads, k, stride in zip(
+            x.shape[1:3], padding, (rows, columns), strides, strict=True
+        )
+    )
+    if height * width >= rows * columns:
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **settings)
+    x = jnp.pad(x, across)
+    down, right = (
+        slice(None, s * (n - 1) + 1, s) for s, n in zip(strides, (height, width), strict=True)
+    )
+    shifted = [x[:, i:, j:][:, down, right] for i in range(rows) for j in range(columns)]
+    patches = jnp.concatenate(shifted, axis=-1)
+    return jnp.dot(
+        patches,
+        kernel.reshape(rows * columns * channels, features),
+        precision=settings.get("precision"),
+    )
+
+
 def conv(features: int, kernel: int = 3, *, stride: int = 1, padding=None, **kwargs) -> nn.Conv:
     """A square convolution with symmetric zero padding (as PyTorch pads), unless told otherwise."""
     if padding is None:
         padding = [(kernel // 2, kernel // 2)] * 2
     kwargs.setdefault("kernel_init", default_init)
+    kwargs["conv_general_dilated"] = convolve
     return nn.Conv(features, (kernel, kernel), strides=(stride, stride), padding=padding, **kwargs)
 
 
