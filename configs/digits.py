@@ -19,15 +19,15 @@ def get_config():
     config.model.attention_levels = ()
     config.model.num_groups = 8
 
-    config.train.steps = 700
+    config.train.steps = 600
     config.train.batch_size = 128
     config.train.learning_rate = 6e-3
     config.train.warmup_steps = 50
     config.train.decay = "linear"
     config.train.ema_decay = 0.99
-    config.train.snapshot_every = 35
+    config.train.snapshot_every = 30
     config.train.snapshots = 8
-    config.train.save_state_every = 350
+    config.train.save_state_every = 300
     config.train.log_every = 50
 
     config.sampler.name = "dpm++2m"
