@@ -2,7 +2,7 @@
 
     vdu run --config=configs/digits.py --workdir=runs/digits
 
-Cost: some 5 minutes on two CPU cores; no download. Seen: extended VDU, PUL 97 % at u-FID 1.09;
+Cost: some 6 minutes on two CPU cores; no download. Seen: extended VDU, PUL 97 % at u-FID 1.09;
 plain VDU, 87 % at 15.5; the original 1.05. More in docs/results.md.
 """
 
