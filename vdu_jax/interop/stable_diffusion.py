@@ -194,10 +194,8 @@ def tower_settings(
     Raises:
       UserError: as `read_text_encoder`.
     """
-    hidden, heads = (
-        read.take("hidden_size", hidden_size),
-        read.take("num_attention_heads", num_heads),
-    )
+    hidden = read.take("hidden_size", hidden_size)
+    heads = read.take("num_attention_heads", num_heads)
     if heads < 1 or hidden % heads:
         raise read.refuse("num_attention_heads", f"it must divide hidden_size = {hidden}")
     return {

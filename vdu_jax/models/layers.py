@@ -90,8 +90,14 @@ def conv(features: int, kernel: int = 3, *, stride: int = 1, padding=None, **kwa
     if padding is None:
         padding = [(kernel // 2, kernel // 2)] * 2
     kwargs.setdefault("kernel_init", default_init)
-    kwargs["conv_general_dilated"] = convolve
-    return nn.Conv(features, (kernel, kernel), strides=(stride, stride), padding=padding, **kwargs)
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=(stride, stride),
+        padding=padding,
+        conv_general_dilated=convolve,
+        **kwargs,
+    )
 
 
 def timestep_embedding(
