@@ -1,5 +1,6 @@
 """Time things against each other, in turns, and write down what they ran on."""
 
+import functools
 import json
 import platform
 import statistics
@@ -47,8 +48,9 @@ def update_step(objective, params, optimizer, batch) -> Callable[[], None]:
     endless = {kind: iter(lambda part=part: part, None) for kind, part in batch.items()}
     of_objective = objective.init(params, endless, jax.random.key(2))
     step = jax.jit(fit.make_step(objective, optimizer), donate_argnums=0)
-    # A copy, for the step uses its state up.
-    state = parallel.copy(fit.init_state(params, optimizer))
+    # Fresh arrays, for the step uses its state up.
+    start = functools.partial(fit.init_state, optimizer=optimizer)
+    state = parallel.fresh(start, parallel.make_mesh(), params)
 
     def update():
         nonlocal state

@@ -46,16 +46,16 @@ def get_config():
         anchor="pretrained",
         plasticity_reduction="mean",
         stability_reduction="mean",
-        learning_rate=3e-5,
-        steps=60,
-        snapshot_every=10,
+        learning_rate=6e-5,
+        steps=30,
+        snapshot_every=6,
     )
     config.methods.extended = vdu_config.method(
         "vdu_extended",
         gamma=0.01,
         function_weight=10.0,
-        learning_rate=1.2e-4,
-        steps=80,
-        snapshot_every=20,
+        learning_rate=3e-4,
+        steps=48,
+        snapshot_every=12,
     )
     return config

@@ -90,6 +90,8 @@ def apply_shrinkage(posterior: Family, amount: float) -> Family:
     """
     if not 0 <= amount <= 1:
         raise ValueError(f"amount must lie in [0, 1], not {amount}")
+    if amount == 0:
+        return posterior
     return posterior._replace(variance=_shrunk(posterior.variance, amount))
 
 

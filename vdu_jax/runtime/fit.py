@@ -189,8 +189,9 @@ def fit(
     batches = {kind: sharded(kind, loader) for kind, loader in loaders.items()}
     objective_state = parallel.place(objective.init(params, batches, init_key), mesh)
     prepared = taken
-    # A copy: the step uses its state up, and shares its arrays with the caller and the objective.
-    state = parallel.copy(parallel.place(init_state(params, optimizer, ema_decay), mesh))
+    # Fresh arrays, for the step uses its state up, and the caller and the objective keep `params`.
+    start = functools.partial(init_state, optimizer=optimizer, ema_decay=ema_decay)
+    state = parallel.fresh(start, mesh, params)
     update = functools.partial(make_step, objective, optimizer, ema_decay)
     step_fn = parallel.compile_step(lambda wrap: update(wrap=wrap), layout, state)
     # What is compiled for parts or for pmap has loops and copies that XLA would count differently.

@@ -77,12 +77,6 @@ def place(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda a: jax.device_put(a, parameter_sharding(mesh, jnp.shape(a))), tree)
 
 
-def copy(tree: Any) -> Any:
-    """The same arrays again, placed alike: by one program, not one for each shape."""
-    shardings = jax.tree.map(lambda a: a.sharding, tree)
-    return jax.jit(lambda t: jax.tree.map(jnp.copy, t), out_shardings=shardings)(tree)
-
-
 def placed(tree: Any, mesh: Mesh) -> Any:
     """Shapes, types and the placement by `place` of a tree of anything with a shape and a type."""
     return jax.tree.map(
@@ -91,6 +85,17 @@ def placed(tree: Any, mesh: Mesh) -> Any:
         ),
         tree,
     )
+
+
+def fresh(function: Callable, mesh: Mesh, *arguments) -> Any:
+    """`function(*arguments)`, placed as by `place`, in arrays that are shared with nothing.
+
+    By one program, not one for each shape.
+    """
+    shapes = placed(jax.eval_shape(function, *arguments), mesh)
+    shardings = jax.tree.map(lambda a: a.sharding, shapes)
+    copied = jax.jit(lambda *a: jax.tree.map(jnp.copy, function(*a)), out_shardings=shardings)
+    return copied(*arguments)
 
 
 def bytes_per_device(tree: Any) -> int:

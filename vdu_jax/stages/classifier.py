@@ -46,7 +46,8 @@ def train(config: ConfigDict, net: Classifier, source: data.ImageSource):
     loader = data.make_loader(source, batch_size, section.seed)
     key = jax.random.key(section.seed)
     first = np.zeros((1, *source.image_shape), np.float32)
-    params = jax.jit(net.init)(key, first)["params"]
+    mesh = parallel.make_mesh()
+    params = parallel.place(build.initialise(lambda k: net.init(k, first)["params"], key), mesh)
     optimizer = optax.adamw(
         optax.cosine_decay_schedule(section.learning_rate, steps),
         weight_decay=section.weight_decay,
@@ -67,9 +68,8 @@ def train(config: ConfigDict, net: Classifier, source: data.ImageSource):
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, value
 
-    mesh = parallel.make_mesh()
-    params = parallel.place(params, mesh)
-    opt_state = jax.jit(optimizer.init)(params)
+    # Placed as the step returns it, or the second step would be compiled anew.
+    opt_state = parallel.place(jax.jit(optimizer.init)(params), mesh)
     with progress.bar(steps, "classifier") as bar:
         for index in range(steps):
             batch = {name: parallel.spread(array, mesh) for name, array in next(loader).items()}

@@ -20,6 +20,7 @@ from vdu_jax.stages import build
 from vdu_jax.types import Params
 
 PARTS = 4  # that a checkpoint is read in
+GROUP_BYTES = 2**20  # of arrays that are folded in at once
 FISHER_BATCH = 50  # images between moves of the progress bar; gradients are taken one by one
 
 
@@ -67,6 +68,22 @@ def stream(config: ConfigDict, checkpoints: list, image_shape: tuple) -> Iterato
             bar.update()
 
 
+def groups(leaves: list) -> list[list]:
+    """Arrays in groups of up to `GROUP_BYTES`, in their order; a larger one stands alone.
+
+    A group is folded in by one program: one for each array would be dozens to compile, one for all
+    would hold intermediate results of their whole size.
+    """
+    found, room = [], -1
+    for leaf in leaves:
+        if leaf.nbytes > room:
+            found.append([])
+            room = GROUP_BYTES
+        found[-1].append(leaf)
+        room -= leaf.nbytes
+    return found
+
+
 def reduce(
     config: ConfigDict, checkpoints: list, image_shape: tuple
 ) -> posterior.GaussianPosterior:
@@ -87,19 +104,21 @@ def reduce(
 
     with progress.bar(len(checkpoints), "posterior", unit="checkpoint") as bar:
         for index, part in prefetch.one_ahead(read()):
-            # Tensor by tensor: XLA's intermediate results are then one tensor's, not a part's.
             leaves, structures[index] = jax.tree.flatten(part)
+            some = groups(leaves)
             if index in moments:
-                moments[index] = list(map(fold, moments[index], leaves))
+                moments[index] = list(map(fold, moments[index], some))
             else:
-                moments[index] = [start(parallel.place(leaf, mesh)) for leaf in leaves]
+                moments[index] = [start(parallel.place(group, mesh)) for group in some]
             jax.block_until_ready(moments[index])
-            del part, leaves
+            del part, leaves, some
             bar.update(index == 0)
     found = []
     for index, structure in sorted(structures.items()):
         counts, *trees = zip(*moments.pop(index), strict=True)
-        of_part = posterior.Moments(counts[0], *map(structure.unflatten, trees))
+        of_part = posterior.Moments(
+            counts[0], *(structure.unflatten(itertools.chain(*some)) for some in trees)
+        )
         found.append(posterior.finish(of_part))
         del trees, of_part
     means, variances, counts = zip(*found, strict=True)
@@ -192,7 +211,10 @@ def save(section: ConfigDict, result: posterior.Posterior, path: Path) -> dict:
     del host
     # Under one name, so that what is done with is not kept: these are the parameters' size.
     result = posterior.apply_shrinkage(result, section.shrinkage)
-    smallest, below = map(float, count_below(result.variance, floor))
+    variances = jax.tree.leaves(parallel.fetch(result.variance))
+    smallest = float(min(v.min() for v in variances))
+    below = sum(int((v < floor).sum()) for v in variances)
+    del variances
     if max(floor, smallest) <= 0:
         raise UserError(
             "config key posterior.variance_floor: some variances over the checkpoints are 0; "
@@ -209,14 +231,6 @@ def save(section: ConfigDict, result: posterior.Posterior, path: Path) -> dict:
         "fraction_floored": below / posterior.num_parameters(result.mean),
         "median_variance": median,
     }
-
-
-@jax.jit
-def count_below(variance: Params, floor: float) -> tuple[jax.Array, jax.Array]:
-    """The smallest of all variances, and how many are below the floor."""
-    leaves = jax.tree.leaves(variance)
-    smallest = jnp.stack([v.min() for v in leaves]).min()
-    return smallest, jnp.stack([(v < floor).sum(dtype=jnp.float32) for v in leaves]).sum()
 
 
 def shapes(params: Params, family: str, count: int) -> posterior.Posterior:
