@@ -33,6 +33,7 @@ def get_config():
     config.sampler.name = "dpm++2m"
     config.sampler.steps = 10
     config.sampler.eta = 1.0
+    config.replay.images = 1000
     config.curve.images = 500
     config.evaluate.images = 2000
     config.classifier.epochs = 15
@@ -48,7 +49,7 @@ def get_config():
         stability_reduction="mean",
         learning_rate=6e-5,
         steps=30,
-        snapshot_every=6,
+        snapshot_every=10,
     )
     config.methods.extended = vdu_config.method(
         "vdu_extended",
@@ -56,6 +57,6 @@ def get_config():
         function_weight=10.0,
         learning_rate=3e-4,
         steps=48,
-        snapshot_every=12,
+        snapshot_every=16,
     )
     return config

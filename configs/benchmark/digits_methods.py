@@ -27,6 +27,7 @@ def get_config():
 
     config.train.snapshots = 20  # all: where the original learned the class is a figure, too
     config.posterior.count = 8
+    config.replay.images = 2000
     config.sampler.steps = 10
     config.sampler.eta = 0.0
     config.sampler.batch_size = 500
