@@ -1,4 +1,6 @@
+import functools
 import json
+import logging
 import signal
 
 import jax
@@ -240,6 +242,20 @@ def test_no_more_than_a_few_steps_are_under_way(tmp_path, monkeypatch, ahead):
     slow = Objective(frozenset({"retain"}), no_state, slow)
     run(tmp_path, 20, slow, snapshot_steps=(20,), save_state_every=20, log_every=20)
     assert len(under_way) == 20 and min(ahead, 1) <= max(under_way) <= ahead
+
+
+def test_the_first_state_is_fresh_arrays_made_by_one_program(caplog):
+    # The step uses its state up, and the caller and the objective go on with `params`.
+    mesh = fit_lib.parallel.make_mesh()
+    params = fit_lib.parallel.place(START, mesh)
+    start = functools.partial(fit_lib.init_state, optimizer=optax.adam(0.05), ema_decay=0.9)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        state = fit_lib.parallel.fresh(start, mesh, params)
+    assert sum("Compiling jit" in r.getMessage() for r in caplog.records) == 1
+    jax.tree.map(np.testing.assert_array_equal, state, start(params))
+    arrays = jax.tree.leaves((state, params))
+    assert len({a.unsafe_buffer_pointer() for a in arrays}) == len(arrays)
+    assert {a.sharding for a in arrays} == {fit_lib.parallel.replicated(mesh)}
 
 
 def test_two_stores_never_save_at_once(tmp_path, monkeypatch):
