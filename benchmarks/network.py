@@ -14,8 +14,6 @@ cores; they take turns. The same batches, no dropout, no moving average. Needs t
 import argparse
 import os
 import statistics
-import subprocess
-import sys
 from functools import partial
 from typing import NamedTuple
 
@@ -136,44 +134,14 @@ def theirs(size: Size, dtype: str, compiled: bool) -> tuple[dict, int]:
     return calls, sum(p.numel() for p in net.parameters())
 
 
-class Side:
-    """A process that has built one side's calls and makes one when told to."""
-
-    def __init__(self, side: str, size: str, dtype: str):
-        command = [sys.executable, __file__, f"--serve={side}", f"--sizes={size}"]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(
-            [*command, f"--dtype={dtype}"], stdin=pipe, stdout=pipe, text=True
-        )
-        self.parameters = int(self._read())
-
-    def _read(self) -> str:
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self._process.args} has ended")
-        return line
-
-    def call(self, what: str) -> None:
-        """Make one call and wait for its end."""
-        print(what, file=self._process.stdin, flush=True)
-        self._read()
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-
-
 def serve(side: str, size: Size, dtype: str) -> None:
-    """Be one `Side`: say the number of parameters, then make every call that is asked for."""
+    """Be one `timing.Side`; it first says the number of parameters."""
     if side == "ours":
         cli.set_up_jax()  # as `vdu` does; it is not for PyTorch
         calls, count = ours(size, dtype)
     else:
         calls, count = theirs(size, dtype, compiled=side == "torch.compile")
-    print(count, flush=True)
-    for line in sys.stdin:
-        calls[line.strip()]()
-        print("done", flush=True)
+    timing.serve(calls, str(count))
 
 
 def main() -> None:
@@ -192,8 +160,9 @@ def main() -> None:
     found, lines = {}, []
     for name in given.sizes.split(","):
         size = SIZES[name]
-        sides = {side: Side(side, name, given.dtype) for side in names}
-        (count,) = {side.parameters for side in sides.values()}
+        flags = (f"--sizes={name}", f"--dtype={given.dtype}")
+        sides = {side: timing.Side(f"--serve={side}", *flags) for side in names}
+        (count,) = {int(side.said) for side in sides.values()}
         of_size = {"parameters": count, "batch": size.batch}
         for what in TIMED:
             timing.say(f"{name}: {what}")

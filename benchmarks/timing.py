@@ -4,6 +4,7 @@ import functools
 import json
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -58,6 +59,44 @@ def update_step(objective, params, optimizer, batch) -> Callable[[], None]:
         jax.block_until_ready((state, metrics))
 
     return update
+
+
+class Side:
+    """A process that has built one side's calls and makes one when told to.
+
+    It is the running script with `flags`, which ends in `serve`.
+
+    Attributes:
+      said: what it said before its first call.
+    """
+
+    def __init__(self, *flags: str):
+        command, pipe = [sys.executable, sys.argv[0], *flags], subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        self.said = self._read()
+
+    def _read(self) -> str:
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self._process.args} has ended")
+        return line.strip()
+
+    def call(self, what: str) -> None:
+        """Make one call and wait for its end."""
+        print(what, file=self._process.stdin, flush=True)
+        self._read()
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def serve(calls: Mapping[str, Callable[[], object]], said: str = "ready") -> None:
+    """Be one `Side`: make every call that is asked for."""
+    print(said, flush=True)
+    for line in sys.stdin:
+        calls[line.strip()]()
+        print("done", flush=True)
 
 
 def medians(times: Mapping[str, list[float]]) -> dict[str, float]:

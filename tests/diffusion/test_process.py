@@ -203,3 +203,48 @@ def test_the_simple_loss_of_such_a_network_is_its_own_squared_error():
 def test_an_unknown_prediction_is_refused():
     with pytest.raises(ValueError, match="unknown prediction 'sample'; one of epsilon"):
         make_schedule("linear", 100, prediction="sample")
+
+
+@pytest.mark.parametrize("sizes", [(4, 4), (2, 6), (6, 4, 8), (5,)])
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_parts_predicted_together_are_each_as_alone(sizes, conditioned):
+    def score_fn(params, xt, t, cond=None, *, dropout_key=None):
+        prediction = params * xt + process.bcast(jnp.asarray(t, jnp.float32), xt)
+        return prediction if cond is None else prediction + cond[:, :1, None, None]
+
+    parts = []
+    for seed, size in enumerate(sizes):
+        part = {"image": normal(seed, size, 3, 2, 1)}
+        if conditioned:
+            part["cond"] = normal(seed + 9, size, 2)
+        noising = process.draw_noising(jax.random.key(seed), SCHEDULE, part["image"])
+        parts.append(process.noised(SCHEDULE, part, noising))
+    calls = []
+
+    def once(*arguments, **given):
+        calls.append(arguments)
+        return score_fn(*arguments, **given)
+
+    together = process.predict_together(once, 2.0, *parts)
+    assert len(calls) == 1
+    for part, found in zip(parts, together, strict=True):
+        alone = process.given(score_fn, part)(2.0, part["xt"], part["t"])
+        np.testing.assert_array_equal(found, alone)
+
+
+def test_devices_that_share_each_part_share_the_whole_alike():
+    """With 4 devices each quarter of the joined batch is of that quarter of every part."""
+    parts = [
+        {"xt": np.arange(n, dtype=np.float32)[:, None], "t": np.full(n, kind)}
+        for kind, n in enumerate((8, 24))
+    ]
+    seen = []
+
+    def score_fn(params, xt, t, cond=None, *, dropout_key=None):
+        seen.append((np.asarray(xt)[:, 0], np.asarray(t)))
+        return xt
+
+    process.predict_together(score_fn, {}, *parts)
+    for quarter, (x, t) in enumerate(zip(*(np.split(a, 4) for a in seen[0]), strict=True)):
+        for kind, size in enumerate((2, 6)):
+            assert x[t == kind].tolist() == list(range(quarter * size, (quarter + 1) * size))

@@ -3,6 +3,8 @@
 import contextlib
 import contextvars
 import functools
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -176,6 +178,43 @@ def draw_noising(
         return jax.random.normal(eps_key, (count, *x0.shape[1:]), x0.dtype)
 
     return Noising(draw_for(x0, times), draw_for(x0, noise))
+
+
+def noised(
+    schedule: Schedule, part: Mapping[str, jax.Array], noising: Noising
+) -> dict[str, jax.Array]:
+    """What the network is told of a part of a batch: "xt" (B, H, W, C), "t" (B,), and "cond"."""
+    xt = q_sample(schedule, part["image"], noising.t, noising.eps)
+    told = {"xt": xt, "t": noising.t}
+    return told | {"cond": part["cond"]} if "cond" in part else told
+
+
+def predict_together(
+    score_fn: ScoreFn, params: Params, *parts: Mapping[str, jax.Array]
+) -> list[jax.Array]:
+    """ε_θ(x_t, t) of each part, by one call of the network.
+
+    The parts' rows alternate in it as their numbers allow: devices that share each part's batch
+    share the whole alike, and nothing moves between them.
+
+    Args:
+      parts: from `noised`; with a condition all or none.
+    """
+    count = math.gcd(*(len(part["t"]) for part in parts))
+
+    def folded(array):
+        return array.reshape(count, -1, *array.shape[1:])
+
+    def unfolded(array):
+        return array.reshape(-1, *array.shape[2:])
+
+    def join(*arrays):
+        return unfolded(jnp.concatenate([folded(array) for array in arrays], axis=1))
+
+    whole = jax.tree.map(join, *parts)
+    eps = folded(given(score_fn, whole)(params, whole["xt"], whole["t"]))
+    ends = itertools.accumulate(len(part["t"]) // count for part in parts[:-1])
+    return [unfolded(found) for found in jnp.split(eps, list(ends), axis=1)]
 
 
 def eps_error(

@@ -96,25 +96,23 @@ def demixing(
 
     def loss(params, state, batch, key):
         forget_key, replay_key = jax.random.split(key)
-        x0 = batch["forget"]["image"]
+        x0, replay = batch["forget"]["image"], batch["replay"]["image"]
         noising = process.draw_noising(forget_key, schedule, x0, stratified=True)
-        xt = process.q_sample(schedule, x0, noising.t, noising.eps)
-        predict = process.given(score_fn, batch["forget"])
-        target = predict(state.teacher, xt, noising.t) + correction(
-            schedule, state.forget, state.replay, forget_share, xt, noising.t
-        )
-        prediction = predict(params, xt, noising.t)
+        again = process.draw_noising(replay_key, schedule, replay, stratified=True)
+        parts = [
+            process.noised(schedule, batch["forget"], noising),
+            process.noised(schedule, batch["replay"], again),
+        ]
+        target, kept = process.predict_together(score_fn, state.teacher, *parts)
+        prediction, of_replay = process.predict_together(score_fn, params, *parts)
+        xt = parts[0]["xt"]
+        target += correction(schedule, state.forget, state.replay, forget_share, xt, noising.t)
         a = process.bcast(schedule.alphas_cumprod[noising.t], xt)
         simple = process.bcast(schedule.simple_weights, xt)
         corrected = jnp.minimum(simple[noising.t], (1 - a) / a) * jnp.square(
             prediction - jax.lax.stop_gradient(target)
         )
-        replay = batch["replay"]["image"]
-        again = process.draw_noising(replay_key, schedule, replay, stratified=True)
-        xt = process.q_sample(schedule, replay, again.t, again.eps)
-        predict = process.given(score_fn, batch["replay"])
-        kept = jax.lax.stop_gradient(predict(state.teacher, xt, again.t))
-        drift = (simple[again.t] * jnp.square(predict(params, xt, again.t) - kept)).mean()
+        drift = (simple[again.t] * jnp.square(of_replay - jax.lax.stop_gradient(kept))).mean()
         away = energy(state.posterior, params) / dim
         total = corrected.mean() + replay_weight * drift + gamma * away
         forget_error = jnp.square(prediction - noising.eps).mean()

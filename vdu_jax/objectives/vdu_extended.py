@@ -97,9 +97,16 @@ def vdu_extended(
         forget_key, replay_key = jax.random.split(key)
         x0 = batch["forget"]["image"]
         noising = process.draw_noising(forget_key, schedule, x0)
-        error = process.eps_error(
-            process.given(score_fn, batch["forget"]), params, schedule, x0, noising
-        )
+        parts = [process.noised(schedule, batch["forget"], noising)]
+        if use_function:
+            part = batch["replay"]
+            if drop_condition > 0:
+                replay_key, drop_key = jax.random.split(replay_key)
+                part = guidance.drop_condition(drop_key, part, drop_condition)
+            again = process.draw_noising(replay_key, schedule, part["image"])
+            parts.append(process.noised(schedule, part, again))
+        predictions = process.predict_together(score_fn, params, *parts)
+        error = jnp.square(predictions[0] - noising.eps).mean(tuple(range(1, x0.ndim)))
         if plasticity == "capped":
             # In the units of what the network predicts, where an uninformed one has the error 1.
             bounded = jnp.minimum(error, cap / schedule.simple_weights[noising.t])
@@ -116,16 +123,9 @@ def vdu_extended(
         if use_posterior:
             total += gamma * stability_scale * posterior_energy
         if use_function:
-            part, replay = batch["replay"], batch["replay"]["image"]
-            if drop_condition > 0:
-                replay_key, drop_key = jax.random.split(replay_key)
-                part = guidance.drop_condition(drop_key, part, drop_condition)
-            noising = process.draw_noising(replay_key, schedule, replay)
-            xt = process.q_sample(schedule, replay, noising.t, noising.eps)
-            predict = process.given(score_fn, part)
-            target = jax.lax.stop_gradient(predict(state.teacher, xt, noising.t))
-            simple = process.bcast(schedule.simple_weights[noising.t], xt)
-            drift = (simple * jnp.square(predict(params, xt, noising.t) - target)).mean()
+            (target,) = process.predict_together(score_fn, state.teacher, parts[1])
+            simple = process.bcast(schedule.simple_weights[again.t], target)
+            drift = (simple * jnp.square(predictions[1] - jax.lax.stop_gradient(target))).mean()
             total += function_weight * drift
             metrics["drift"] = drift
         return total, metrics
