@@ -20,7 +20,7 @@ from vdu_jax.stages import build
 from vdu_jax.types import Params
 
 PARTS = 4  # that a checkpoint is read in
-GROUP_BYTES = 2**20  # of arrays that are folded in at once
+GROUP_BYTES = 2**16  # of arrays that are folded in at once
 FISHER_BATCH = 50  # images between moves of the progress bar; gradients are taken one by one
 
 
