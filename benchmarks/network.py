@@ -1,14 +1,15 @@
 """The network against PyTorch's: forward pass, training step and DDIM steps, of three sizes.
 
     python benchmarks/network.py [--sizes=small,medium,cifar10] [--compile] [--dtype=bfloat16]
-                                 [--repeats=7] [--json=FILE]
+                                 [--batch=N] [--images=N] [--repeats=7] [--json=FILE]
 
 Ours is what the stages run: `fit.make_step` and `samplers.integrate`, jitted, with the flags that
 `vdu` sets. Theirs is diffusers' `UNet2DModel` with the same settings and Adam, eager and, with
---compile, through torch.compile; on a GPU in channels_last, and bfloat16 by autocast. Each is a
-process of its own, in the environment that it has by itself, with as many threads as there are
-cores; they take turns. The same batches, no dropout, no moving average. Needs the extra torch.
-20 minutes on 2 cores.
+--compile, through torch.compile; on a GPU in channels_last, with TF32 products and cuDNN's
+autotuner, and bfloat16 by autocast. Each is a process of its own, in the environment that it has by
+itself, with as many threads as there are cores; they take turns. The same batches, no dropout, no
+moving average. --batch (of the first two) and --images (that DDIM draws at once) are for every
+size. Needs the extra torch. 20 minutes on 2 cores.
 """
 
 import argparse
@@ -22,21 +23,24 @@ import timing
 from vdu_jax import cli
 
 PIXELS, CHANNELS = 32, 3
-DDIM_STEPS, DDIM_IMAGES = 5, 64
+DDIM_STEPS = 5
 TIMED = ("forward", "training step", "DDIM")
 
 
 class Size(NamedTuple):
-    """A network, and how many images it is trained on at once."""
+    """A network, how many images it is trained on at once, and how many DDIM draws at once."""
 
     batch: int
     settings: dict
+    images: int = 64
 
 
+TINY = {"block_out_channels": (8,), "layers_per_block": 1, "num_groups": 4, "attention_levels": ()}
 SIZES = {
     "small": Size(64, {"block_out_channels": (32, 64, 64), "layers_per_block": 1}),
     "medium": Size(32, {"block_out_channels": (64, 128, 128)}),
     "cifar10": Size(8, {"block_out_channels": (128, 256, 256, 256)}),
+    "tiny": Size(2, TINY, images=2),  # to try a script with
 }
 
 
@@ -47,8 +51,11 @@ def settings_of(size: Size, dtype: str) -> dict:
     return settings | {"attention_levels": (1,), "num_groups": 32, "dtype": dtype} | size.settings
 
 
-def ours(size: Size, dtype: str) -> tuple[dict, int]:
-    """What is timed, by name, and the number of parameters."""
+def ours(size: Size, dtype: str) -> tuple[dict, dict]:
+    """What is timed, by name, and what is known before: parameters and operations of each call.
+
+    "product" multiplies two square matrices, for what the device can do at best.
+    """
     import jax
     import jax.numpy as jnp
     import optax
@@ -57,6 +64,7 @@ def ours(size: Size, dtype: str) -> tuple[dict, int]:
     from vdu_jax.diffusion import samplers
     from vdu_jax.diffusion.schedule import make_schedule
     from vdu_jax.models import unet
+    from vdu_jax.runtime import fit
     from vdu_jax.stages import build
 
     net = unet.from_settings(settings_of(size, dtype), CHANNELS)
@@ -67,27 +75,43 @@ def ours(size: Size, dtype: str) -> tuple[dict, int]:
     times = jnp.arange(size.batch)
     forward = jax.jit(score_fn)
     plan = samplers.make_plan(schedule, "ddim", DDIM_STEPS)
-    start = jax.random.normal(jax.random.key(3), (DDIM_IMAGES, *shape))
+    start = jax.random.normal(jax.random.key(3), (size.images, *shape))
     sample = jax.jit(lambda params, x: samplers.integrate(score_fn, params, plan, x))
     batch = {"retain": {"image": images}}
+    objective = objectives.ddpm(score_fn, schedule)
+    training = timing.Step(objective, params, optax.adam(1e-4), batch)
+    side = 512 if jax.default_backend() == "cpu" else 8192
+    matrix = jax.random.normal(jax.random.key(4), (side, side), jnp.dtype(dtype))
+    product = jax.jit(jnp.dot)
     calls = {
-        "forward": lambda: jax.block_until_ready(forward(params, images, times)),
-        "training step": timing.update_step(
-            objectives.ddpm(score_fn, schedule), params, optax.adam(1e-4), batch
-        ),
-        "DDIM": lambda: jax.block_until_ready(sample(params, start)),
+        "forward": lambda: timing.done(forward(params, images, times)),
+        "training step": training,
+        "DDIM": lambda: timing.done(sample(params, start)),
+        "product": lambda: timing.done(product(matrix, matrix)),
+        "memory": timing.device_peak,
     }
-    return calls, sum(x.size for x in jax.tree.leaves(params))
+    one = fit.count_flops(forward, params, images, times) / size.batch
+    flops = {
+        "forward": one * size.batch,
+        "training step": training.flops,
+        "DDIM": one * size.images * DDIM_STEPS,
+        "product": 2.0 * side**3,
+    }
+    count = sum(x.size for x in jax.tree.leaves(params))
+    return calls, {"parameters": count, "flops": flops}
 
 
-def theirs(size: Size, dtype: str, compiled: bool) -> tuple[dict, int]:
-    """The same of PyTorch."""
+def theirs(size: Size, dtype: str, compiled: bool) -> tuple[dict, dict]:
+    """The same of PyTorch, without the operations."""
     import diffusers
     import torch
 
     from vdu_jax.interop import unet2d
 
     torch.set_num_threads(os.cpu_count())
+    # What XLA does by itself: TF32 for float32's products, and the fastest of cuDNN's algorithms.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     config = unet2d.write_config(settings_of(size, dtype), (PIXELS, PIXELS, CHANNELS))
@@ -101,7 +125,7 @@ def theirs(size: Size, dtype: str, compiled: bool) -> tuple[dict, int]:
     images = torch.rand((size.batch, CHANNELS, PIXELS, PIXELS), device=device) * 2 - 1
     images = images.contiguous(memory_format=memory)
     times = torch.arange(size.batch, device=device)
-    start = torch.randn((DDIM_IMAGES, CHANNELS, PIXELS, PIXELS), device=device)
+    start = torch.randn((size.images, CHANNELS, PIXELS, PIXELS), device=device)
     low = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
     def done():
@@ -130,46 +154,76 @@ def theirs(size: Size, dtype: str, compiled: bool) -> tuple[dict, int]:
                 x = scheduler.step(run(x, t).sample, t, x).prev_sample
         done()
 
-    calls = {"forward": forward, "training step": train, "DDIM": sample}
-    return calls, sum(p.numel() for p in net.parameters())
+    def memory():
+        return torch.cuda.max_memory_allocated() if gpu else 0
+
+    calls = {"forward": forward, "training step": train, "DDIM": sample, "memory": memory}
+    return calls, {"parameters": sum(p.numel() for p in net.parameters())}
 
 
 def serve(side: str, size: Size, dtype: str) -> None:
-    """Be one `timing.Side`; it first says the number of parameters."""
+    """Be one `timing.Side`."""
     if side == "ours":
         cli.set_up_jax()  # as `vdu` does; it is not for PyTorch
-        calls, count = ours(size, dtype)
+        calls, about = ours(size, dtype)
     else:
-        calls, count = theirs(size, dtype, compiled=side == "torch.compile")
-    timing.serve(calls, str(count))
+        calls, about = theirs(size, dtype, compiled=side == "torch.compile")
+    timing.serve(calls, about)
+
+
+def chosen(name: str, batch: int | None, images: int | None) -> Size:
+    """A size of `SIZES`, with these numbers of images if they are given."""
+    size = SIZES[name]
+    return size._replace(batch=batch or size.batch, images=images or size.images)
+
+
+def sides(name: str, size: Size, dtype: str, names: list[str]) -> dict[str, timing.Side]:
+    """A process for each side, which has compiled all its calls."""
+    flags = (f"--sizes={name}", f"--dtype={dtype}")
+    flags += (f"--batch={size.batch}", f"--images={size.images}")
+    made = {side: timing.Side(f"--serve={side}", *flags, script=__file__) for side in names}
+    (_,) = {side.said["parameters"] for side in made.values()}
+    for what in TIMED:  # together: compiling leaves no trace in what is timed later
+        for side in made.values():
+            side.start(what)
+        for side in made.values():
+            side.wait()
+    return made
+
+
+def measure(made: dict[str, timing.Side], what: str, repeats: int) -> dict:
+    """Seconds of a call of each side, in turns, and their medians."""
+    together = {label: partial(side.call, what) for label, side in made.items()}
+    times = timing.in_turns(together, repeats)
+    return {"seconds": times, "median": timing.medians(times)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", default=",".join(SIZES))
+    parser.add_argument("--sizes", default="small,medium,cifar10")
     parser.add_argument("--compile", action="store_true", help="torch.compile beside eager")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--batch", type=int, help="images of a training step")
+    parser.add_argument("--images", type=int, help="images that DDIM draws at once")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", help="write the figures to this file, too")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
-        return serve(given.serve, SIZES[given.sizes], given.dtype)
+        return serve(given.serve, chosen(given.sizes, given.batch, given.images), given.dtype)
 
     names = ["ours", "PyTorch", *(["torch.compile"] if given.compile else [])]
     found, lines = {}, []
     for name in given.sizes.split(","):
-        size = SIZES[name]
-        flags = (f"--sizes={name}", f"--dtype={given.dtype}")
-        sides = {side: timing.Side(f"--serve={side}", *flags) for side in names}
-        (count,) = {int(side.said) for side in sides.values()}
-        of_size = {"parameters": count, "batch": size.batch}
+        size = chosen(name, given.batch, given.images)
+        timing.say(f"{name}: compiling")
+        made = sides(name, size, given.dtype, names)
+        about = made["ours"].said
+        of_size = {"parameters": about["parameters"], "batch": size.batch, "images": size.images}
         for what in TIMED:
             timing.say(f"{name}: {what}")
-            together = {label: partial(side.call, what) for label, side in sides.items()}
-            times = timing.in_turns(together, given.repeats)
-            of_size[what] = {"seconds": times, "median": timing.medians(times)}
-        for side in sides.values():
+            of_size[what] = measure(made, what, given.repeats)
+        for side in made.values():
             side.close()
         found[name] = of_size
     other = names[1:]
@@ -185,7 +239,7 @@ def main() -> None:
         ratios[what] = {side: statistics.geometric_mean(speeds[side]) for side in other}
     header = ["what", "network", "batch", *(f"{side}, s" for side in names)]
     table = timing.rows([*header, *(f"times {side}'s speed" for side in other)], lines)
-    figures = {"dtype": given.dtype, "ddim_steps": DDIM_STEPS, "ddim_images": DDIM_IMAGES}
+    figures = {"dtype": given.dtype, "ddim_steps": DDIM_STEPS}
     timing.publish(figures | {"sizes": found, "geometric_mean": ratios}, table, given.json)
 
 

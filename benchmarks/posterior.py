@@ -34,6 +34,14 @@ def set_up(folder: Path, count: int, *changes: str):
     return config, [(build.train_stage(config, folder).path, step) for step in range(count)]
 
 
+def size_of(config) -> int:
+    """Bytes of one set of parameters."""
+    from vdu_jax.runtime import parallel
+    from vdu_jax.stages import build
+
+    return parallel.total_bytes(build.param_shapes(config, SHAPE))
+
+
 def write(config, checkpoints: list) -> None:
     import jax
     import numpy as np

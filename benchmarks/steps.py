@@ -32,32 +32,35 @@ def read(path: str, methods: list[str]):
     return config
 
 
-def steps_of(config, batch_size: int) -> dict:
-    """A call for each method's update step, and for the training's."""
+def step_of(config, method: str | None, batch_size: int) -> timing.Step:
+    """The update step of a method of the config, or of its training for None."""
     import jax
     import jax.numpy as jnp
     import optax
 
     from vdu_jax import posterior
-    from vdu_jax.stages import plan, train, unlearn
+    from vdu_jax.stages import build, plan, train, unlearn
 
     shape = plan.image_shape(config)
     params = train.fresh(config, shape)
-    trained = posterior.GaussianPosterior(
-        params, jax.tree.map(lambda p: jnp.full(p.shape, 1e-4), params), jnp.int32(8)
-    )
     images = jax.random.uniform(jax.random.key(1), (batch_size, *shape), minval=-1, maxval=1)
     batch = {"image": images, "label": jnp.zeros(batch_size, jnp.int32)}
+    if method is None:
+        objective = train.make_objective(config, shape)
+    else:
+        variance = jax.tree.map(lambda p: jnp.full(p.shape, 1e-4), params)
+        trained = posterior.GaussianPosterior(params, variance, jnp.int32(8))
+        objective = unlearn.build_objective(
+            config, method, shape, trained, NUM_FORGET, FORGET_SHARE
+        )
+    given = {kind: batch for kind in objective.sees}
+    return timing.Step(objective, params, optax.adam(1e-6), given, build.layout(config))
 
-    def prepare(objective):
-        given = {kind: batch for kind in objective.sees}
-        return timing.update_step(objective, params, optax.adam(1e-6), given)
 
-    calls = {"DDPM training": prepare(train.make_objective(config, shape))}
-    for name in config.methods:
-        made = unlearn.build_objective(config, name, shape, trained, NUM_FORGET, FORGET_SHARE)
-        calls[name] = prepare(made)
-    return calls
+def steps_of(config, batch_size: int) -> dict[str, timing.Step]:
+    """Each method's update step, and the training's."""
+    training = {"DDPM training": step_of(config, None, batch_size)}
+    return training | {name: step_of(config, name, batch_size) for name in config.methods}
 
 
 def load_batches(config, batch_size: int) -> float:

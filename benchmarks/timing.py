@@ -36,67 +36,110 @@ def in_turns(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[st
     return times
 
 
-def update_step(objective, params, optimizer, batch) -> Callable[[], None]:
-    """A call that makes one update of `fit`, on the same batch each time.
+class Step:
+    """One update as `fit` makes it, on the same batch each time.
 
     Args:
       batch: what the objective sees, by its kinds.
+      layout: see `parallel.Layout`.
+
+    Attributes:
+      flops: operations of an update, before XLA optimises it.
+      memory: bytes of a device that the compiled program holds at its peak, its arguments among
+        them; known once `compile` was called.
     """
+
+    def __init__(self, objective, params, optimizer, batch, layout=None):
+        import jax
+
+        from vdu_jax.runtime import fit, parallel
+
+        layout = layout or parallel.Layout()
+        endless = {kind: iter(lambda part=part: part, None) for kind, part in batch.items()}
+        of_objective = objective.init(params, endless, jax.random.key(2))
+        # Fresh arrays, for the step uses its state up.
+        start = functools.partial(fit.init_state, optimizer=optimizer)
+        self._state = parallel.fresh(start, parallel.make_mesh(layout.fsdp), params)
+        self._rest = of_objective, batch, jax.random.key(3)
+        made = functools.partial(fit.make_step, objective, optimizer)
+        self._step = parallel.compile_step(lambda wrap: made(wrap=wrap), layout, self._state)
+        # What is compiled for parts has a loop, whose body would count once.
+        self.flops = fit.count_flops(jax.jit(made()), self._state, *self._rest)
+        self.memory = None
+
+    def compile(self) -> None:
+        """Compile ahead; several steps can, in threads."""
+        self._step = self._step.lower(self._state, *self._rest).compile()
+        account = self._step.memory_analysis()
+        self.memory = account.argument_size_in_bytes + account.temp_size_in_bytes
+
+    def __call__(self) -> None:
+        """Make one update and wait for its end."""
+        self._state, metrics = self._step(self._state, *self._rest)
+        done((self._state, metrics))
+
+
+def done(tree) -> None:
+    """Wait until its arrays are there."""
     import jax
 
-    from vdu_jax.runtime import fit, parallel
+    jax.block_until_ready(tree)
 
-    endless = {kind: iter(lambda part=part: part, None) for kind, part in batch.items()}
-    of_objective = objective.init(params, endless, jax.random.key(2))
-    step = jax.jit(fit.make_step(objective, optimizer), donate_argnums=0)
-    # Fresh arrays, for the step uses its state up.
-    start = functools.partial(fit.init_state, optimizer=optimizer)
-    state = parallel.fresh(start, parallel.make_mesh(), params)
 
-    def update():
-        nonlocal state
-        state, metrics = step(state, of_objective, batch, jax.random.key(3))
-        jax.block_until_ready((state, metrics))
+def device_peak() -> int:
+    """The most that JAX has held of the first device in this process, bytes; 0 on a CPU."""
+    import jax
 
-    return update
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
 
 
 class Side:
     """A process that has built one side's calls and makes one when told to.
 
-    It is the running script with `flags`, which ends in `serve`.
+    It is a benchmark script with `flags`, among which is `--serve`.
 
     Attributes:
       said: what it said before its first call.
     """
 
-    def __init__(self, *flags: str):
-        command, pipe = [sys.executable, sys.argv[0], *flags], subprocess.PIPE
+    def __init__(self, *flags: str, script: str | Path = sys.argv[0]):
+        command, pipe = [sys.executable, str(script), *flags], subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
-        self.said = self._read()
 
-    def _read(self) -> str:
+    @functools.cached_property
+    def said(self):
+        return self.wait()
+
+    def start(self, what: str) -> None:
+        """Have it make one call, without waiting for the end."""
+        print(what, file=self._process.stdin, flush=True)
+
+    def wait(self):
+        """The result of the call that was started."""
         line = self._process.stdout.readline()
         if not line:
             raise SystemExit(f"{self._process.args} has ended")
-        return line.strip()
+        return json.loads(line)
 
-    def call(self, what: str) -> None:
-        """Make one call and wait for its end."""
-        print(what, file=self._process.stdin, flush=True)
-        self._read()
+    def call(self, what: str):
+        """Make one call and wait for its result."""
+        self.start(what)
+        return self.wait()
 
     def close(self) -> None:
         self._process.stdin.close()
         self._process.wait()
 
 
-def serve(calls: Mapping[str, Callable[[], object]], said: str = "ready") -> None:
-    """Be one `Side`: make every call that is asked for."""
-    print(said, flush=True)
+def serve(calls: Mapping[str, Callable[[], object]], said) -> None:
+    """Be one `Side`: say `said`, then make every call that is asked for and answer its result.
+
+    Args:
+      calls: each returns what JSON can hold. said: likewise.
+    """
+    print(json.dumps(said), flush=True)
     for line in sys.stdin:
-        calls[line.strip()]()
-        print("done", flush=True)
+        print(json.dumps(calls[line.strip()]()), flush=True)
 
 
 def medians(times: Mapping[str, list[float]]) -> dict[str, float]:

@@ -247,7 +247,7 @@ def fit(
                 batch = {kind: next(images) for kind, images in batches.items()}
                 arguments = (state, objective_state, batch, jax.random.fold_in(step_key, done))
                 if flops is None:
-                    of_step = _flops(counted, *arguments)
+                    of_step = count_flops(counted, *arguments)
                     share = prepared / (taken - prepared) if objective.init_computes else 0.0
                     flops = {"step": of_step, "init": of_step * share}
                 state, metrics = step_fn(*arguments)
@@ -311,6 +311,9 @@ def _not_finite(rows: Sequence[Mapping], shown: Sequence[Mapping], done: int) ->
     return None
 
 
-def _flops(step_fn: Callable, *arguments) -> float:
-    """Of one call of a jitted function; NaN where XLA does not count them."""
+def count_flops(step_fn: Callable, *arguments) -> float:
+    """Floating-point operations of one call of a jitted function, before XLA optimises it.
+
+    A loop's body counts once. NaN where XLA does not count them.
+    """
     return float((step_fn.lower(*arguments).cost_analysis() or {}).get("flops", math.nan))
