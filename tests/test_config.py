@@ -69,6 +69,9 @@ def test_every_config_is_valid_and_says_how_to_run_it(path):
         ("relearn.checks", (1, 5, 2), "in order and each once"),
         ("relearn.checks", (1, 1), "in order and each once"),
         ("classifier.widths", (12,), "multiples of 8"),
+        ("parallel.mode", "tpu", "must be one of"),
+        ("parallel.attention", "flash", "must be one of cudnn, xla"),
+        ("parallel.attention", "cudnn", "is for model.dtype = 'bfloat16'"),
     ],
 )
 def test_impossible_values_are_refused_by_key(config, key, value, said):
@@ -81,6 +84,12 @@ def test_impossible_values_are_refused_by_key(config, key, value, said):
         vdu_config.validate(config)
     assert said in str(caught.value)
     assert key.rsplit(".", 1)[0].split(".params")[0] in str(caught.value)
+
+
+def test_cudnn_is_refused_where_there_is_no_gpu(config):
+    config.model.dtype, config.parallel.attention = "bfloat16", "cudnn"
+    with pytest.raises(UserError, match="parallel.attention = 'cudnn': needs an NVIDIA GPU, and"):
+        vdu_config.validate(config)
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,9 @@ def default() -> ConfigDict:
                 "mode": "jit",  # or "pmap": every device has all parameters
                 "accumulate": 1,  # parts that a batch is taken in, one after the other
                 "remat": False,  # compute a block's activations again for its gradients
+                # The U-Net's self-attention: "xla", or "cudnn", which needs an NVIDIA GPU and
+                # model.dtype = "bfloat16" and holds no weights of all pairs of pixels.
+                "attention": "xla",
             },
             # `vdu benchmark`: each of `methods` on each of these classes and training seeds.
             "benchmark": {
@@ -433,6 +436,10 @@ def validate_shared(c: Check) -> None:
     Raises:
       UserError: as `validate`.
     """
+    import jax
+
+    from vdu_jax.models import layers
+
     c.increasing_ints("classifier.widths", 8)
     c.that(
         "classifier.widths",
@@ -447,6 +454,18 @@ def validate_shared(c: Check) -> None:
 
     c.positive("parallel.fsdp", "parallel.accumulate")
     c.one_of("parallel.mode", ("jit", "pmap"))
+    c.one_of("parallel.attention", layers.ATTENTIONS)
+    if c.config.parallel.attention == "cudnn":
+        c.that(
+            "parallel.attention",
+            lambda v: c.config.model.dtype == "bfloat16",
+            "is for model.dtype = 'bfloat16'; set that, or 'xla' here",
+        )
+        c.that(
+            "parallel.attention",
+            lambda v: jax.default_backend() == "gpu",
+            f"needs an NVIDIA GPU, and JAX runs on {jax.default_backend()}; set 'xla'",
+        )
 
 
 def validate_benchmark(config: ConfigDict) -> None:

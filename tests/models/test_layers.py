@@ -225,6 +225,28 @@ def test_attention_against_numpy(head_dim, heads):
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("implementation", "dtype", "size", "length", "chosen"),
+    [
+        ("xla", jnp.bfloat16, 64, 6, "xla"),
+        ("cudnn", jnp.bfloat16, 64, 6, "cudnn"),
+        ("cudnn", jnp.float16, 128, 6, "cudnn"),
+        ("cudnn", jnp.float32, 64, 6, "xla"),
+        ("cudnn", jnp.bfloat16, 136, 6, "xla"),  # more channels than the kernel takes
+        ("cudnn", jnp.bfloat16, 20, 6, "xla"),  # no multiple of 8
+        ("cudnn", jnp.bfloat16, 64, 7, "xla"),  # attention to something else
+    ],
+)
+def test_cudnn_is_asked_for_what_it_takes(monkeypatch, implementation, dtype, size, length, chosen):
+    asked = []
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention", lambda *qkv, implementation: asked.append(implementation)
+    )
+    query, key = (jnp.zeros((2, n, 3, size), dtype) for n in (6, length))
+    layers.attend(query, key, key, implementation)
+    assert asked == [chosen]
+
+
 @pytest.mark.parametrize("name", ["resnet", "attention"])
 def test_blocks_start_as_the_identity(name):
     x, temb = normal(0, 2, 4, 4, 8), normal(1, 2, 5)

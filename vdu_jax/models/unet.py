@@ -36,6 +36,7 @@ class UNet(nn.Module):
       center_input_sample: map inputs in [0, 1] to [-1, 1] first.
       dtype: compute type. param_dtype: storage type of the parameters.
       remat: forget what a block computes and compute it again for its gradients, to save memory.
+      attention: an implementation of `layers.attend`.
     """
 
     out_channels: int
@@ -56,6 +57,7 @@ class UNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
     remat: bool = False
+    attention: str = "xla"
 
     @nn.compact
     def __call__(self, xt: jax.Array, t: jax.Array, *, deterministic: bool = True) -> jax.Array:
@@ -79,7 +81,11 @@ class UNet(nn.Module):
 
         def attention(name: str, level: int, x: jax.Array, scale: float) -> jax.Array:
             return attention_block(
-                head_dim=self.attention_head_dim, output_scale_factor=scale, name=name, **norm
+                head_dim=self.attention_head_dim,
+                output_scale_factor=scale,
+                attention=self.attention,
+                name=name,
+                **norm,
             )(x)
 
         temb = layers.timestep_embedding(

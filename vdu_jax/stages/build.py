@@ -74,7 +74,8 @@ def forget_retain(config: ConfigDict, source: data.ImageSource) -> data.ForgetRe
 
 
 def net(config: ConfigDict, image_shape: tuple[int, int, int]) -> unet.UNet:
-    settings = config.model.to_dict() | {"remat": config.parallel.remat}
+    how = {key: config.parallel[key] for key in ("remat", "attention")}
+    settings = config.model.to_dict() | how
     return unet.from_settings(settings, image_shape[-1])
 
 

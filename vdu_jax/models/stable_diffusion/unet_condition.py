@@ -14,6 +14,7 @@ class CrossAttention(nn.Module):
     """Attention of x (B, N, C) to `context` (B, L, D), or to itself."""
 
     num_heads: int
+    attention: str
     dtype: jnp.dtype
     param_dtype: jnp.dtype
 
@@ -27,8 +28,8 @@ class CrossAttention(nn.Module):
             return out.reshape(*source.shape[:2], self.num_heads, -1)
 
         context = x if context is None else context
-        h = jax.nn.dot_product_attention(
-            project("to_q", x), project("to_k", context), project("to_v", context)
+        h = layers.attend(
+            project("to_q", x), project("to_k", context), project("to_v", context), self.attention
         )
         return nn.Dense(width, name="to_out", **types)(h.reshape(x.shape))
 
@@ -37,6 +38,7 @@ class TransformerBlock(nn.Module):
     """Self-attention, attention to the text and a gated perceptron, each added to its input."""
 
     num_heads: int
+    attention: str
     dtype: jnp.dtype
     param_dtype: jnp.dtype
 
@@ -47,8 +49,9 @@ class TransformerBlock(nn.Module):
         def norm(name: str) -> jax.Array:
             return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name, **types)(x)
 
-        x = x + CrossAttention(self.num_heads, name="attn1", **types)(norm("norm1"))
-        x = x + CrossAttention(self.num_heads, name="attn2", **types)(norm("norm2"), text)
+        heads = self.num_heads, self.attention
+        x = x + CrossAttention(*heads, name="attn1", **types)(norm("norm1"))
+        x = x + CrossAttention(*heads, name="attn2", **types)(norm("norm2"), text)
         width = x.shape[-1]
         h = nn.Dense(8 * width, name="ff_net_0_proj", **types)(norm("norm3"))
         h, gate = jnp.split(h, 2, axis=-1)
@@ -68,6 +71,7 @@ class SpatialTransformer(nn.Module):
     num_layers: int = 1
     num_groups: int = 32
     linear_projection: bool = False
+    attention: str = "xla"
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
@@ -85,7 +89,7 @@ class SpatialTransformer(nn.Module):
         h = project("proj_in", h).reshape(batch, height * width, channels)
         for index in range(self.num_layers):
             name = f"transformer_blocks_{index}"
-            h = TransformerBlock(self.num_heads, name=name, **types)(h, text)
+            h = TransformerBlock(self.num_heads, self.attention, name=name, **types)(h, text)
         return x + project("proj_out", h.reshape(x.shape))
 
 
@@ -106,6 +110,7 @@ class UNetCondition(nn.Module):
       num_groups, norm_eps: of the group norms of residual blocks.
       flip_sin_to_cos, freq_shift: of `layers.timestep_embedding`.
       downsample_padding, mid_block_scale_factor: as of `unet.UNet`.
+      attention: how attention is computed, see `layers.attend`.
       dtype: compute type. param_dtype: storage type of the parameters.
       remat: forget what a block computes and compute it again for its gradients, to save memory.
     """
@@ -124,6 +129,7 @@ class UNetCondition(nn.Module):
     freq_shift: float = 0.0
     downsample_padding: int = 1
     mid_block_scale_factor: float = 1.0
+    attention: str = "xla"
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
     remat: bool = False
@@ -149,6 +155,7 @@ class UNetCondition(nn.Module):
                 self.transformer_layers,
                 self.num_groups,
                 self.linear_projection,
+                self.attention,
                 name=name,
                 **types,
             )(x, text)

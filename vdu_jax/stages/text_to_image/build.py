@@ -115,8 +115,9 @@ def own_networks(
 
 
 def in_dtype(config: ConfigDict, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """The networks, with a U-Net that computes in `config.model.dtype`."""
-    return dict(modules) | {"unet": modules["unet"].clone(dtype=jnp.dtype(config.model.dtype))}
+    """The networks, with a U-Net that computes as the config says."""
+    how = {"dtype": jnp.dtype(config.model.dtype), "attention": config.parallel.attention}
+    return dict(modules) | {"unet": modules["unet"].clone(**how)}
 
 
 def train_stage(config: ConfigDict, workdir: Path) -> StageDir:
