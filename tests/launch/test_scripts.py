@@ -11,8 +11,9 @@ import yaml
 
 from vdu_jax import cli
 
-LAUNCH = Path(__file__).parents[2] / "launch"
-SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+ROOT = Path(__file__).parents[2]
+LAUNCH = ROOT / "launch"
+SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *(ROOT / "benchmarks").glob("*.sh")])
 JOBSET = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
 
 

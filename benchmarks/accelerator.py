@@ -1,0 +1,818 @@
+"""Everything that is measured on an accelerator, in one visit of a few minutes.
+
+    python benchmarks/accelerator.py --out=DIR [--minutes=9] [--parts=check,network,…]
+                                     [--images=DIR] [--rehearse]
+
+The parts, in this order, each a process with a share of the minutes; what one leaves goes to those
+after it:
+
+    check      `vdu check` in float32, TF32 and bfloat16, the three side by side
+    network    CIFAR-10's network against PyTorch's (needs torch and diffusers)
+    steps      a step of each method against a training step; accumulate, remat, the mesh
+    posterior  mean and variance over 20 checkpoints against only reading them
+    train      CIFAR-10's network on --images (train/<class>/…, test/<class>/…) for as long as
+               there is time, then unlearn class 0, draw 5 000 images of each model, measure them
+    generate   Stable Diffusion 1.5's networks with random weights: images, and a VDU step
+
+DIR/<part>.json is written whenever a figure is there, so that a visit cut short leaves what it has;
+DIR/accelerator.md has all of them as tables, DIR/grids.png the images. --rehearse goes through the
+same code at sizes of seconds. On a bare machine: benchmarks/accelerator.sh.
+"""
+
+import argparse
+import contextlib
+import functools
+import importlib
+import importlib.util
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import network
+import posterior as posterior_benchmark
+import steps as steps_benchmark
+import timing
+
+from vdu_jax import cli
+
+CONFIG = Path(__file__).parents[1] / "configs" / "cifar10.py"
+PRECISIONS = ("float32", "tf32", "bfloat16")
+METHODS = ("vdu", "vdu_extended", "demixing")
+LOG_LINES = 40
+
+
+class Sizes(NamedTuple):
+    """How large the visit's subjects are.
+
+    Attributes:
+      components: of `vdu check`; () for all.
+      network: in `network.SIZES`. batch, images, repeats: see `network`.
+      data: whose images have the size of the steps' and the posterior's networks.
+      model: settings of `config.model` that differ from configs/cifar10.py.
+      steps_batch, steps_repeats: images of each kind in a step, and steps.
+      checkpoints: of the posterior.
+      pixels: side of the images of part train. train_batch: of training.
+      train_steps: None for as many as there is time for.
+      figures: images that each model is measured by.
+      text: sections of a text-to-image config's `model`, Stable Diffusion 1.5 or something tiny.
+      draws: images at once. text_steps: of sampling. text_batch: latents in the VDU step.
+    """
+
+    components: tuple[str, ...]
+    network: str
+    batch: int
+    images: int
+    repeats: int
+    data: str
+    model: dict
+    steps_batch: int
+    steps_repeats: int
+    checkpoints: int
+    pixels: int
+    train_batch: int
+    train_steps: int | None
+    figures: int
+    text: dict
+    draws: tuple[int, ...]
+    text_steps: int
+    text_batch: int
+
+
+def text_model(
+    pixels: int, unet: tuple, vae: tuple, heads: int, width: int, layers: int, groups: int
+) -> dict:
+    """Networks built like Stable Diffusion 1's, in the words of its config.json files.
+
+    Args:
+      unet, vae: channels at each resolution. heads: of the U-Net's attention.
+      width: of the text's embeddings. layers: of the text encoder. groups: of group norms.
+    """
+    cross, blocks = len(unet) - 1, max(1, layers // 6)
+    return {
+        "dtype": "bfloat16",
+        "unet": {
+            "sample_size": pixels // 2 ** (len(vae) - 1),
+            "block_out_channels": unet,
+            "down_block_types": ("CrossAttnDownBlock2D",) * cross + ("DownBlock2D",),
+            "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * cross,
+            "layers_per_block": blocks,
+            "attention_head_dim": heads,  # by its old name: how many
+            "cross_attention_dim": width,
+            "norm_num_groups": groups,
+        },
+        "vae": {
+            "block_out_channels": vae,
+            "down_block_types": ("DownEncoderBlock2D",) * len(vae),
+            "up_block_types": ("UpDecoderBlock2D",) * len(vae),
+            "layers_per_block": blocks,
+            "norm_num_groups": groups,
+            "sample_size": pixels,
+        },
+        "text_encoder": {
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": max(1, width // 64),
+            "max_position_embeddings": 77,
+        },
+    }
+
+
+WHOLE = Sizes(
+    components=(),
+    network="cifar10",
+    batch=256,
+    images=512,
+    repeats=15,
+    data="cifar10",
+    model={},
+    steps_batch=128,
+    steps_repeats=15,
+    checkpoints=20,
+    pixels=32,
+    train_batch=256,
+    train_steps=None,
+    figures=5000,
+    text=text_model(512, (320, 640, 1280, 1280), (128, 256, 512, 512), 8, 768, 12, 32),
+    draws=(1, 4),
+    text_steps=20,
+    text_batch=4,
+)
+REHEARSAL = Sizes(
+    components=("posterior/mean", "frechet"),
+    network="tiny",
+    batch=2,
+    images=2,
+    repeats=1,
+    data="digits",
+    model=network.TINY,
+    steps_batch=4,
+    steps_repeats=1,
+    checkpoints=3,
+    pixels=8,
+    train_batch=16,
+    train_steps=12,
+    figures=60,
+    text=text_model(16, (8, 8), (8, 8), 2, 16, 1, 4),
+    draws=(1,),
+    text_steps=2,
+    text_batch=1,
+)
+
+
+class Visit:
+    """What a part is given.
+
+    Attributes:
+      sizes: `WHOLE` or `REHEARSAL`. images: folder of images, or None. work: scratch folder.
+      figures: of the part, so far.
+    """
+
+    def __init__(self, part: str, given: argparse.Namespace):
+        self.sizes = REHEARSAL if given.rehearse else WHOLE
+        self.images = Path(given.images) if given.images else None
+        self.out, self.work = Path(given.out), Path(given.work)
+        self.figures: dict[str, Any] = {}
+        self._path = self.out / f"{part}.json"
+        self._end = time.monotonic() + given.limit
+        self._lock = threading.Lock()
+
+    def left(self) -> float:
+        """Seconds until the part is ended."""
+        return self._end - time.monotonic()
+
+    def put(self, **figures: Any) -> None:
+        """Add figures, and write all that there are."""
+        with self._lock:
+            self.figures |= figures
+            write(self._path, self.figures)
+
+    def add(self, name: str, row: dict) -> None:
+        """Add a row to the list of figures `name`."""
+        self.put(**{name: [*self.figures.get(name, []), row]})
+
+
+def write(path: Path, figures: dict) -> None:
+    """JSON, whole or not at all."""
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(figures, indent=1, default=float) + "\n")
+    partial.replace(path)
+
+
+# --- check
+
+
+def check(visit: Visit) -> None:
+    """All components in each precision, by a process each, for most of the time is compiling."""
+
+    def one(precision: str) -> None:
+        command = [sys.executable, __file__, f"--precision={precision}"]
+        command += [f"--components={','.join(visit.sizes.components)}"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            for line in process.stdout:
+                visit.add("results", json.loads(line))
+        visit.add("ended", {"precision": precision, "code": process.returncode})
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(one, PRECISIONS))
+
+
+def check_precision(precision: str, names: list[str]) -> None:
+    """Print a line for each of these components, or of all."""
+    from vdu_jax.parity import check
+    from vdu_jax.parity.components import COMPONENTS
+
+    for component in COMPONENTS:
+        if not names or component.name in names:
+            found = check.against_golden(component, precision)
+            row = found._asdict() | {"verdict": found.verdict}
+            print(json.dumps(row, default=float), flush=True)
+
+
+def check_tables(figures: dict) -> str:
+    results = figures.get("results", [])
+    lines = []
+    for precision in PRECISIONS:
+        rows = [row for row in results if row["precision"] == precision]
+        if rows:
+            worst = max(rows, key=lambda row: row["error"] / row["tolerance"])
+            failed = [row["component"] for row in rows if row["verdict"] != "ok"]
+            share = worst["error"] / worst["tolerance"]
+            beside = f"{worst['component']} ({share:.2g} of its tolerance)"
+            good = f"{len(rows) - len(failed)} of {len(rows)}"
+            lines.append([precision, good, beside, ", ".join(failed) or "none"])
+    return timing.rows(["precision", "within tolerance", "worst", "out of tolerance"], lines)
+
+
+# --- network
+
+
+def network_part(visit: Visit) -> None:
+    """The three calls of `network`, of every side that is installed, in both types."""
+    sizes = visit.sizes
+    size = network.SIZES[sizes.network]._replace(batch=sizes.batch, images=sizes.images)
+    names = ["ours"]
+    if all(importlib.util.find_spec(name) for name in ("torch", "diffusers")):
+        names += ["PyTorch", "torch.compile"][: 1 if sizes is REHEARSAL else 2]
+    else:
+        visit.put(without="PyTorch or diffusers is not installed: ours alone")
+    for dtype in ("bfloat16", "float32"):
+        started = time.monotonic()
+        made = network.sides(sizes.network, size, dtype, names)
+        about = made["ours"].said
+        visit.put(parameters=about["parameters"])
+        product = network.measure({"ours": made["ours"]}, "product", sizes.repeats)
+        rate = about["flops"]["product"] / product["median"]["ours"]
+        visit.add("setup", {"dtype": dtype, "seconds": time.monotonic() - started})
+        visit.add("products", {"dtype": dtype, "flops_per_second": rate})
+        for what in network.TIMED:
+            found = network.measure(made, what, sizes.repeats)
+            count = sizes.images if what == "DDIM" else sizes.batch
+            for side, seconds in found["median"].items():
+                speed = about["flops"][what] / seconds
+                row = {"dtype": dtype, "what": what, "side": side, "images": count}
+                row |= {"seconds": seconds, "all_seconds": found["seconds"][side]}
+                row |= {"images_per_second": count / seconds, "flops_per_second": speed}
+                visit.add("calls", row | {"share_of_product": speed / rate})
+        for name, side in made.items():
+            visit.add("memory", {"dtype": dtype, "side": name, "bytes": side.call("memory")})
+            side.close()
+
+
+def network_tables(figures: dict) -> str:
+    ours = {(r["dtype"], r["what"]): r for r in figures.get("calls", []) if r["side"] == "ours"}
+    lines = []
+    for row in figures.get("calls", []):
+        other = ours[row["dtype"], row["what"]]["seconds"]
+        speed = [row["images_per_second"], row["flops_per_second"] / 1e12, row["share_of_product"]]
+        place = [row["dtype"], row["what"], row["side"], row["images"], row["seconds"]]
+        lines.append([*place, *speed, row["seconds"] / other])
+    header = ["type", "what", "side", "images", "s", "images/s", "TFLOP/s", "of the product's rate"]
+    memory = [[r["dtype"], r["side"], r["bytes"] / 2**30] for r in figures.get("memory", [])]
+    rates = ", ".join(
+        f"{r['flops_per_second'] / 1e12:.3g} TFLOP/s ({r['dtype']})"
+        for r in figures.get("products", [])
+    )
+    return "\n\n".join(
+        [
+            f"Operations are counted by XLA on our program. A large square product reaches {rates}"
+            "; float32's products are TF32 where the chip has it."
+            + (f" {figures['without']}." if "without" in figures else ""),
+            timing.rows([*header, "times our time"], lines),
+            timing.rows(["type", "side", "peak memory of all three calls, GiB"], memory),
+        ]
+    )
+
+
+# --- steps
+
+
+def steps(visit: Visit) -> None:
+    """Update steps, compiled side by side and then made in turns."""
+    sizes = visit.sizes
+
+    def made(method: str | None, **parallel: Any) -> timing.Step:
+        config = steps_benchmark.read(str(CONFIG), list(METHODS))
+        config.data.name = sizes.data
+        config.model.update({"dtype": "bfloat16", **sizes.model})
+        config.parallel.update(parallel)
+        return steps_benchmark.step_of(config, method, sizes.steps_batch)
+
+    calls = {"DDPM training": made(None)}
+    calls |= {method: made(method) for method in METHODS}
+    calls["DDPM training, accumulate = 4"] = made(None, accumulate=4)
+    calls["DDPM training, remat"] = made(None, remat=True)
+    calls["vdu, remat"] = made("vdu", remat=True)
+    compile_together(calls)
+    visit.put(batch=sizes.steps_batch)
+    times = timing.in_turns(calls, sizes.steps_repeats)
+    base = timing.medians(times)["DDPM training"]
+    for name, step in calls.items():
+        median = timing.medians(times)[name]
+        row = {"step": name, "seconds": median, "all_seconds": times[name]}
+        row |= {"times_training": median / base, "flops": step.flops, "memory": step.memory}
+        visit.add("steps", row)
+
+
+def compile_together(calls: dict[str, timing.Step]) -> None:
+    """XLA compiles without Python's lock, so a thread each."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(timing.Step.compile, calls.values()))
+
+
+def steps_tables(figures: dict) -> str:
+    lines = [
+        [r["step"], r["seconds"], r["times_training"], r["flops"] / r["seconds"] / 1e12]
+        + [r["memory"] / 2**30]
+        for r in figures.get("steps", [])
+    ]
+    header = ["step", "s", "times a training step", "TFLOP/s", "memory by XLA's account, GiB"]
+    about = f"{figures.get('batch')} images of each kind that a method sees, bfloat16, Adam."
+    return f"{about}\n\n{timing.rows(header, lines)}"
+
+
+# --- posterior
+
+
+def posterior(visit: Visit) -> None:
+    """Both read the same checkpoints, in turns."""
+    count, model = visit.sizes.checkpoints, visit.sizes.model
+    changes = [f"--config.model.{key}={value!r}" for key, value in model.items()]
+    with tempfile.TemporaryDirectory(dir=visit.work) as folder:
+        config, checkpoints = posterior_benchmark.set_up(Path(folder), count, *changes)
+        posterior_benchmark.write(config, checkpoints)
+        calls = {
+            "reading": lambda: posterior_benchmark.read(config, checkpoints),
+            "posterior": lambda: posterior_benchmark.reduce(config, checkpoints),
+        }
+        times = timing.in_turns(calls, min(3, visit.sizes.repeats))
+    best = {name: min(seconds) for name, seconds in times.items()}
+    size = posterior_benchmark.size_of(config)
+    speed = best["reading"] / best["posterior"]
+    visit.put(checkpoints=count, bytes=size, seconds=times, best=best, speed=speed)
+    visit.put(memory=timing.device_peak() / size)
+
+
+def posterior_tables(figures: dict) -> str:
+    if "best" not in figures:
+        return ""
+    lines = [[name, value] for name, value in figures["best"].items()]
+    about = (
+        f"{figures['checkpoints']} checkpoints of {figures['bytes'] / 2**20:.0f} MiB each, best of "
+        f"{len(figures['seconds']['reading'])}: {figures['speed']:.2f} times the speed of only "
+        f"reading; at most {figures['memory']:.3g} sets of parameters on the device."
+    )
+    return f"{about}\n\n{timing.rows(['what', 's'], lines)}"
+
+
+# --- train
+
+
+def train(visit: Visit) -> None:
+    """Train, unlearn and measure through the stages that `vdu` runs."""
+    from vdu_jax.runtime import artifacts
+
+    started = time.monotonic()
+    config, workdir = training_config(visit), visit.work / "train"
+    stage(config, workdir, "data")
+    visit.put(data_seconds=time.monotonic() - started)
+    plan_training(visit, config)
+    for name in ("train", "posterior", "replay"):
+        stage(config, workdir, name, visit)
+    flops = artifacts.upstream(workdir, "train")["summary"]["flops"]
+    seconds = artifacts.timings(workdir / "train")["fit"]
+    visit.put(steps=config.train.steps, flops=flops, fit_seconds=seconds)
+    methods = config.methods.to_dict()
+    for last in range(1, len(METHODS) + 1):  # so that each is measured before the next begins
+        config.methods = {name: methods[name] for name in METHODS[:last]}
+        for name in ("unlearn", "sample", "evaluate"):
+            stage(config, workdir, name, visit)
+        visit.put(metrics=artifacts.read_json(workdir / "evaluate" / "metrics.json"))
+        draw_grids(visit, config, workdir)
+
+
+def training_config(visit: Visit):
+    """Of configs/cifar10.py, in bfloat16, with what a few minutes allow."""
+    sizes = visit.sizes
+    config = timing.read_config(CONFIG)
+    images = visit.images or generated_images(visit.work / "images", sizes.pixels)
+    config.data.update({"name": "image_folder", "manual_dir": str(images), "channels": 3})
+    config.data.image_size = sizes.pixels
+    config.data.dir = str(visit.work / "data")
+    config.model.update({"dtype": "bfloat16", **sizes.model})
+    config.train.update({"batch_size": sizes.train_batch, "ema_decay": 0.995, "warmup_steps": 100})
+    config.sampler.update({"name": "dpm++2m", "steps": 20, "eta": 1.0, "batch_size": 1000})
+    config.replay.images, config.curve.images = 2000, 1000
+    config.evaluate.images = sizes.figures
+    config.evaluate.reference_images = 5000
+    config.classifier.update({"epochs": 15, "batch_size": 256, "min_accuracy": 0.0})
+    config.methods = {}
+    from vdu_jax import config as vdu_config
+
+    shared = {"forget_batch": 64, "steps": 200, "snapshot_every": 100}
+    both = shared | {"replay_batch": 64, "learning_rate": 5e-5}
+    extended = both | {"gamma": 0.01, "function_weight": 10.0}
+    config.methods.vdu = vdu_config.method("vdu", gamma=0.1, learning_rate=1e-5, **shared)
+    config.methods.vdu_extended = vdu_config.method("vdu_extended", **extended)
+    config.methods.demixing = vdu_config.method("demixing", decay="linear", **both)
+    if sizes is REHEARSAL:
+        config.forget.classes = (0, 1)  # of three
+        config.train.update({"warmup_steps": 2, "ema_decay": 0.5, "learning_rate": 1e-3})
+        config.sampler.update({"steps": 2, "batch_size": 60})
+        config.replay.images, config.curve.images = 120, 50
+        config.classifier.update({"epochs": 1, "batch_size": 16, "widths": (8, 16)})
+        for name in METHODS:
+            config.methods[name].update({"steps": 2, "snapshot_every": 1})
+            config.methods[name].update({"forget_batch": 8, "replay_batch": 8})
+    return config
+
+
+def generated_images(folder: Path, pixels: int) -> Path:
+    """Sixty noisy images in each of three colours, for the rehearsal."""
+    import numpy as np
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    for label, colour in enumerate(np.eye(3) * 160 + 40):
+        for split, count in (("train", 60), ("test", 20)):
+            (folder / split / "rgb"[label]).mkdir(parents=True, exist_ok=True)
+            for index in range(count):
+                noisy = np.clip(draw.normal(colour, 40, (pixels, pixels, 3)), 0, 255)
+                path = folder / split / "rgb"[label] / f"{index}.png"
+                Image.fromarray(noisy.astype(np.uint8)).save(path)
+    return folder
+
+
+def plan_training(visit: Visit, config) -> None:
+    """Choose the steps of training by the time that is left after all else, as measured here."""
+    import jax
+
+    from vdu_jax.stages import build, plan
+    from vdu_jax.stages import train as train_stage
+
+    count = visit.sizes.train_steps
+    if count is None:
+        shape = plan.image_shape(config)
+        step = steps_benchmark.step_of(config, None, config.train.batch_size)
+        params = train_stage.fresh(config, shape)
+        draw = build.sampler(config, shape)
+        drawn = config.sampler.batch_size
+        calls = {"step": step, "draw": lambda: draw(params, 0, drawn, "probe")}
+        seconds = timing.medians(timing.in_turns(calls, 3))
+        del step, params
+        jax.clear_caches()
+        models = 1 + len(config.methods)
+        curve = sum(m.steps // m.snapshot_every for m in config.methods.values())
+        images = models * config.evaluate.images + curve * config.curve.images
+        images += config.replay.images
+        updates = 4 * sum(m.steps for m in config.methods.values())  # dearer than a training step
+        later = seconds["draw"] * images / drawn + seconds["step"] * updates / 2
+        # A minute for what is compiled, the classifier, and everything on the host.
+        spare = visit.left() - later - 60
+        count = max(200, int(spare / seconds["step"]))
+        visit.put(probe=seconds | {"seconds_later": later, "seconds_for_training": spare})
+    config.train.steps = count
+    config.train.snapshots = 5
+    config.train.snapshot_every = max(1, count // 20)
+    config.train.save_state_every = count
+    config.train.log_every = max(1, count // 40)
+
+
+def stage(config, workdir: Path, name: str, visit: Visit | None = None) -> None:
+    """Run a stage, and add its seconds to the figures."""
+    from vdu_jax.stages import build
+
+    started = time.monotonic()
+    if name == "data":
+        build.dataset(config)
+    else:
+        importlib.import_module(f"vdu_jax.stages.{name}").run(config, workdir, False)
+    if visit:
+        visit.add("stages", {"stage": name, "seconds": time.monotonic() - started})
+
+
+def draw_grids(visit: Visit, config, workdir: Path) -> None:
+    """One picture: the first images of each model, a row each, from the same noise."""
+    import numpy as np
+
+    from vdu_jax.runtime import pictures
+    from vdu_jax.stages import sample
+
+    models = sample.models(config)
+    rows = [sample.load(workdir, model)[:20] for model in models]
+    pictures.save(visit.out / "grids.png", pictures.grid(np.concatenate(rows), columns=20))
+    visit.put(grid_rows=list(models))
+
+
+def train_tables(figures: dict) -> str:
+    parts = []
+    if figures.get("fit_seconds"):
+        rate = figures["flops"] / figures["fit_seconds"] / 1e12
+        parts.append(
+            f"{figures['steps']} steps of training in {figures['fit_seconds']:.0f} s, compiling "
+            f"and saving included: {rate:.3g} TFLOP/s."
+        )
+    stages = [[r["stage"], r["seconds"]] for r in figures.get("stages", [])]
+    parts.append(timing.rows(["stage", "s"], stages))
+    if "metrics" in figures:
+        accuracy = figures["metrics"]["classifier"]["accuracy"]
+        names = ("pul", "u_fid", "confidence")
+        models = figures["metrics"]["models"]
+        lines = [[m, *(float(of.get(n, float("nan"))) for n in names)] for m, of in models.items()]
+        parts.append(timing.rows(["model", "PUL, %", "u-FID", "confidence"], lines))
+        parts.append(
+            f"u-FID in the features of the classifier, which is right on {100 * accuracy:.1f} % of "
+            "held-out images. JPEG images where --images holds such."
+        )
+        parts.append(f"Rows of grids.png: {', '.join(figures.get('grid_rows', []))}.")
+    return "\n\n".join(parts)
+
+
+# --- generate
+
+
+def generate(visit: Visit) -> None:
+    """Draws of each size with each kind of attention, and a VDU step beside what was planned."""
+    import jax
+    import jax.numpy as jnp
+
+    from vdu_jax import text_config
+    from vdu_jax.stages.text_to_image import build, plan
+
+    sizes = visit.sizes
+    config = text_config.default()
+    config.model.update(sizes.text)
+    model, shapes = plan.read(config)
+    modules = {name: m.clone(dtype=jnp.bfloat16) for name, m in model.modules.items()}
+    model = model._replace(modules=modules, scaling=0.18215)
+    made = jax.jit(functools.partial(small_numbers, shapes))()
+    text = jax.random.normal(jax.random.key(1), (1, *plan.text_shape(modules["text_encoder"])))
+    params = {"unet": made["unet"], "vae": made["vae"], "negative": text}
+    visit.put(parameters={name: count(tree) for name, tree in made.items()})
+    attentions = ["xla"] + ["cudnn"] * (jax.default_backend() == "gpu")
+    jobs = {(a, images): None for a in attentions for images in sizes.draws}
+
+    def compiled(job: tuple) -> Callable:
+        attention, images = job
+        unet = modules["unet"].clone(attention=attention)
+        of = model._replace(modules=modules | {"unet": unet})
+        draw = build.make_draw(of, sizes.text_steps, 7.5)
+        keys = jax.random.split(jax.random.key(2), images)
+        given = params, keys, jnp.repeat(text, images, axis=0)
+        try:
+            program = jax.jit(draw).lower(*given).compile()
+        except Exception as error:  # cuDNN refuses some shapes on some chips
+            visit.add("refused", {"attention": attention, "error": str(error)[:300]})
+            return None
+        return functools.partial(program, *given)
+
+    with ThreadPoolExecutor() as pool:
+        jobs = dict(zip(jobs, pool.map(compiled, jobs), strict=True))
+    for (attention, images), draw in sorted(jobs.items(), key=lambda job: job[0][1]):
+        if draw is None:
+            continue
+        times = timing.in_turns({"draw": lambda draw=draw: timing.done(draw())}, 3)["draw"]
+        row = {"attention": attention, "images": images, "all_seconds": times}
+        row |= {"seconds": timing.medians({"": times})[""], "peak": timing.device_peak()}
+        visit.add("draws", row)
+    jobs = draw = None
+    vdu_step(visit, config, model, made["unet"])
+
+
+def small_numbers(shapes):
+    """Parameters of these shapes, so small that what is drawn with them is finite.
+
+    They look random; a generator for each of hundreds of arrays would compile for minutes.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    def one(shape):
+        place = jnp.arange(math.prod(shape.shape), dtype=jnp.float32).reshape(shape.shape)
+        return (0.02 * jnp.sin(12.9898 * place)).astype(shape.dtype)
+
+    return jax.tree.map(one, shapes)
+
+
+def count(tree) -> int:
+    import jax
+
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def vdu_step(visit: Visit, config, model, unet) -> None:
+    """One VDU step on the U-Net's cross-attention: seconds, and memory beside `vdu plan`'s."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from vdu_jax import posterior as posterior_lib
+    from vdu_jax import text_config
+    from vdu_jax.stages.text_to_image import plan
+    from vdu_jax.stages.text_to_image import unlearn as unlearn_stage
+
+    count = visit.sizes.text_batch
+    settings = text_config.method("vdu", subset="cross_attention", forget_batch=count)
+    config.methods = {"vdu": settings}
+    shapes = jax.eval_shape(lambda: unet)
+    planned = plan.of_method(config, 1, "vdu", model, {"unet": shapes})
+    part, rest = unlearn_stage.split(unet, settings, "vdu")
+    variance = jax.tree.map(lambda p: jnp.full(p.shape, 1e-4), part)
+    trained = posterior_lib.GaussianPosterior(part, variance, jnp.int32(2))
+    made = unlearn_stage.make_objective(config, "vdu", model, part, rest, trained, 100)
+    batch = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), plan.batch(model, count))
+    step = timing.Step(made, part, optax.adam(1e-5), {"forget": batch})
+    step.compile()
+    times = timing.in_turns({"step": step}, visit.sizes.steps_repeats)["step"]
+    visit.put(
+        vdu_step={
+            "images": count,
+            "seconds": timing.medians({"": times})[""],
+            "planned": sum(planned.values()),
+            "by_xla": step.memory,
+            "peak": timing.device_peak(),
+        }
+    )
+
+
+def generate_tables(figures: dict) -> str:
+    lines = [
+        [r["attention"], r["images"], r["seconds"], r["seconds"] / r["images"], r["peak"] / 2**30]
+        for r in figures.get("draws", [])
+    ]
+    header = ["attention", "images at once", "s", "s an image", "peak of the process so far, GiB"]
+    parts = [timing.rows(header, lines)]
+    parts += [f"Refused: {r['attention']}: {r['error']}" for r in figures.get("refused", [])]
+    if "vdu_step" in figures:
+        step = figures["vdu_step"]
+        sizes = [step[k] / 2**30 for k in ("planned", "by_xla", "peak")]
+        header = ["VDU step, latents", "s", "`vdu plan`, GiB", "by XLA's account", "peak so far"]
+        parts.append(timing.rows(header, [[step["images"], step["seconds"], *sizes]]))
+    return "\n\n".join(parts)
+
+
+# --- the visit
+
+
+class Part(NamedTuple):
+    """run: of a visit. tables: its figures in Markdown. share: of the minutes. title: of both."""
+
+    run: Callable[[Visit], None]
+    tables: Callable[[dict], str]
+    share: float
+    title: str
+
+
+PARTS = {
+    "check": Part(check, check_tables, 14, "Agreement with PyTorch: `vdu check`"),
+    "network": Part(network_part, network_tables, 22, "CIFAR-10's network"),
+    "steps": Part(steps, steps_tables, 14, "Update steps of CIFAR-10's network"),
+    "posterior": Part(posterior, posterior_tables, 6, "The posterior over checkpoints"),
+    "train": Part(train, train_tables, 30, "Training and unlearning CIFAR-10's network"),
+    "generate": Part(generate, generate_tables, 14, "Stable Diffusion 1.5's networks"),
+}
+
+
+def about() -> dict:
+    """Versions and devices of this process, the GPU's driver, and the date."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    driver = None
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return timing.machine() | {"gpu": driver, "date": date}
+
+
+def run_part(name: str, given: argparse.Namespace) -> None:
+    """Be the process of a part."""
+    if name != "network":  # its processes are PyTorch's, too
+        cli.set_up_jax()
+    visit = Visit(name, given)
+    if name not in ("network", "check"):  # their processes have the device for themselves
+        visit.put(about=about())
+    PARTS[name].run(visit)
+    if "about" not in visit.figures:
+        visit.put(about=about())
+
+
+def start_part(name: str, limit: float, given: argparse.Namespace, work: Path) -> dict:
+    """Run a part in a process of its own, end it at its limit, and return its figures."""
+    path, log = Path(given.out) / f"{name}.json", work / f"{name}.log"
+    command = [sys.executable, __file__, f"--run={name}", f"--out={given.out}", f"--work={work}"]
+    command += [f"--limit={limit}"] + [f"--images={given.images}"] * bool(given.images)
+    command += ["--rehearse"] * given.rehearse
+    # Several processes share the device in some parts: none takes it all at its start.
+    env = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    if given.rehearse:  # networks this small take far longer to compile than to run
+        env.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    started = time.monotonic()
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True
+        )
+        try:
+            code = process.wait(timeout=limit)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:  # whatever it started, too
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    ended = {None: f"cut at its limit of {limit:.0f} s", 0: "whole"}.get(code, f"failed ({code})")
+    figures = json.loads(path.read_text()) if path.exists() else {}
+    figures |= {"ended": ended, "part_seconds": time.monotonic() - started}
+    if code != 0:
+        figures["log"] = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+    write(path, figures)
+    return figures
+
+
+def page(found: dict[str, dict]) -> str:
+    """All figures in Markdown."""
+    known = next((f["about"] for f in found.values() if "about" in f), {})
+    lines = ["# On an accelerator", ""]
+    if known:
+        versions = ", ".join(f"{name} {version}" for name, version in known["versions"].items())
+        lines += [
+            f"{known['date']}: {known['devices']} ({known['gpu'] or 'no driver asked'}); "
+            f"{known['processor']}; Python {known['python']}, {versions}; code {known['commit']}.",
+            "",
+        ]
+    for name, figures in found.items():
+        part = PARTS[name]
+        lines += [f"## {part.title}", "", part.tables(figures), ""]
+        lines += [f"Part `{name}`: {figures['ended']}, {figures['part_seconds']:.0f} s.", ""]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", help="folder for the figures")
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--images", help="folder with train/<class>/ and test/<class>/")
+    parser.add_argument("--rehearse", action="store_true", help="tiny sizes, on any machine")
+    for hidden in ("--run", "--work", "--precision", "--components"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    parser.add_argument("--limit", type=float, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.precision:
+        cli.set_up_jax()
+        check_precision(given.precision, given.components.split(",") if given.components else [])
+        return 0
+    if not given.out:
+        parser.error("--out is missing")
+    if given.run:
+        run_part(given.run, given)
+        return 0
+    names = given.parts.split(",")
+    if unknown := set(names) - set(PARTS):
+        parser.error(f"--parts: no {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if "train" in names and not given.images and not given.rehearse:
+        parser.error("--images is missing; part train needs them")
+    Path(given.out).mkdir(parents=True, exist_ok=True)
+    end, found = time.monotonic() + 60 * given.minutes, {}
+    with tempfile.TemporaryDirectory(prefix="vdu-accelerator-") as work:
+        for index, name in enumerate(names):
+            shares = [PARTS[other].share for other in names[index:]]
+            limit = max(1.0, (end - time.monotonic()) * shares[0] / sum(shares))
+            timing.say(f"{name}: at most {limit:.0f} s")
+            found[name] = start_part(name, limit, given, Path(work))
+            timing.say(f"{name}: {found[name]['ended']}, {found[name]['part_seconds']:.0f} s")
+            (Path(given.out) / "accelerator.md").write_text(page(found))
+    return int(any(figures["ended"].startswith("failed") for figures in found.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
