@@ -89,6 +89,9 @@ def default() -> ConfigDict:
                 "manual_dir": "",  # the original files, if they should not be downloaded
                 "image_size": 0,  # of image_folder only
                 "channels": 0,  # of image_folder only
+                # Of image_folder only: what transparent pixels are put on, "white" or "black"; ""
+                # refuses images that have any.
+                "background": "",
                 "cache_mb": 512,  # decoded images kept in memory
             },
             "forget": {
@@ -359,6 +362,7 @@ def validate(config: ConfigDict) -> None:
     c = Check(config)
     c.one_of("data.name", data.dataset_names())
     c.not_negative("data.image_size", "data.channels", "data.cache_mb")
+    validate_data(c, config.data.channels or None)
     info = data.static_info(config.data.name)
     _validate_forget(c, info)
     validate_model(config, config.data.image_size if info is None else info[0][0])
@@ -428,6 +432,29 @@ def validate(config: ConfigDict) -> None:
                     lambda v, allowed=allowed: v in allowed,
                     "is for models with a condition, those of kind 'text_to_image'",
                 )
+
+
+def validate_data(c: Check, channels: int | None) -> None:
+    """What is checked alike in `data` of a config of any kind, once its name is known to be good.
+
+    Args:
+      channels: those of the config, None if it leaves them to the data set.
+
+    Raises:
+      UserError: as `validate`.
+    """
+    from vdu_jax.data import images, registry
+
+    section = c.config.data
+    c.that(
+        "data.background",
+        lambda v: v in ("", *images.BACKGROUNDS),
+        "must be 'white' or 'black', what transparent pixels are put on, or '' to refuse them",
+    )
+    if section.name in registry.NAMES:
+        registry.check_settings(
+            section.name, section.image_size or None, channels, section.background
+        )
 
 
 def validate_shared(c: Check) -> None:

@@ -1,3 +1,5 @@
+import errno
+import os
 import threading
 import time
 from pathlib import Path
@@ -195,6 +197,49 @@ def test_image_folder_mistakes(tmp_path, archives):
         load_folder(tmp_path, tmp_path / "data")
 
 
+def test_an_image_folder_with_transparent_pixels(tmp_path, archives):
+    root, data = tmp_path / "mine", tmp_path / "data"
+    truth = folder_of(archives, root, classes=("ant",), count=4)
+    hidden = np.dstack([np.full((8, 8, 3), (255, 0, 0), np.uint8), np.zeros((8, 8, 1), np.uint8)])
+    for name in ("001", "003"):
+        (root / f"train/ant/{name}.png").write_bytes(archives.png(hidden))
+    said = r"001\.png has transparent pixels.*data\.background.*after it 1 are refused, too"
+    # Of fewer than ten images the last one is test.
+    (root / "train/ant/005.png").write_bytes(archives.png(truth["train/ant/000.png"]))
+    with pytest.raises(UserError, match=said):
+        load_folder(root, data)
+    white = load_folder(root, data, background="white")
+    black = load_folder(root, data, background="black")
+    for dataset, level in ((white, 255), (black, 0)):
+        images, _ = read(dataset, "train")
+        assert (images[[1, 3]] == level).all()
+        np.testing.assert_array_equal(images[0], truth["train/ant/000.png"])
+    with pytest.raises(UserError, match="transparent pixels"):  # not what another setting prepared
+        load_folder(root, data)
+
+
+def test_a_copy_that_dropped_transparency_is_not_taken(tmp_path, archives):
+    """Version 1.0.0 of a prepared folder, which has the same digest."""
+    folder_of(archives, tmp_path / "mine")
+    directory = Path(load_folder(tmp_path / "mine", tmp_path / "data").directory)
+    assert directory.name == "2.0.0"
+
+
+def test_an_image_folder_says_what_is_read(tmp_path, archives):
+    root = tmp_path / "mine"
+    folder_of(archives, root)
+    archives.write_tree(root, {"train/ant/x.heic": b"", "val2/0.png": b""})
+    assert load_folder(root, tmp_path / "data").account == (
+        f"images read of {root}: train: ant 18, bee 18; test (every tenth image of train): ant 2, "
+        f"bee 2; left out: a folder beside train: 1, as {root}/val2; of a type that is not read "
+        f"(1 .heic): 1, as {root}/train/ant/x.heic"
+    )
+    folder_of(archives, root, "valid", count=1)
+    again = load_folder(root, tmp_path / "data")
+    assert "train: ant 20, bee 20; test (valid/): ant 1, bee 1; left out" in again.account
+    assert load_folder(root, tmp_path / "data") == again  # also where it is prepared already
+
+
 # --- names, files that are not there, interruptions ---
 
 
@@ -250,9 +295,18 @@ def test_registered_checksums_are_those_of_tfds():
             assert (int(known[url].size), known[url].checksum) == (size, sha256)
 
 
-def test_wrong_size_for_a_fixed_set(tmp_path):
-    with pytest.raises(UserError, match=r"data\.image_size=32 does not fit digits.*8"):
-        load("digits", tmp_path, image_size=32)
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"image_size": 32}, r"data\.image_size=32 does not fit digits.*8"),
+        ({"channels": 3}, r"data\.channels=3 does not fit digits.*1"),
+        ({"background": "white"}, r"data\.background='white' does not fit digits.*opaque"),
+        ({"manual_dir": "mine"}, r"data\.manual_dir=mine: digits come with scikit-learn"),
+    ],
+)
+def test_settings_that_do_not_fit_a_fixed_set(tmp_path, settings, says):
+    with pytest.raises(UserError, match=says):
+        load("digits", tmp_path, **settings)
 
 
 def test_an_interrupted_preparation_is_repeated(tmp_path, archives, monkeypatch):
@@ -277,6 +331,74 @@ def test_an_interrupted_preparation_is_repeated(tmp_path, archives, monkeypatch)
     (data / "vdu_mnist/incomplete.ABCDEF_1.0.0/dataset_info.json").write_text("{}")
     x, _ = read(load("mnist", data, tmp_path / "manual"), "train")
     np.testing.assert_array_equal(x[..., 0], truth["train"][0])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError("[prefix] " + os.strerror(errno.ENOSPC)),
+        RuntimeError("Failed to finalize: write() failed: No space left on device; at byte 9"),
+    ],
+)
+@pytest.mark.parametrize("place", ["shard", "index"])
+def test_a_full_data_dir_is_one_line_and_prepared_anew(
+    tmp_path, archives, monkeypatch, error, place
+):
+    from tensorflow_datasets.core import dataset_info, file_adapters
+
+    truth = archives.write_idx_set(tmp_path / "manual")
+    data = tmp_path / "data"
+
+    def full(self, *args):
+        raise error
+
+    if place == "shard":
+        adapter = file_adapters.ArrayRecordFileAdapter
+        monkeypatch.setattr(adapter, "write_examples", staticmethod(lambda *a, **k: full(None)))
+    else:
+        monkeypatch.setattr(dataset_info.DatasetInfo, "write_to_directory", full)
+    said = rf"cannot prepare mnist in data_dir={data} \(No space left.*set data\.dir to a folder"
+    with pytest.raises(UserError, match=said) as raised:
+        load("mnist", data, tmp_path / "manual")
+    assert "\n" not in str(raised.value)
+    monkeypatch.undo()
+    x, _ = read(load("mnist", data, tmp_path / "manual"), "train")
+    np.testing.assert_array_equal(x[..., 0], truth["train"][0])
+
+
+def test_a_fault_of_ours_keeps_its_traceback(tmp_path, archives, monkeypatch):
+    from vdu_jax.data import builders
+
+    def wrong(image):
+        raise RuntimeError("a fault")
+
+    archives.write_idx_set(tmp_path / "manual")
+    monkeypatch.setattr(builders, "encode_png", wrong)
+    with pytest.raises(RuntimeError, match="a fault"):
+        load("mnist", tmp_path / "data", tmp_path / "manual")
+
+
+def test_what_killed_preparations_left_is_removed(tmp_path, archives):
+    archives.write_idx_set(tmp_path / "manual")
+    left = tmp_path / "data/vdu_mnist/incomplete.ABCDEF_1.0.0"
+    left.mkdir(parents=True)
+    (left / "vdu_mnist-train.array_record-00000-of-00001").write_bytes(b"half")
+    load("mnist", tmp_path / "data", tmp_path / "manual")
+    assert not left.exists()
+
+
+def test_labels_that_cannot_be_kept_leave_nothing_behind(tmp_path, archives, monkeypatch):
+    truth = archives.write_idx_set(tmp_path / "manual")
+    dataset = load("mnist", tmp_path / "data", tmp_path / "manual")
+
+    def full(file, array):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "save", full)
+    np.testing.assert_array_equal(open_split(dataset, "train").labels, truth["train"][1])
+    assert not [p for p in Path(dataset.directory).iterdir() if "labels-" in p.name]
 
 
 def test_concurrent_preparations_do_the_work_once(tmp_path, archives, monkeypatch):

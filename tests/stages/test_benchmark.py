@@ -376,3 +376,10 @@ def test_all_methods_are_in_the_published_comparisons():
         vdu_config.validate_benchmark(config)
         if path.stem.endswith("_methods"):
             assert {m.objective for m in config.methods.values()} == set(objectives.FACTORIES)
+
+
+def test_a_background_is_published_only_where_there_is_one(config):
+    """A comparison from before the setting can still be added to."""
+    assert "background" not in comparison.settings(config)["data"]
+    config.data.background = "white"
+    assert comparison.settings(config)["data"]["background"] == "white"

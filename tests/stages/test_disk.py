@@ -5,9 +5,12 @@ import os
 import shutil
 import subprocess
 
+import archives
+import numpy as np
 import pytest
 
-from vdu_jax import cli
+from vdu_jax import cli, data
+from vdu_jax.errors import UserError
 
 MIB = 2**20
 
@@ -51,6 +54,26 @@ def test_a_full_disk_ends_training_with_what_was_saved_whole(config_file, disk, 
     assert cli.main([*train, f"--workdir={folder / 'work'}"]) == 0
     lines = (folder / "work" / "train" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 13))  # each once
+
+
+def test_a_full_data_dir_is_one_line_and_holds_nothing_half_prepared(disk, tmp_path):
+    """Wherever it happens to be full: in the images, or in what describes them."""
+    folder, change = disk
+    truth = archives.write_idx_set(tmp_path / "manual", n_train=300)["train"]
+    refused = 0
+    for size in (16, 64, 280, 340, 400, 3072):
+        change(f"size={size}k")
+        try:
+            dataset = data.load("mnist", folder / "data", tmp_path / "manual")
+        except UserError as error:
+            said = f"cannot prepare mnist in data_dir={folder / 'data'} (No space left on device"
+            assert str(error).startswith(said) and "set data.dir to a folder" in str(error)
+            refused += 1
+        else:
+            images, labels = data.open_split(dataset, "train").read()
+            np.testing.assert_array_equal(images[..., 0], truth[0])
+            np.testing.assert_array_equal(labels, truth[1])
+    assert 1 <= refused <= 5
 
 
 def test_a_read_only_workdir_is_one_line(config_file, disk, capsys, finished_run):

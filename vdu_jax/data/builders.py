@@ -8,7 +8,9 @@ is kept: image i here is image i there.
 Importing this module imports TFDS (half a second); `vdu_jax.data.registry` does not.
 """
 
+import functools
 import hashlib
+import os
 import socket
 import types
 import urllib.parse
@@ -20,8 +22,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download.checksums import UrlInfo
 
-from vdu_jax.data import formats, originals
-from vdu_jax.data.images import encode_png, read_image
+from vdu_jax.data import folders, formats, originals
+from vdu_jax.data.images import encode_png, read_all, read_image
 from vdu_jax.data.registry import GARMENTS, TINTS
 from vdu_jax.data.splits import stratified_test_mask
 from vdu_jax.errors import UserError
@@ -134,6 +136,13 @@ class Digits(Builder, skip_registration=True):
 
     name = "vdu_digits"
     image_shape, class_names = (8, 8, 1), _DIGITS
+
+    def __init__(self, *, data_dir, manual_dir=None):
+        if manual_dir is not None:
+            raise UserError(
+                f"data.manual_dir={manual_dir}: digits come with scikit-learn; leave it empty"
+            )
+        super().__init__(data_dir=data_dir)
 
     def _split_generators(self, dl_manager):
         from sklearn.datasets import load_digits
@@ -253,67 +262,77 @@ class TinyImagenet(Builder, skip_registration=True):
 
 
 class ImageFolder(Builder, skip_registration=True):
-    """The user's own images: manual_dir/train/<class>/*.png|jpg, optionally manual_dir/test.
+    """The user's own images: manual_dir/train/<class>/*.png, optionally manual_dir/test.
 
-    Without a test folder every tenth image of each class, by file name, is test. The prepared
-    copy's name carries a digest of the listing (names, sizes, times), the size and the
-    channels, so that a changed folder is prepared anew and never taken for the old one.
+    Without a test folder (see `folders.HELD_OUT`) every tenth image of each class, by file name, is
+    test. The prepared copy's name carries a digest of the listing (names, sizes, times), the size,
+    the channels and the background, so that a changed folder is prepared anew and never taken for
+    the old one.
+
+    account: a line that says what is read and what is not.
     """
 
     name = "vdu_image_folder"
+    # 1.0.0 dropped the transparency of images: its copies must not be taken for these.
+    VERSION = tfds.core.Version("2.0.0")
 
-    def __init__(self, *, data_dir, manual_dir=None, image_size=None, channels=None):
+    def __init__(self, *, data_dir, manual_dir=None, image_size=None, channels=None, background=""):
         if manual_dir is None:
             raise UserError(
                 "data.manual_dir is empty; for image_folder set it to the folder that holds "
-                "train/<class>/*.png|jpg"
+                "train/<class>/*.png"
             )
         if not isinstance(image_size, int) or not 4 <= image_size <= 4096:
             raise UserError(f"data.image_size={image_size} must be an integer from 4 to 4096")
         if channels not in (1, 3):
             raise UserError(f"data.channels={channels} must be 1 (grayscale) or 3 (RGB)")
         root = Path(manual_dir).expanduser()
-        if not (root / "train").is_dir():
-            raise UserError(
-                f"data.manual_dir={root} has no folder 'train'; it must hold "
-                "train/<class>/*.png|jpg, and may hold test/<class>/*.png|jpg"
-            )
-        train = formats.list_image_folder(root / "train")
-        test = formats.list_image_folder(root / "test") if (root / "test").is_dir() else None
-        self.image_shape = (image_size, image_size, channels)
-        self.class_names = tuple(sorted({class_name for _, class_name in train}))
-        unknown = sorted({class_name for _, class_name in test or ()} - set(self.class_names))
+        folder = folders.list_folder(root)
+        splits = folder.splits
+        self.image_shape, self.background = (image_size, image_size, channels), background
+        self.class_names = tuple(sorted({class_name for _, class_name in splits["train"]}))
+        unknown = {c for _, c in splits.get("test", ())} - set(self.class_names)
         if unknown:
             raise UserError(
-                f"{root / 'test'} has class {unknown[0]!r}, which {root / 'train'} lacks"
+                f"{folder.held_out} has class {min(unknown)!r}, which {root / 'train'} lacks"
             )
         digest = hashlib.sha256()
-        for file, _ in train + (test or []):
+        for file, _ in (pair for pairs in splits.values() for pair in pairs):
             stat = file.stat()
-            digest.update(
-                f"{file.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode()
-            )
-        if test is None:
-            labels = np.array([self.class_names.index(c) for _, c in train])
-            mask = stratified_test_mask(labels, every=10)
-            test = [pair for pair, is_test in zip(train, mask, strict=True) if is_test]
-            train = [pair for pair, is_test in zip(train, mask, strict=True) if not is_test]
-            if not test:
+            digest.update(os.fsencode(file.relative_to(root)))
+            digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        names = {"train": "train"}
+        if folder.held_out is None:
+            pairs, names["test"] = splits["train"], "test (every tenth image of train)"
+            mask = stratified_test_mask(np.array(self._labels(pairs)), every=10)
+            splits["test"] = [pair for pair, held in zip(pairs, mask, strict=True) if held]
+            splits["train"] = [pair for pair, held in zip(pairs, mask, strict=True) if not held]
+            if not splits["test"]:
                 raise UserError(f"{root / 'train'} needs at least two images of some class")
-        self._lists = {"train": train, "test": test}
+        else:
+            names["test"] = f"test ({folder.held_out.name}/)"
+        self.account = folders.account(root, splits, names, folder.left_out)
+        self._lists = splits
         config = tfds.core.BuilderConfig(
-            name=f"{image_size}x{image_size}x{channels}-{digest.hexdigest()[:16]}",
+            name=f"{image_size}x{image_size}x{channels}{'-' * bool(background)}{background}-"
+            f"{digest.hexdigest()[:16]}",
             version=self.VERSION,
         )
         super().__init__(data_dir=data_dir, manual_dir=manual_dir, config=config)
 
+    def _labels(self, pairs):
+        places = {name: place for place, name in enumerate(self.class_names)}
+        return [places[class_name] for _, class_name in pairs]
+
     def _split_generators(self, dl_manager):
         return {
-            split: self._generate_examples(self._pairs(files))
-            for split, files in self._lists.items()
+            split: self._generate_examples(self._pairs(pairs))
+            for split, pairs in self._lists.items()
         }
 
-    def _pairs(self, files):
+    def _pairs(self, pairs):
         size, _, channels = self.image_shape
-        for file, class_name in files:
-            yield read_image(file, size, channels), self.class_names.index(class_name)
+        read = functools.partial(
+            read_image, image_size=size, channels=channels, background=self.background
+        )
+        return zip(read_all([file for file, _ in pairs], read), self._labels(pairs), strict=True)

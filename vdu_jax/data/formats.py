@@ -15,10 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vdu_jax.data.images import decode_image, read_image
+from vdu_jax.data.images import decode_image
 from vdu_jax.errors import UserError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _AGAIN = "download the file again or copy it whole"
 
 
@@ -264,42 +263,3 @@ def iter_tiny_imagenet(path: str | os.PathLike, split: str) -> Iterator[tuple[np
         if image.shape != (64, 64, 3):
             raise UserError(f"{name} in {path} is {image.shape[:2]}, not 64x64; {_AGAIN}")
         yield image, label_of[wnid]
-
-
-# --- A folder of the user's own images ---------------------------------------------------
-
-
-def list_image_folder(directory: str | os.PathLike) -> list[tuple[Path, str]]:
-    """(file, class name) of every image in the class subfolders, sorted by class, then file.
-
-    Raises:
-      UserError: no such directory, no class subfolder, or a class without an image.
-    """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise UserError(f"{directory} is not a directory; it must hold one subfolder per class")
-    found = []
-    folders = sorted(p for p in directory.iterdir() if p.is_dir() and p.name[0] not in "._")
-    for folder in folders:
-        files = [p for p in sorted(folder.iterdir()) if _is_image_name(p)]
-        if not files:
-            raise UserError(
-                f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}); add some or remove the "
-                "folder"
-            )
-        found += [(file, folder.name) for file in files]
-    if not found:
-        raise UserError(f"{directory} has no class subfolder; it must hold one per class")
-    return found
-
-
-def _is_image_name(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "." and path.is_file()
-
-
-def iter_image_folder(
-    directory: str | os.PathLike, image_size: int, channels: int = 3
-) -> Iterator[tuple[np.ndarray, str]]:
-    """Yields (image (image_size, image_size, channels) uint8, class name), sorted."""
-    for file, class_name in list_image_folder(directory):
-        yield read_image(file, image_size, channels), class_name

@@ -63,6 +63,31 @@ def get_spec(name: str) -> Spec:
     return NAMES[name]
 
 
+def check_settings(
+    name: str, image_size: int | None, channels: int | None, background: str
+) -> None:
+    """Refuse settings that do not fit a data set whose images are known.
+
+    Args:
+      image_size, channels: None where the user says nothing.
+
+    Raises:
+      UserError: with the key; or the name is not registered.
+    """
+    spec = get_spec(name)
+    if spec.image_shape is None:
+        return
+    height, _, depth = spec.image_shape
+    for key, given, true in (("image_size", image_size, height), ("channels", channels, depth)):
+        if given not in (None, true):
+            raise UserError(f"data.{key}={given} does not fit {name}; leave it out or use {true}")
+    if background:
+        raise UserError(
+            f"data.background={background!r} does not fit {name}, whose images are all opaque; "
+            "leave it empty"
+        )
+
+
 def static_info(name: str) -> tuple[tuple[int, int, int], int] | None:
     """((H, W, C), number of classes) of a data set without touching the disk.
 

@@ -1,9 +1,11 @@
 """Prepared data sets and random access to their images, decoded on first touch."""
 
 import contextlib
+import errno
 import fcntl
 import io
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -14,24 +16,28 @@ import numpy as np
 from PIL import Image
 
 from vdu_jax.data.pixels import to_model_range
-from vdu_jax.data.registry import get_spec
+from vdu_jax.data.registry import check_settings, get_spec
 from vdu_jax.errors import UserError
 
 DEFAULT_CACHE_BYTES = 512 * 2**20
 _CHUNK = 1024
+# What the disk, and no fault of ours, may answer to a write.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class Dataset(NamedTuple):
     """A prepared data set: plain data, no open file.
 
     name: as registered. image_shape: (H, W, C). class_names: one per label, in order.
-    directory: where TFDS keeps it.
+    directory: where TFDS keeps it. account: a line that says what is read of the user's own folder
+    and what is not, or "".
     """
 
     name: str
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     directory: str
+    account: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -44,6 +50,7 @@ def load(
     manual_dir: str | os.PathLike | None = None,
     image_size: int | None = None,
     channels: int | None = None,
+    background: str = "",
 ) -> Dataset:
     """Returns a data set, preparing it under `data_dir` first if it is not there yet.
 
@@ -58,40 +65,57 @@ def load(
         "image_folder" the folder of images. Empty or None downloads. Once prepared, a data set
         other than "image_folder" is used as it is, whatever manual_dir says.
       image_size, channels: required for "image_folder"; elsewhere None or the true values.
+      background: of "image_folder": "white" or "black", what transparent pixels are put on; ""
+        refuses them.
 
     Raises:
-      UserError: unknown name, missing or damaged files, no network, unwritable data_dir.
+      UserError: unknown name, missing or damaged files, no network, unwritable or full data_dir.
     """
+    check_settings(name, image_size, channels, background)
     spec = get_spec(name)
-    arguments = {"data_dir": Path(data_dir).expanduser(), "manual_dir": manual_dir or None}
+    data_dir = Path(data_dir).expanduser()
+    arguments = {"data_dir": data_dir, "manual_dir": manual_dir or None}
     if spec.image_shape is None:
-        arguments |= {"image_size": image_size, "channels": channels}
-    else:
-        height, _, depth = spec.image_shape
-        for key, given, true in (("image_size", image_size, height), ("channels", channels, depth)):
-            if given not in (None, true):
-                raise UserError(
-                    f"data.{key}={given} does not fit {name}; leave it out or use {true}"
-                )
+        arguments |= {"image_size": image_size, "channels": channels, "background": background}
 
     from vdu_jax.data import builders  # imports TFDS, which is slow
 
     builder = getattr(builders, spec.builder)(**arguments)
     if not _is_prepared(builder):
         try:
-            _prepare(name, builder, arguments["data_dir"])
+            _prepare(name, builder, data_dir)
         except UserError as error:
             raise UserError(str(error)) from error  # TFDS may have added lines to the message
-        except OSError as error:
-            raise UserError(
-                f"cannot prepare {name} in data_dir={data_dir} ({error}); check that the "
-                "directory is writable and has free space"
-            ) from error
+        except (OSError, RuntimeError) as error:
+            raise _cannot_prepare(name, data_dir, error) from error
     return Dataset(
         name=name,
         image_shape=tuple(builder.info.features["image"].shape),
         class_names=tuple(builder.info.features["label"].names),
         directory=os.fspath(builder.data_dir),
+        account=getattr(builder, "account", ""),
+    )
+
+
+def _cannot_prepare(name: str, data_dir: Path, error: Exception) -> Exception:
+    """What to raise where `error` ended a preparation: itself if the disk is not its cause."""
+    text = str(error)
+    # ArrayRecord's writer raises RuntimeError with the system's words in it.
+    code = getattr(error, "errno", None) or next(
+        (code for code in _DISK_ERRORS if os.strerror(code) in text), None
+    )
+    if code is None and not isinstance(error, OSError):
+        return error
+    reason = text if code is None else os.strerror(code)
+    do = (
+        "free some space there, or set data.dir to a folder with more"
+        if code in (errno.ENOSPC, errno.EDQUOT)
+        else "check that the directory is writable and has free space"
+    )
+    file = getattr(error, "filename", None)
+    return UserError(
+        f"cannot prepare {name} in data_dir={data_dir} ({reason}{f': {file}' if file else ''}); "
+        f"{do}, and start again: nothing that is half prepared is used"
     )
 
 
@@ -115,6 +139,9 @@ def _prepare(name: str, builder, data_dir: Path) -> None:
         # Where the file system knows no locks the final rename still lets only one win.
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
+            # What killed processes left: no other can be at work.
+            for left in (data_dir / builder.name).rglob("incomplete.*"):
+                shutil.rmtree(left, ignore_errors=True)
         if _is_prepared(builder):  # another process did it while this one waited
             builder.info.read_from_directory(builder.data_dir)
             return
@@ -318,7 +345,10 @@ def _labels(records, cache: Path) -> np.ndarray:
     # A shared data_dir may be read-only; then they are parsed each time.
     with contextlib.suppress(OSError):
         temporary = cache.with_name(f".{cache.name}.{os.getpid()}")
-        with open(temporary, "wb") as file:
-            np.save(file, labels)
-        os.replace(temporary, cache)
+        try:
+            with open(temporary, "wb") as file:
+                np.save(file, labels)
+            os.replace(temporary, cache)
+        finally:
+            temporary.unlink(missing_ok=True)
     return labels

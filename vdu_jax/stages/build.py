@@ -20,7 +20,7 @@ from vdu_jax.diffusion import likelihood, process, samplers
 from vdu_jax.diffusion.schedule import Schedule, make_schedule
 from vdu_jax.errors import UserError
 from vdu_jax.models import unet
-from vdu_jax.runtime import artifacts, parallel, sampling
+from vdu_jax.runtime import artifacts, parallel, processes, sampling
 from vdu_jax.runtime.artifacts import StageDir
 from vdu_jax.runtime.checkpoints import Store
 from vdu_jax.types import Params, ScoreFn
@@ -35,7 +35,9 @@ def dataset(config: ConfigDict) -> data.Dataset:
         section.manual_dir or None,
         image_size=section.image_size or None,
         channels=section.channels or None,
+        background=section.background,
     )
+    report_once(found.account)
     classes = config.forget.classes
     if max(classes) >= found.num_classes or len(classes) >= found.num_classes:
         raise UserError(
@@ -43,6 +45,13 @@ def dataset(config: ConfigDict) -> data.Dataset:
             f"0..{found.num_classes - 1}, and at least one must remain"
         )
     return found
+
+
+@functools.cache
+def report_once(line: str) -> None:
+    """A line on standard error, once in this process; nothing if it is empty."""
+    if line:
+        processes.report(line)
 
 
 def open_split(config: ConfigDict, found: data.Dataset, split: str) -> data.ImageSource:
@@ -402,7 +411,9 @@ def _stored_weights(directory: Path, weights: str) -> str:
 
 def data_inputs(config: ConfigDict) -> dict:
     """What of `config.data` changes results: not where files lie."""
-    return {k: config.data[k] for k in ("name", "image_size", "channels")}
+    # Without a background all images are opaque, so it needs no mention.
+    also = ("background",) if config.data.background else ()
+    return {k: config.data[k] for k in ("name", "image_size", "channels", *also)}
 
 
 def train_stage(config: ConfigDict, workdir: Path) -> StageDir:

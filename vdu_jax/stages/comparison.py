@@ -45,6 +45,8 @@ def settings(config: ConfigDict) -> dict:
     del found["parallel"]
     for key in ("dir", "manual_dir"):
         del found["data"][key]
+    if not found["data"]["background"]:  # all images are opaque: it changes nothing
+        del found["data"]["background"]
     return found
 
 
