@@ -46,12 +46,16 @@ def default() -> ConfigDict:
             "kind": KIND,
             "data": {
                 # A data set, whose class names make the captions, or "captions": images with
-                # metadata.jsonl in manual_dir.
+                # metadata.jsonl or metadata.csv in manual_dir.
                 "name": "tinted_fashion",
                 "dir": "~/.cache/vdu_jax/data",
                 "manual_dir": "",
                 "image_size": 0,  # of "captions" and image_folder only
                 "channels": 3,  # likewise
+                # Likewise: what transparent pixels are put on, "white" or "black"; "" refuses
+                # images that have any.
+                "background": "",
+                "caption_column": "text",  # of "captions" only: what the metadata calls them
                 "cache_mb": 512,
                 # Of captions that class names make: see `data.captions.of_classes`.
                 "templates": ("a {}",),
@@ -194,7 +198,7 @@ def validate(config: ConfigDict) -> None:
       UserError: with the key, its value, and what it must be.
     """
     from vdu_jax import data, objectives
-    from vdu_jax.data import captions
+    from vdu_jax.data import captions, phrases
     from vdu_jax.diffusion import samplers
 
     images.check_types(config, default(), "", FREE)
@@ -205,14 +209,28 @@ def validate(config: ConfigDict) -> None:
         c.positive("data.image_size")
         c.that("data.manual_dir", bool, "must name the folder with the images")
         c.one_of("data.channels", (1, 3))
+        c.that("data.caption_column", bool, "must name the column that holds the captions")
+    else:
+        c.that(
+            "data.caption_column",
+            lambda v: v == captions.COLUMN,
+            "is for data.name = 'captions': elsewhere the class names make the captions",
+        )
+    default_channels = config.data.channels == default().data.channels
+    images.validate_data(c, None if default_channels else config.data.channels)
     c.that("data.templates", lambda v: len(v) > 0, "must have at least one")
     c.not_negative("data.cache_mb", "data.caption_seed", "data.image_size")
 
     phrase = config.forget.phrase
+    c.that(
+        "forget.phrase",
+        lambda v: not v or phrases.fold(v),
+        "must have a letter in it, or be '' for all images",
+    )
     c.that("forget.prompts", lambda v: len(v) > 0, "must name prompts that ask for the feature")
     c.that("replay.prompts", lambda v: len(v) > 0, "must name prompts without the feature")
     for key in ("replay.prompts", "evaluate.other_prompts", "evaluate.paraphrases"):
-        named = [p for p in c.get(key) if phrase and captions.mentions(p, phrase)]
+        named = [p for p in c.get(key) if phrase and phrases.mentions(p, phrase)]
         c.that(key, lambda v, named=named: not named, f"must not have {phrase!r} in it")
     c.share("forget.fraction", above_zero=True)
     c.not_negative("forget.limit", "forget.seed")

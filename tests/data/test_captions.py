@@ -5,24 +5,9 @@ import pytest
 from PIL import Image
 
 from vdu_jax.data import load, open_split
-from vdu_jax.data.captions import METADATA, mentions, of_classes, of_folder
+from vdu_jax.data.captions import check_images, metadata_file, of_classes, of_folder
+from vdu_jax.data.phrases import mentions
 from vdu_jax.errors import UserError
-
-
-@pytest.mark.parametrize(
-    ("text", "phrase", "found"),
-    [
-        ("a red shoe", "red", True),
-        ("Red!", "red", True),
-        ("a bored man", "red", False),
-        ("a t-shirt", "shirt", False),
-        ("a shirt, blue", "shirt", True),
-        ("an ankle boot", "ankle boot", True),
-        ("a (red) shoe", "(red)", True),
-    ],
-)
-def test_a_phrase_is_found_as_whole_words(text, phrase, found):
-    assert mentions(text, phrase) == found
 
 
 def test_captions_of_classes(tmp_path, archives):
@@ -56,21 +41,100 @@ def folder(tmp_path):
     for name, level in (("a.png", 10), ("b.png", 200)):
         Image.fromarray(np.full((6, 8, 3), level, np.uint8)).save(tmp_path / name)
 
-    def write(*lines):
-        path = tmp_path / METADATA
-        path.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines))
+    def write(*lines, name="metadata.jsonl", encoding="utf-8", newline="\n"):
+        text = newline.join(x if isinstance(x, str) else json.dumps(x) for x in lines)
+        (tmp_path / name).write_bytes(text.encode(encoding))
         return tmp_path
 
     return write
 
 
+def row(name, text):
+    return {"file_name": name, "text": text}
+
+
 def test_captions_of_a_folder(folder):
-    directory = folder(
-        {"file_name": "b.png", "text": "a light one"}, "", {"file_name": "a.png", "text": "dark"}
-    )
+    directory = folder(row("b.png", "a light one"), "", row("a.png", "dark"))
     found = of_folder(directory, image_size=4)
     assert found.captions == ("a light one", "dark") and found.image_shape == (4, 4, 3)
     assert found.read(np.array([1, 0])).mean((1, 2, 3)).tolist() == [10, 200]
+    assert found.account == f"images read of {directory / 'metadata.jsonl'}: 2"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"encoding": "utf-8-sig"},
+        {"encoding": "utf-16"},
+        {"newline": "\r\n"},
+    ],
+)
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+def test_metadata_as_other_tools_write_it(folder, changes, name):
+    """Byte order marks, Windows' line ends; and within a caption what looks like a line's end."""
+    light, dark = "é, a \u2028 light\x85\x0b one", 'dark "or not"'
+    lines = [json.dumps(row(*x), ensure_ascii=False) for x in (("a.png", dark), ("b.png", light))]
+    if name == "metadata.csv":
+        lines = ["text,file_name,more", f'"{light}",b.png,', '"dark ""or not""", a.png, 3']
+    found = of_folder(folder(*lines, name=name, **changes), 4)
+    assert sorted(found.captions) == sorted((light, dark))
+    levels = found.read(np.arange(2)).mean((1, 2, 3))
+    assert dict(zip(found.captions, levels, strict=True)) == {light: 200, dark: 10}
+
+
+def test_a_line_break_within_a_value_of_csv(folder):
+    found = of_folder(folder("file_name,text", '"a.png","one\ntwo"', name="metadata.csv"), 4)
+    assert found.captions == ("one\ntwo",)
+    with pytest.raises(UserError, match=r"metadata.csv: line 4: .*c\.png is not there"):
+        lines = ["file_name,text", '"a.png","one\ntwo"', "c.png,x"]
+        of_folder(folder(*lines, name="metadata.csv"), 4)
+
+
+@pytest.mark.parametrize(
+    "name", ["./b.png", "x/../b.png", ".\\b.png", "sub\\c.png", "./sub//c.png", "A\u0308.png"]
+)
+def test_names_as_other_systems_write_them(folder, tmp_path, name):
+    (tmp_path / "sub").mkdir()
+    for other in ("sub/c.png", "\u00c4.png"):
+        (tmp_path / other).write_bytes((tmp_path / "b.png").read_bytes())
+    found = of_folder(folder(row(name, "light"), row("a.png", "dark")), 4)
+    assert found.read(np.arange(2)).mean((1, 2, 3)).tolist() == [200, 10]
+
+
+def test_a_file_is_one_however_it_is_named(folder):
+    """Named twice it counts once; with two captions it is refused."""
+    found = of_folder(folder(row("a.png", "dark"), row("./a.png", "dark")), 4)
+    assert found.captions == ("dark",)
+    assert "metadata.jsonl: 1; lines that repeat one before them: 1; left out:" in found.account
+    with pytest.raises(UserError, match=r"line 2: .*a\.png has another caption in line 1"):
+        of_folder(folder(row("a.png", "dark"), row(".\\a.png", "light")), 4)
+
+
+def test_files_without_a_line_are_said(folder, tmp_path):
+    for name in ("sub/c.png", ".DS_Store", "notes.txt", "film.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "d.png").symlink_to("nothing")
+    account = of_folder(folder(row("a.png", "dark")), 4).account
+    for said in (
+        "metadata.jsonl: 1; left out: ",
+        f"an image without a line: 2, as {tmp_path / 'b.png'}",
+        "hidden or written by the system: 1",
+        "text beside the images: 1",
+        "a link to nothing, or no regular file: 1",
+        "of a type that is not read (1 .mp4): 1",
+    ):
+        assert said in account, said
+
+
+def test_another_column_may_hold_the_captions(folder):
+    lines = [{"file_name": "a.png", "caption": "dark", "additional": 3}]
+    assert of_folder(folder(*lines), 4, column="caption").captions == ("dark",)
+    said = r'line 1 has no "text", but file_name, caption, additional; set data\.caption_column'
+    with pytest.raises(UserError, match=said):
+        of_folder(folder(*lines), 4)
+    with pytest.raises(UserError, match='no "file_name", but image, text; name the column'):
+        of_folder(folder({"image": "a.png", "text": "dark"}), 4)
 
 
 @pytest.mark.parametrize(
@@ -78,11 +142,24 @@ def test_captions_of_a_folder(folder):
     [
         ([], "names no image"),
         (["{"], "line 1 is no JSON"),
-        (['["a.png", "dark"]'], 'line 1: it must have "file_name"'),
-        (["", {"file_name": "a.png"}], 'line 2: it must have "file_name"'),
-        ([{"file_name": "a.png", "text": " "}], "both of them text"),
-        ([{"file_name": "c.png", "text": "none"}], "c.png is not there"),
-        ([{"file_name": "a.png", "text": "one"}] * 2, "line 2"),
+        (["[" * 100_000], "line 1 is no JSON"),
+        (["[", "  {}", "]"], "line 1 is no JSON"),
+        (['["a.png", "dark"]'], "line 1 is no JSON object"),
+        (["", {"file_name": "a.png"}], 'line 2 has no "text", but file_name'),
+        (["{}"], "but nothing"),
+        (['{"file_name": "a.png", "text": "a", "text": "b"}'], "line 1 has a key twice"),
+        ([row("a.png", " ")], "\"text\" = ' ': must be text, and not empty"),
+        ([row("a.png", 3)], '"text" = 3: must be text'),
+        ([row("a.png", ["one", "two"])], "must be text"),
+        ([row("a.png", None)], '"text" = None'),
+        (['{"file_name": "a.png", "text": "\\ud800"}'], "is no valid text"),
+        ([row("c.png", "none")], "line 1: "),
+        ([row("c.png", "none")], "c.png is not there"),
+        ([row("A.png", "none")], "a.png; add the image, or correct"),
+        ([row("a.png\0", "none")], "is not there"),
+        ([row("a" * 5000, "none")], "is not there"),
+        ([row("..", "none")], "is not there"),
+        ([row("a.png", "one"), row("a.png", "two")], "line 2"),
     ],
 )
 def test_a_bad_line_is_named(folder, lines, said):
@@ -91,6 +168,58 @@ def test_a_bad_line_is_named(folder, lines, said):
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_folder_without_captions_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is not there: write a line of JSON"):
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["file_name;text", "a.png;dark"], 'line 2 has no "file_name", but file_name;text'),
+        (["file_name,text", "a.png,dark, and more"], "line 2 has 3 values, and the header 2"),
+        (["file_name,text", "a.png"], "line 2 has 1 values"),
+        (["file_name,text,text", "a.png,a,b"], "line 1: a column's name stands there twice"),
+        (["file_name,text", '"a.png,dark'], "line 2 is no CSV"),
+        (["file_name,text", f"a.png,{'x' * 200_000}"], "line 2 is no CSV"),
+        (["file_name,text", "a.png, "], "must be text, and not empty"),
+        (["file_name,text"], "names no image"),
+        ([""], "names no image"),
+    ],
+)
+def test_a_bad_line_of_csv_is_named(folder, lines, said):
+    with pytest.raises(UserError) as error:
+        of_folder(folder(*lines, name="metadata.csv"), 4)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_bytes_that_are_no_text(folder, tmp_path):
+    (tmp_path / "metadata.jsonl").write_bytes(b'{"file_name": "a.png", "text": "caf\xe9"}')
+    with pytest.raises(UserError, match=r"is not UTF-8 \(.* at byte 35\); save it as UTF-8"):
         of_folder(tmp_path, 4)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "metadata.jsonl is not there: write a line of JSON"),
+        (["train/metadata.csv"], "train/metadata.csv is: set data.manual_dir to .*train"),
+        (["metadata.parquet"], "of metadata.parquet make metadata.jsonl or metadata.csv"),
+        (["metadata.json"], "of metadata.json make metadata.jsonl or"),
+        (["metadata.jsonl", "metadata.csv"], "are both there; remove one"),
+    ],
+)
+def test_a_folder_without_its_captions_is_refused(tmp_path, archives, names, said):
+    archives.write_tree(tmp_path, dict.fromkeys(names, b""))
+    for call in (metadata_file, lambda path: of_folder(path, 4)):
+        with pytest.raises(UserError, match=said):
+            call(tmp_path)
+    with pytest.raises(UserError, match="is not a folder"):
+        of_folder(tmp_path / "nothing", 4)
+
+
+def test_images_are_checked_before_they_are_needed(folder, tmp_path):
+    hidden = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    for name in ("c.png", "d.png"):
+        hidden.save(tmp_path / name)
+    directory = folder(*(row(name, name) for name in ("a.png", "c.png", "b.png", "d.png")))
+    with pytest.raises(UserError, match=r"c\.png has transparent pixels.*after it 1 are refused"):
+        list(check_images(of_folder(directory, 4)))
+    found = of_folder(directory, 4, background="black")
+    assert list(check_images(found)) == [0, 1, 2, 3]
+    assert found.read(np.array([1])).max() == 0

@@ -1,24 +1,30 @@
 """Images with a text each: of a data set's class names, or the user's own folder.
 
-A folder of the user's holds images and `metadata.jsonl`, in the convention of Hugging Face's
-`imagefolder`: a line for each image, {"file_name": "a.png", "text": "a red shoe"}.
+A folder of the user's holds images and `metadata.jsonl` or `metadata.csv`, in the convention of
+Hugging Face's `imagefolder`: a line for each image, {"file_name": "a.png", "text": "a red shoe"}.
 """
 
+import codecs
+import csv
 import functools
+import io
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+import os
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from vdu_jax.data import images
+from vdu_jax.data import folders, images
 from vdu_jax.data.pixels import to_model_range
 from vdu_jax.data.source import ImageSource
 from vdu_jax.errors import UserError
 
-METADATA = "metadata.jsonl"
+METADATA = ("metadata.jsonl", "metadata.csv")
+COLUMN = "text"  # that holds the captions, unless the user says otherwise
+_FILE = "file_name"
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,13 @@ class Captioned:
       read: indices (n,) -> (n, H, W, C) uint8; images are read when they are asked for.
       captions: N texts.
       image_shape: (H, W, C).
+      account: a line that says what is read of the user's own folder and what is not, or "".
     """
 
     read: Callable[[np.ndarray], np.ndarray]
     captions: tuple[str, ...]
     image_shape: tuple[int, int, int]
+    account: str = ""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -52,11 +60,6 @@ class Captioned:
         indices, read = np.asarray(indices), self.read
         captions = tuple(self.captions[i] for i in indices)
         return Captioned(lambda some: read(indices[some]), captions, self.image_shape)
-
-
-def mentions(text: str, phrase: str) -> bool:
-    """Whether a text has a phrase as whole words, in whatever case; "t-shirt" has no "shirt"."""
-    return re.search(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", text, re.IGNORECASE) is not None
 
 
 def of_classes(
@@ -91,50 +94,242 @@ def of_classes(
     return Captioned(lambda some: source.read(some)[0], tuple(captions), source.image_shape)
 
 
-def of_folder(directory: Path, image_size: int, channels: int = 3) -> Captioned:
-    """The user's own folder; images are cropped to squares and resized to `image_size` pixels.
+@dataclass(frozen=True)
+class CaptionFolder:
+    """What is read of a folder of images with captions.
+
+    Attributes:
+      metadata: the file that holds the captions.
+      captions: image file -> caption, in the order of the metadata.
+      repeated: lines that name an image again, with the same caption.
+      left_out: the other files.
+    """
+
+    metadata: Path
+    captions: dict[Path, str]
+    repeated: int
+    left_out: folders.LeftOut
+
+    def __str__(self) -> str:
+        """A line that says what is read, and what is not."""
+        again = f"; lines that repeat one before them: {self.repeated}" if self.repeated else ""
+        account = f"images read of {self.metadata}: {len(self.captions)}{again}{self.left_out}"
+        return folders.one_line(account)
+
+
+def list_folder(directory: Path, column: str = COLUMN) -> CaptionFolder:
+    """Lists a folder of images with captions; no image is opened.
+
+    Args:
+      column: what holds the captions in the metadata.
 
     Raises:
-      UserError: naming the line of `metadata.jsonl` that is wrong, or the image that is not there.
+      UserError: naming the line of the metadata that is wrong.
     """
     directory = Path(directory)
-    path = directory / METADATA
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+    path = metadata_file(directory)
+    rows = _rows_of_csv(path) if path.suffix == ".csv" else _rows_of_json(path)
+    finder, captions, lines, repeated = _Finder(directory), {}, {}, 0
+    for number, row in rows:
+        where = f"{path}: line {number}"
+        name, text = _values(row, column, where)
+        file = finder.find(name, where)
+        if captions.setdefault(file, text) != text:
+            raise UserError(
+                f"{where}: {file} has another caption in line {lines[file]}; an image has one: "
+                "remove one of the lines"
+            )
+        repeated += file in lines
+        lines.setdefault(file, number)
+    if not captions:
         raise UserError(
-            f"{path} is not there: write a line of JSON for each image, "
+            f"{path} names no image; it must have a line for each, as "
             '{"file_name": "a.png", "text": "a red shoe"}'
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    files, captions, seen = [], [], set()
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        name, text = _row(line, f"{path}: line {number}")
-        file = directory / name
-        if name in seen or not file.is_file():
-            wrong = "is named twice" if name in seen else "is not there"
-            raise UserError(f"{path}: line {number}: {file} {wrong}")
-        seen.add(name)
-        files.append(file)
-        captions.append(text)
-    if not files:
-        raise UserError(f"{path} names no image")
+        )
+    return CaptionFolder(path, captions, repeated, finder.left_out({*captions, path}))
+
+
+def of_folder(
+    directory: Path, image_size: int, channels: int = 3, column: str = COLUMN, background: str = ""
+) -> Captioned:
+    """The user's own folder; images are cropped to squares and resized to `image_size` pixels.
+
+    Args:
+      column: what holds the captions in the metadata.
+      background: see `images.decode_image`.
+
+    Raises:
+      UserError: as `list_folder`; and when an image is read that is refused.
+    """
+    found = list_folder(directory, column)
+    files = list(found.captions)
+    read_one = functools.partial(
+        images.read_image, image_size=image_size, channels=channels, background=background
+    )
 
     def read(some: np.ndarray) -> np.ndarray:
-        return np.stack([images.read_image(files[i], image_size, channels) for i in some])
+        return np.stack([read_one(files[i]) for i in some])
 
-    return Captioned(read, tuple(captions), (image_size, image_size, channels))
+    shape = (image_size, image_size, channels)
+    return Captioned(read, tuple(found.captions.values()), shape, str(found))
 
 
-def _row(line: str, where: str) -> tuple[str, str]:
+def check_images(found: Captioned) -> Iterator[int]:
+    """Reads every image once, and yields the number of each.
+
+    Raises:
+      UserError: of the first that is refused, with the number of others; see `images.read_all`.
+    """
+    read = images.read_all(range(len(found)), lambda i: found.read(np.array([i])))
+    for index, _ in enumerate(read):
+        yield index
+
+
+def metadata_file(directory: Path) -> Path:
+    """The file that holds the captions of a folder's images.
+
+    Raises:
+      UserError: there is none, or more than one.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(
+            f"data.manual_dir={directory} is not a folder; it must hold images and {METADATA[0]}"
+        )
+    found = [directory / name for name in METADATA if (directory / name).is_file()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{found[0]} and {found[1]} are both there; remove one of them")
+    below = [p for name in METADATA for p in sorted(directory.glob(f"*/{name}"))]
+    others = [p for p in folders.entries(directory) if p.stem.lower() == "metadata"]
+    if below:
+        do = f"{below[0]} is: set data.manual_dir to {below[0].parent}"
+    elif others:
+        do = f"of {others[0].name} make {' or '.join(METADATA)}"
+    else:
+        do = 'write a line of JSON for each image, {"file_name": "a.png", "text": "a red shoe"}'
+    raise UserError(f"{directory / METADATA[0]} is not there: {do}")
+
+
+def _read_text(path: Path) -> str:
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where} is no JSON: {error}") from None
-    values = [row.get(key) for key in ("file_name", "text")] if isinstance(row, dict) else [None]
-    if not all(isinstance(value, str) and value.strip() for value in values):
-        raise UserError(f'{where}: it must have "file_name" and "text", both of them text')
-    return values[0], values[1]
+        data = path.read_bytes()
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; check the file") from error
+
+
+def _rows_of_json(path: Path) -> Iterator[tuple[int, dict]]:
+    # Not `splitlines`, which splits at characters that JSON may hold, as U+2028.
+    for number, line in enumerate(_read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}: line {number}"
+        try:
+            row = json.loads(line, object_pairs_hook=functools.partial(_unique, where=where))
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{where} is no JSON ({error}); write one object in one line for each image"
+            ) from None
+        if not isinstance(row, dict):
+            raise UserError(f'{where} is no JSON object, as {{"file_name": …, "text": …}}')
+        yield number, row
+
+
+def _unique(pairs: list[tuple], where: str) -> dict:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise UserError(f"{where} has a key twice; remove one")
+    return row
+
+
+def _rows_of_csv(path: Path) -> Iterator[tuple[int, dict]]:
+    file = io.StringIO(_read_text(path), newline="")
+    reader = csv.reader(file, skipinitialspace=True, strict=True)
+    header, before = None, 0
+    try:
+        for values in reader:
+            number, before = before + 1, reader.line_num
+            where = f"{path}: line {number}"
+            if not any(value.strip() for value in values):
+                continue
+            if header is None:
+                header = [value.strip() for value in values]
+                if len(set(header)) < len(header):
+                    raise UserError(f"{where}: a column's name stands there twice; rename one")
+                continue
+            if len(values) != len(header):
+                raise UserError(
+                    f"{where} has {len(values)} values, and the header {len(header)} columns; put "
+                    "a value with a comma in it into double quotes"
+                )
+            yield number, dict(zip(header, values, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{path}: line {before + 1} is no CSV ({error}); mend it") from None
+
+
+def _values(row: dict, column: str, where: str) -> tuple[str, str]:
+    """The file's name and the caption of a row."""
+    for key in (_FILE, column):
+        if key not in row:
+            there = ", ".join(map(str, row)) or "nothing"
+            do = f"name the column of the file {_FILE}"
+            if key == column:
+                do = "set data.caption_column to the one that holds the captions"
+            raise UserError(f'{where} has no "{key}", but {there}; {do}')
+        value = row[key]
+        if not isinstance(value, str) or not value.strip():
+            raise UserError(f'{where}: "{key}" = {value!r}: must be text, and not empty')
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UserError(f'{where}: "{key}" = {value!r} is no valid text; mend it') from None
+    return row[_FILE], row[column]
+
+
+class _Finder:
+    """Finds the files that metadata names, as other systems write names."""
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        self._all = list(folders.walk(directory))
+        # macOS decomposes the accents in file names.
+        self._composed = {unicodedata.normalize("NFC", os.fspath(p)): p for p in self._all}
+        self._lower = {os.fspath(p).lower(): p for p in self._all}
+
+    def find(self, name: str, where: str) -> Path:
+        """The file of a name, the same for every way to write it.
+
+        Raises:
+          UserError: it is not there.
+        """
+        for written in (name, name.replace("\\", "/")) if "\0" not in name else ():
+            path = self._directory / os.path.normpath(written)
+            if not os.path.isfile(path):
+                composed = unicodedata.normalize("NFC", os.fspath(path))
+                path = self._composed.get(composed, path)
+            if os.path.isfile(path):
+                return path
+        near = self._lower.get(os.fspath(self._directory / os.path.normpath(name)).lower())
+        raise UserError(
+            f"{where}: {self._directory / name} is not there{f', but {near}' if near else ''}; add "
+            "the image, or correct or remove the line"
+        )
+
+    def left_out(self, taken: set[Path]) -> folders.LeftOut:
+        """The files of the folder that are not among `taken`."""
+        found = folders.LeftOut()
+        for path in self._all:
+            if path in taken:
+                continue
+            if folders.is_image(path):
+                found.files[folders.UNNAMED].append(path)
+            else:
+                found.add(path)
+        return found

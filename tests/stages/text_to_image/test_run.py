@@ -14,7 +14,8 @@ from vdu_jax import cli
 from vdu_jax.errors import UserError
 from vdu_jax.interop import pipeline
 from vdu_jax.runtime import artifacts
-from vdu_jax.stages.text_to_image import build, evaluate, unlearn
+from vdu_jax.stages import build as images_build
+from vdu_jax.stages.text_to_image import build, evaluate, train, unlearn
 
 
 def files(workdir):
@@ -139,6 +140,64 @@ def test_captions_of_ones_own_and_a_folder_that_is_there(text_run, text_settings
     figures, _ = evaluate.load(workdir, "esd_x")
     assert set(figures) == {"feature", "paraphrase", "other"}
     assert set(figures["other"]) == {"feature"}
+
+
+@pytest.fixture
+def own_captions(text_settings, tmp_path):
+    """A config of the user's own captions, and `write(captions)` of its images."""
+    config = text_settings
+    config.data.name, config.data.manual_dir = "captions", str(tmp_path / "images")
+    config.data.image_size, config.data.background = 32, "white"
+    (tmp_path / "images").mkdir()
+    images_build.report_once.cache_clear()
+
+    def write(*captions, mode="RGB"):
+        rows = []
+        for number, text in enumerate(captions):
+            Image.new(mode, (32, 32)).save(tmp_path / "images" / f"{number}.png")
+            rows.append(json.dumps({"file_name": f"{number}.png", "text": text}))
+        (tmp_path / "images" / "metadata.jsonl").write_text("\n".join(rows))
+
+    return config, write
+
+
+def test_what_is_read_and_what_is_nearly_the_phrase_is_said_once(own_captions, tmp_path, capsys):
+    config, write = own_captions
+    write("a cafe\u0301 table", "un caf\u00e9", "two caf\u00e9s", "a shoe")
+    (tmp_path / "images" / "more.png").write_bytes(b"")
+    config.forget.phrase = "caf\u00e9"
+    for _ in range(2):
+        split = build.forget_retain(config, build.captioned(config))
+        assert split.forget.tolist() == [0, 1] and split.retain.tolist() == [2, 3]
+    first, second = capsys.readouterr().err.splitlines()
+    metadata = tmp_path / "images" / "metadata.jsonl"
+    assert first.startswith(
+        f"vdu: images read of {metadata}: 4; left out: an image without a line: 1"
+    )
+    assert second == (
+        "vdu: forget.phrase = 'café': 2 of 4 captions have it; 1 more have it as a part of other "
+        "words, as 'two cafés', and are retained"
+    )
+
+
+def test_images_that_cannot_be_read_are_missed_before_training(own_captions, tmp_path):
+    config, write = own_captions
+    write("a red hat", "a blue hat", mode="RGBA")
+    config.data.background = ""
+    with pytest.raises(UserError, match=r"0\.png has transparent pixels.* 1 are refused"):
+        train.run(config, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_setting_that_changes_images_or_captions_is_an_input(own_captions):
+    config, write = own_captions
+    write("a red hat")
+    known = [build.data_inputs(config)]
+    for key, value in (("background", "black"), ("background", ""), ("caption_column", "label")):
+        config.data[key] = value
+        known.append(build.data_inputs(config))
+        assert known[-1] not in known[:-1]
+    assert "background" not in known[2]  # what was made before there was one stays valid
 
 
 def test_the_unet_computes_in_bfloat16_if_asked(text_run, text_settings):

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from vdu_jax import config as images_config
 from vdu_jax import data
-from vdu_jax.data import captions
+from vdu_jax.data import captions, phrases
 from vdu_jax.diffusion import guidance, process, samplers
 from vdu_jax.diffusion.schedule import Schedule, make_schedule
 from vdu_jax.errors import UserError
@@ -34,7 +34,7 @@ def as_images(config: ConfigDict) -> ConfigDict:
     made = images_config.default()
     keys = ["name", "dir", "manual_dir", "cache_mb"]
     if config.data.name == "image_folder":
-        keys += ["image_size", "channels"]
+        keys += ["image_size", "channels", "background"]
     for key in keys:
         made.data[key] = config.data[key]
     made.classifier, made.parallel = config.classifier, config.parallel
@@ -45,7 +45,15 @@ def captioned(config: ConfigDict) -> captions.Captioned:
     """The images that the model was trained on, or the user's own."""
     section = config.data
     if section.name == "captions":
-        return captions.of_folder(_own_folder(config), section.image_size, section.channels)
+        found = captions.of_folder(
+            _own_folder(config),
+            section.image_size,
+            section.channels,
+            section.caption_column,
+            section.background,
+        )
+        build.report_once(found.account)
+        return found
     as_dataset = as_images(config)
     found = build.dataset(as_dataset)
     source = build.open_split(as_dataset, found, "train")
@@ -64,7 +72,17 @@ def forget_retain(config: ConfigDict, found: captions.Captioned) -> data.ForgetR
       UserError: if no caption has it, or all have.
     """
     section = config.forget
-    has = [not section.phrase or captions.mentions(c, section.phrase) for c in found.captions]
+    has = [not section.phrase or phrases.mentions(c, section.phrase) for c in found.captions]
+    near = [
+        caption
+        for caption, whole in zip(found.captions, has, strict=True)
+        if not whole and phrases.contains(caption, section.phrase)
+    ]
+    if near:
+        build.report_once(
+            f"forget.phrase = {section.phrase!r}: {sum(has)} of {len(has)} captions have it; "
+            f"{len(near)} more have it as a part of other words, as {near[0]!r}, and are retained"
+        )
     if not any(has):
         raise UserError(f"config key forget.phrase = {section.phrase!r}: no caption has it")
     if section.phrase and all(has):
@@ -85,7 +103,11 @@ def data_inputs(config: ConfigDict) -> dict:
     keys = ("name", "image_size", "channels", "templates", "synonyms", "caption_seed")
     found = {key: values[key] for key in keys}
     if config.data.name == "captions":
-        found["captions"] = artifacts.file_hash(_own_folder(config) / captions.METADATA)
+        found["captions"] = artifacts.file_hash(captions.metadata_file(_own_folder(config)))
+        if config.data.caption_column != captions.COLUMN:
+            found["caption_column"] = config.data.caption_column
+    if config.data.background:
+        found["background"] = config.data.background
     return found
 
 

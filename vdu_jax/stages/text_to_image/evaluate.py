@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdu_jax.data import captions
+from vdu_jax.data import phrases
 from vdu_jax.interop import pipeline
 from vdu_jax.metrics import frechet
 from vdu_jax.metrics.rates import rate
@@ -106,7 +106,7 @@ def make_yardstick(config: ConfigDict, workdir: Path) -> Yardstick:
     as_images = build.as_images(config)
     judge, accuracy, reference = classifier.ensure(as_images, workdir)
     names = images_build.dataset(as_images).class_names
-    has_phrase = [captions.mentions(name, config.forget.phrase) for name in names]
+    has_phrase = [phrases.mentions(name, config.forget.phrase) for name in names]
     kept = ~np.array(has_phrase)[reference["labels"]]
     return Yardstick(judge, accuracy, names, frechet.feature_stats(reference["features"][kept]))
 
@@ -147,9 +147,9 @@ def recognised(prompts: Sequence[str], seen: Sequence[str], class_names: tuple[s
     for index, what in enumerate(("attribute", "object")):
         words = {part[index] for part in parts if len(part) == 2}
         right = [
-            captions.mentions(prompt, one.split(" ", 1)[index])
+            phrases.mentions(prompt, one.split(" ", 1)[index])
             for prompt, one in zip(prompts, seen, strict=True)
-            if any(captions.mentions(prompt, word) for word in words)
+            if any(phrases.mentions(prompt, word) for word in words)
         ]
         if right:
             found[what] = rate(right)._asdict()

@@ -25,7 +25,7 @@ from vdu_jax.data import captions
 from vdu_jax.errors import UserError
 from vdu_jax.interop import pipeline, scheduler, stable_diffusion, tokenizer
 from vdu_jax.models.stable_diffusion import vae
-from vdu_jax.runtime import artifacts, parallel
+from vdu_jax.runtime import artifacts, parallel, progress
 from vdu_jax.runtime.fit import FitResult, fit
 from vdu_jax.stages import build as images_build
 from vdu_jax.stages.text_to_image import build, detectors
@@ -40,6 +40,11 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     if stage.done(overwrite):
         return
     found = build.captioned(config)
+    if config.data.name == "captions" and not artifacts.exists(stage.path / "inputs.json"):
+        # What cannot be read is said now, not in the middle of training.
+        with progress.bar(len(found), "images", unit="image") as bar:
+            for _ in captions.check_images(found):
+                bar.update(1)
     parallel.check_batch_size(
         config.train.batch_size, images_build.layout(config), "train.batch_size"
     )
