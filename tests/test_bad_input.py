@@ -1,16 +1,25 @@
-"""Whatever a user gives: exit code 2 and one line, or a config that is accepted; no traceback."""
+"""Whatever a user gives: exit code 2 and one line, or what is given is accepted; no traceback.
+
+Of folders of images and captions, every file is read, or stands in what is said of it.
+"""
 
 import contextlib
 import io
+import json
+import shutil
 import string
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from vdu_jax import cli
+from vdu_jax import cli, data
+from vdu_jax.data import captions, folders
+from vdu_jax.errors import UserError
 from vdu_jax.parity import check
 from vdu_jax.stages import benchmark, plan
 
@@ -177,3 +186,195 @@ def test_command_lines(run, config_file, arguments, with_config):
     if arguments[0] not in ("-h", "--help", "help", "--version"):
         run(*arguments[:1], *given, *arguments[1:])
     assert not Path("unused").exists()
+
+
+# --- folders of images and captions ---
+
+
+def _encoded(mode="RGB", kind="PNG", **options):
+    out = io.BytesIO()
+    colours = {"RGBA": (255, 0, 0, 0), "RGB": (9, 99, 200), "CMYK": (1, 2, 3, 4), "L": 7}
+    Image.new(mode, (9, 6), colours.get(mode, 700)).save(out, kind, **options)
+    return out.getvalue()
+
+
+GOOD = [_encoded(), _encoded("L"), _encoded(kind="JPEG"), _encoded(kind="WEBP"), _encoded("RGBA")]
+CONTENTS = st.one_of(
+    st.sampled_from(GOOD),
+    st.sampled_from(GOOD),
+    st.sampled_from(
+        [
+            _encoded("RGBA"), _encoded("L", transparency=7), _encoded("I;16"),
+            _encoded("CMYK", "JPEG"), _encoded()[:50], _encoded(kind="JPEG")[:-40], b"", b"GIF89a",
+            _encoded(kind="GIF", save_all=True, append_images=[Image.new("RGB", (9, 6))]),
+            None,  # a link to nothing
+        ]
+    ),
+    st.binary(max_size=40),
+)  # fmt: skip
+FILE_NAMES = st.builds(
+    lambda stem, suffix: stem + suffix,
+    st.sampled_from(["0", "1", "2", "3", "._4", "é", "e\u0301", " 5", "6 ", "Thumbs", "\u20287"]),
+    st.sampled_from([".png", ".png", ".PNG", ".jpg", ".jfif", ".gif", ".heic", ".txt", ".db", ""]),
+)
+CLASSES = st.sampled_from(
+    ["a", "b"] * 6 + ["b ", "_c", ".d", "é", "e\u0301", "a/inner", "b/inner/more"]
+)
+SPLITS = st.sampled_from(["train"] * 20 + ["test"] * 4 + ["val", "val", "Train", "other", "."])
+FOLDERS = st.dictionaries(
+    st.one_of(
+        st.tuples(SPLITS, CLASSES, FILE_NAMES).map("/".join),
+        st.tuples(SPLITS, CLASSES, FILE_NAMES).map("/".join),
+        st.tuples(SPLITS, FILE_NAMES).map("/".join),
+    ),
+    CONTENTS,
+    min_size=1,
+    max_size=16,
+)
+SOUND_FOLDERS = st.dictionaries(
+    st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 9)).map(
+        lambda place: f"train/{place[0]}/{place[1]}.png"
+    ),
+    st.sampled_from(GOOD),
+    min_size=6,
+)
+FEW = settings(QUIET, max_examples=60)
+
+
+@contextlib.contextmanager
+def folder_of(files):
+    """A folder with {name: bytes, or None for a link to nothing}; those that can be together."""
+    root = Path(tempfile.mkdtemp(prefix="vdu-bad-input-"))
+    try:
+        for name, content in files.items():
+            path = root / "given" / name
+            with contextlib.suppress(OSError):  # a file where another has a folder
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.symlink_to("nothing") if content is None else path.write_bytes(content)
+        (root / "given").mkdir(exist_ok=True)
+        yield root / "given"
+    finally:
+        shutil.rmtree(root)
+
+
+def one_line(call):
+    """What a call returns; None where it raises, in one line, what the user can mend."""
+    try:
+        return call()
+    except UserError as error:
+        assert str(error) and "\n" not in str(error)
+        return None
+
+
+def below(paths):
+    """The files at and below some paths."""
+    for path in paths:
+        inner = path.rglob("*") if path.is_dir() else [path]
+        yield from (p for p in inner if not p.is_dir())
+
+
+def accounted(given, read, left_out):
+    """Each file is read or left out, and once."""
+    rest = list(below(path for paths in left_out.files.values() for path in paths))
+    assert sorted([*read, *rest]) == sorted(p for p in given.rglob("*") if not p.is_dir())
+    assert not set(read) & set(rest)
+
+
+@QUIET
+@given(st.one_of(FOLDERS, st.builds(lambda a, b: a | b, SOUND_FOLDERS, FOLDERS)))
+def test_every_file_of_an_image_folder_is_read_or_accounted_for(files):
+    with folder_of(files) as given:
+        found = one_line(lambda: folders.list_folder(given))
+        if found is None:
+            return
+        read = [file for pairs in found.splits.values() for file, _ in pairs]
+        assert all(len(set(file for file, _ in pairs)) for pairs in found.splits.values())
+        accounted(given, read, found.left_out)
+        said = str(found.left_out)
+        assert all(f": {len(paths)}, as " in said for paths in found.left_out.files.values())
+
+
+@FEW
+@given(
+    st.builds(lambda a, b: a | b, SOUND_FOLDERS, FOLDERS),
+    st.sampled_from(["", "white", "black"]),
+    st.sampled_from([1, 3]),
+)
+def test_image_folders_are_prepared_or_refused(files, background, channels):
+    with folder_of(files) as given, contextlib.redirect_stderr(io.StringIO()):
+        where = given.parent / "data"
+        settings = {"image_size": 4, "channels": channels, "background": background}
+        found = one_line(lambda: data.load("image_folder", where, given, **settings))
+        if found is None:
+            assert not [p for p in where.rglob("*.array_record*") if p.is_file()]
+            return
+        listed = folders.list_folder(given)
+        read = sum(len(pairs) for pairs in listed.splits.values())
+        images = [data.open_split(found, split).read()[0] for split in ("train", "test")]
+        assert sum(map(len, images)) == read and "\n" not in found.account
+        red = (255, 0, 0) if channels == 3 else 76
+        assert not any((x[:, 2, 2] == red).all(-1).any() for x in images)  # it was hidden
+
+
+NAMES_IN_LINES = st.one_of(
+    FILE_NAMES, FILE_NAMES.map("./{}".format), st.just("sub\\0.png"), st.text(max_size=5), st.none()
+)
+TEXTS = st.one_of(st.text(max_size=12), st.sampled_from(["red", 'a "b", c', "\u2028", "\ud800", 7]))
+LINES = st.builds(
+    lambda columns, values: dict(zip(columns, values, strict=False)),
+    st.sampled_from([("file_name", "text")] * 5 + [("file_name", "caption"), ("text",), ()]),
+    st.tuples(NAMES_IN_LINES, TEXTS),
+)
+
+
+def _csv(rows):
+    lines = [",".join(map(str, rows[0]))] if rows else []
+    return "\n".join(
+        [
+            *lines,
+            *(
+                ",".join('"' + str(v).replace('"', '""') + '"' for v in row.values())
+                for row in rows
+            ),
+        ]
+    )
+
+
+def _jsonl(rows):
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+
+
+@st.composite
+def caption_folders(draw):
+    files = draw(
+        st.dictionaries(
+            st.one_of(FILE_NAMES, FILE_NAMES.map("sub/{}".format)), CONTENTS, max_size=8
+        )
+    )
+    often = st.integers(0, 9).map(bool)
+    files |= {"0.png": GOOD[0], "sub/1.jpg": GOOD[2]} if draw(often) else {}
+    rows = [
+        {"file_name": name, "text": draw(st.sampled_from(["red", 'a "b", c', "x \u2028 y"]))}
+        for name, content in files.items()
+        if content is not None and draw(st.booleans())
+    ]
+    rows += [] if draw(often) else draw(st.lists(LINES, max_size=2))
+    kind, write = draw(st.sampled_from([("jsonl", _jsonl), ("csv", _csv)]))
+    encoding = draw(st.sampled_from(["utf-8"] * 4 + ["utf-8-sig", "utf-16", "latin-1"]))
+    text = write(rows) if draw(often) else draw(st.text(max_size=30))
+    ending = b"" if draw(often) else draw(st.sampled_from([b"\xff", b"\0", b"{", b'"']))
+    return files | {f"metadata.{kind}": text.encode(encoding, "replace") + ending}
+
+
+@QUIET
+@given(caption_folders(), st.sampled_from(["", "white"]), st.sampled_from(["text", "caption"]))
+def test_every_file_of_a_caption_folder_is_read_or_accounted_for(files, background, column):
+    with folder_of(files) as given:
+        listed = one_line(lambda: captions.list_folder(given, column))
+        if listed is None:
+            return
+        accounted(given, [*listed.captions, listed.metadata], listed.left_out)
+        found = captions.of_folder(given, 4, 3, column, background)
+        assert len(found) == len(listed.captions) >= 1 and "\n" not in found.account
+        assert all(isinstance(text, str) and text.strip() for text in found.captions)
+        one_line(lambda: list(captions.check_images(found)))
