@@ -17,6 +17,7 @@ FOUND = [
     ("ein großer Hund", "GROSSER"),
     ("İstanbul", "istanbul"),
     ("a ＲＥＤ shoe", "red"),
+    ("a \U0001d411\U0001d404\U0001d403 shoe", "red"),  # bold letters of mathematics
     ("so\u00adft red\u200d\ufeff", "soft red"),
     ("a ❤\ufe0f shirt", "❤"),
     ("women’s shoe", "women's"),
@@ -52,6 +53,7 @@ NOT_FOUND = [
     ("a red\u0302 shoe", "red"),
     ("काला जूता", "काल"),  # the vowel sign belongs to the letter before it
     ("กำ", "กา"),
+    ("กินข้าว", "ก"),
     ("一只猫", "红色"),
 ]
 
