@@ -67,7 +67,8 @@ class Reader:
     def finish(self) -> None:
         """Refuse what says something that nobody has read."""
         for key, value in self.values.items():
-            if key not in self.used and not key.startswith("_") and value not in (None, False):
+            known = key in self.used or key.startswith("_")
+            if not known and not unet2d.says_nothing(value):
                 raise self.refuse(key, "the key is not known")
 
 

@@ -18,6 +18,8 @@ from vdu_jax.runtime import artifacts
 from vdu_jax.runtime.checkpoints import Store
 from vdu_jax.stages import build
 
+# What `inputs.json` records of a model that came without a scheduler.
+UNKNOWN = "unknown"
 CONFIG = '''"""Unlearning with the model of {source}.
 
     vdu run --config=THIS_FILE --workdir=DIR
@@ -34,11 +36,21 @@ def get_config():
     config.unlearn.init_from = {workdir!r}
     config.posterior.source = "runs"
     config.posterior.runs = ()  # workdirs of further imported checkpoints
-{settings}
+{notes}{settings}
     # config.data.name, config.forget.classes
     # config.methods.vdu = vdu_config.method("vdu")
     return config
 '''
+
+
+# Of a model that came without a scheduler: nothing is assumed.
+UNKNOWN_SCHEDULE = f"""\
+    # The model came without a scheduler. Say here how it was trained: the noise schedule
+    # ("linear", "scaled_linear" or "cosine") and, where they differ, the settings below it.
+    config.diffusion.schedule = {UNKNOWN!r}
+    # config.diffusion.num_steps, beta_start, beta_end, prediction
+    config.unlearn.assume_schedule = True  # that the schedule above is the model's
+"""
 
 
 def settings_of(model: folder.ModelFolder, where: Path) -> ConfigDict:
@@ -70,14 +82,24 @@ def known_shape(config: ConfigDict, image_shape: tuple[int, int, int]) -> tuple[
     return (height or smallest, width or smallest, channels)
 
 
-def run(source: Path, workdir: Path, weights: str = "params", overwrite: bool = False) -> None:
-    """Import the pipeline or `UNet2DModel` folder `source`; weights "params" or "ema".
+def run(
+    source: Path,
+    workdir: Path,
+    weights: str = "params",
+    overwrite: bool = False,
+    variant: str = "",
+) -> None:
+    """Import the pipeline or `UNet2DModel` folder `source`.
+
+    Args:
+      weights: "params" or "ema".
+      variant: of the weights' files, such as "fp16"; "" for the usual or only one.
 
     Raises:
       UserError: see `interop.folder.read`.
     """
     source, workdir = Path(source), Path(workdir)
-    model = folder.read(source, weights)
+    model = folder.read(source, weights, variant)
     config = settings_of(model, source)
     like = build.abstract_params(config, known_shape(config, model.image_shape))
     params = unet2d.to_params(model.tensors, like, source / model.weights)
@@ -86,7 +108,7 @@ def run(source: Path, workdir: Path, weights: str = "params", overwrite: bool = 
         "import",
         {
             "model": config.model.to_dict(),
-            "diffusion": config.diffusion.to_dict(),
+            "diffusion": config.diffusion.to_dict() if model.settings["diffusion"] else UNKNOWN,
             "tensors": tensors.checksums(model.tensors),
             "texts": model.texts,
         },
@@ -108,12 +130,25 @@ def run(source: Path, workdir: Path, weights: str = "params", overwrite: bool = 
                 "metadata": model.metadata,
                 "weights": model.weights,
                 "texts": model.texts,
+                "shards": model.shards,
                 "types": types,
             }
         )
     summary = artifacts.finished(stage.path)["summary"]
     print(f"imported {summary['parameters']:,} parameters of {source} into {stage.path}")
+    for note in model.notes:
+        print(f"note: {note}")
+    if not model.settings["diffusion"]:
+        print(f"note: {_no_schedule(source, stage.path / 'config.py')}")
     print(f"a config to start from: {stage.path / 'config.py'}")
+
+
+def _no_schedule(source: Path, config: Path) -> str:
+    said = f"{source} has no scheduler_config.json, so the noise schedule it was trained with is "
+    said += f"not known: set config.diffusion in {config}"
+    near = [source.absolute().parent / name for name in ("", "scheduler")]
+    near = [path / "scheduler_config.json" for path in near]
+    return said + "".join(f" (there is one at {path})" for path in near if path.is_file())
 
 
 def _config_text(model: folder.ModelFolder, source: Path, workdir: Path) -> str:
@@ -122,7 +157,12 @@ def _config_text(model: folder.ModelFolder, source: Path, workdir: Path) -> str:
         for section, values in model.settings.items()
         for key, value in values.items()
     ]
-    return CONFIG.format(source=source, workdir=str(workdir.absolute()), settings="\n".join(lines))
+    notes = "".join(f"    # {note}\n" for note in model.notes)
+    if not model.settings["diffusion"]:
+        notes += UNKNOWN_SCHEDULE
+    return CONFIG.format(
+        source=source, workdir=str(workdir.absolute()), notes=notes, settings="\n".join(lines)
+    )
 
 
 def unchanged(path: Path) -> folder.ModelFolder:
@@ -142,5 +182,5 @@ def unchanged(path: Path) -> folder.ModelFolder:
     named = {name: value.astype(tensors.NAMED_TYPES[types[name]]) for name, value in named.items()}
     return folder.ModelFolder(
         summary["settings"], image_shape, named, summary["metadata"], summary["weights"],
-        summary["texts"],
+        summary["texts"], summary.get("shards", {}),
     )  # fmt: skip
