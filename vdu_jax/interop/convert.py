@@ -108,7 +108,8 @@ def _read(source: Path, torch) -> tuple[Mapping, list[str]]:
                 "model's state_dict() alone with torch.save, where you trust it"
             ) from error
         raise UserError(
-            f"{source} is damaged or no PyTorch checkpoint ({type(error).__name__}): get it again"
+            f"{source} is damaged or no PyTorch checkpoint ({type(error).__name__}): get it again, "
+            "or save the model's state_dict() alone with torch.save"
         ) from error
     left_out = []
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):

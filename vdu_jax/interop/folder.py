@@ -50,7 +50,7 @@ class ModelFolder(NamedTuple):
     metadata: dict[str, str]
     weights: str
     texts: dict[str, str]
-    shards: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - never changed
+    shards: dict[str, dict[str, Any]] = {}
     notes: tuple[str, ...] = ()
 
 
@@ -119,7 +119,8 @@ def read(directory: Path, weights: str = "params", variant: str | None = "") -> 
     network = _network_folder(directory, weights)
     config = load(network / "config.json")
     if kind := kinds.describe_network(config):
-        raise UserError(f"{network / 'config.json'} is of {kind}: {kinds.READS_PIXELS}")
+        do = kinds.USE_TEXT if "text-to-image" in kind else kinds.READS_PIXELS
+        raise UserError(f"{network / 'config.json'} is of {kind}: {do}")
     model, image_shape = unet2d.read_config(config, network / "config.json")
     settings = {"model": model, "diffusion": {}, "sampler": {}}
     path = scheduler_file(directory, index)

@@ -22,8 +22,8 @@ READS_PIXELS = (
 )
 READS_TEXT = f"only a {TEXT} (Stable Diffusion 1 and 2) turns text to images here"
 USE_TEXT = (
-    "draw with `vdu generate`, or name it in model.folder of a config of kind text_to_image, such "
-    "as configs/tinted_fashion.py"
+    "give the pipeline's folder to `vdu generate`, or to model.folder of a config of kind "
+    "text_to_image, such as configs/tinted_fashion.py"
 )
 USE_PIXELS = "bring it in with `vdu import`"
 # (pattern of a pipeline's class, what it is); the first that fits.
@@ -50,7 +50,7 @@ PIPELINES = (
 )
 # Class of a network -> what it is.
 NETWORKS = (
-    (r"^UNet2DConditionModel$", "the network of a text-to-image model; name its pipeline's folder"),
+    (r"^UNet2DConditionModel$", "the network of a text-to-image model"),
     (r"Transformer|^DiT", "a transformer"),
     (r"^Autoencoder|^VQModel|^AsymmetricAutoencoder", "an autoencoder"),
     (r"^CLIP|^T5", "a text encoder"),

@@ -209,9 +209,7 @@ class _File:
         if self.kind.flows and values["use_flow_sigmas"]:
             raise self.refuse("use_flow_sigmas", "it must be false: flow matching is not known")
         if self.kind.flows and str(values["variance_type"]).startswith("learned"):
-            raise self.refuse(
-                "variance_type", "a network that predicts variances is not known"
-            )
+            raise self.refuse("variance_type", "a network that predicts variances is not known")
         if self.name == "EulerDiscreteScheduler" and values["timestep_type"] != "discrete":
             raise self.refuse("timestep_type", "it must be 'discrete'")
         if not (isinstance(steps, int | float) and 2 <= steps <= 10**6 and steps == int(steps)):

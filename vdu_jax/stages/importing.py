@@ -5,6 +5,7 @@ import/config.py            a config that unlearns it, to be completed
 import/done.json            with all that is needed to write the same folder again
 """
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -157,11 +158,15 @@ def _config_text(model: folder.ModelFolder, source: Path, workdir: Path) -> str:
         for section, values in model.settings.items()
         for key, value in values.items()
     ]
-    notes = "".join(f"    # {note}\n" for note in model.notes)
+    comment = {"width": 100, "initial_indent": "    # ", "subsequent_indent": "    # "}
+    notes = "".join(textwrap.fill(note, **comment) + "\n" for note in model.notes)
     if not model.settings["diffusion"]:
         notes += UNKNOWN_SCHEDULE
     return CONFIG.format(
-        source=source, workdir=str(workdir.absolute()), notes=notes, settings="\n".join(lines)
+        source=repr(str(source))[1:-1].replace('"', '\\"'),
+        workdir=str(workdir.absolute()),
+        notes=notes,
+        settings="\n".join(lines),
     )
 
 
