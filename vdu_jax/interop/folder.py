@@ -133,6 +133,11 @@ def read(directory: Path, weights: str = "params", variant: str | None = "") -> 
         load(found.file)
     if found.variant and not variant:
         notes.append(f"{found.file}: the variant {found.variant}, the only weights in its folder")
+    if found.others and not variant:
+        others = " and ".join(found.others)
+        notes.append(f"{found.file} is read; {others} is there too, for --variant")
+    if weights == "params" and (directory / UNET_FOLDERS["ema"]).is_dir():
+        notes.append(f"{network} is read; the moving average is there too, for --weights=ema")
     stored = weight_files.read(found)
     if (directory / ORIGIN).is_file() and weights == "params":
         _check_origin(load(directory / ORIGIN), stored.tensors, directory / ORIGIN, found.file)

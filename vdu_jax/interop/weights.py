@@ -38,11 +38,13 @@ class Found(NamedTuple):
       file: the file itself or, of shards, their index.
       variant: e.g. "fp16"; "" for the usual one.
       shards: file name -> the tensors that the index says it holds; empty for a single file.
+      others: the variants that are there too.
     """
 
     file: Path
     variant: str
     shards: dict[str, list[str]]
+    others: tuple[str, ...] = ()
 
 
 class Stored(NamedTuple):
@@ -151,7 +153,8 @@ def find(network: Path, name: str, variant: str | None = None) -> Found:
         names = " and ".join(path.name for path in files)
         raise UserError(f"{network} holds the same weights twice, in {names}: delete one of them")
     (file,) = files
-    return Found(file, chosen, read_index(file) if file.name.endswith(".json") else {})
+    shards = read_index(file) if file.name.endswith(".json") else {}
+    return Found(file, chosen, shards, tuple(sorted(found.keys() - {chosen})))
 
 
 def _of_variant(name: str, variant: str) -> str:

@@ -18,6 +18,7 @@ from vdu_jax.interop import folder, tensors, unet2d
 from vdu_jax.runtime import artifacts
 from vdu_jax.runtime.checkpoints import Store
 from vdu_jax.stages import build
+from vdu_jax.types import Params
 
 # What `inputs.json` records of a model that came without a scheduler.
 UNKNOWN = "unknown"
@@ -83,6 +84,20 @@ def known_shape(config: ConfigDict, image_shape: tuple[int, int, int]) -> tuple[
     return (height or smallest, width or smallest, channels)
 
 
+def read(
+    source: Path, weights: str = "params", variant: str = ""
+) -> tuple[folder.ModelFolder, ConfigDict, Params]:
+    """A model's folder, the default config with its settings, and its parameters.
+
+    Raises:
+      UserError: see `interop.folder.read`.
+    """
+    model = folder.read(source, weights, variant)
+    config = settings_of(model, source)
+    like = build.abstract_params(config, known_shape(config, model.image_shape))
+    return model, config, unet2d.to_params(model.tensors, like, source / model.weights)
+
+
 def run(
     source: Path,
     workdir: Path,
@@ -100,10 +115,7 @@ def run(
       UserError: see `interop.folder.read`.
     """
     source, workdir = Path(source), Path(workdir)
-    model = folder.read(source, weights, variant)
-    config = settings_of(model, source)
-    like = build.abstract_params(config, known_shape(config, model.image_shape))
-    params = unet2d.to_params(model.tensors, like, source / model.weights)
+    model, config, params = read(source, weights, variant)
     stage = artifacts.StageDir(
         workdir,
         "import",
