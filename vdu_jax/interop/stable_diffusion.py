@@ -231,6 +231,11 @@ def is_position(name: str) -> bool:
     return name.endswith(".position_ids")
 
 
+@functools.lru_cache(maxsize=16)
+def _param_shapes(init_params: Callable[[nn.Module, jax.Array], Params], module: nn.Module):
+    return jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
+
+
 class Part(NamedTuple):
     """One of the networks of a folder.
 
@@ -252,7 +257,7 @@ class Part(NamedTuple):
 
     def param_shapes(self, module: nn.Module) -> Params:
         """Shapes of the module's parameters; nothing is allocated."""
-        return jax.eval_shape(lambda: self.init_params(module, jax.random.key(0)))
+        return _param_shapes(self.init_params, module)
 
     def tensor_shapes(self, module: nn.Module) -> dict[str, tuple[int, ...]]:
         """The shapes of their tensors, by name."""
