@@ -101,3 +101,25 @@ def edit_json():
         path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
     return edit
+
+
+@pytest.fixture
+def split_weights():
+    """`split(network, variant)` makes three shards of a network's weights, as diffusers does."""
+
+    from vdu_jax.interop import tensors
+
+    def split(network, variant=""):
+        stem, dot = "diffusion_pytorch_model", f".{variant}" if variant else ""
+        whole = tensors.read(network / f"{stem}.safetensors")
+        names, mapping = sorted(whole.tensors), {}
+        for i in range(3):
+            file = f"{stem}{dot}-{i + 1:05}-of-00003.safetensors"
+            part = {name: whole.tensors[name] for name in names[i::3]}
+            tensors.write(network / file, part, whole.metadata)
+            mapping |= dict.fromkeys(part, file)
+        index = network / f"{stem}.safetensors.index{dot}.json"
+        index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": mapping}))
+        (network / f"{stem}.safetensors").unlink()
+
+    return split

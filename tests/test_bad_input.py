@@ -12,16 +12,24 @@ import sys
 import tempfile
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+import text_to_image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from vdu_jax import cli, data
+from vdu_jax import config as vdu_config
 from vdu_jax.data import captions, folders
 from vdu_jax.errors import UserError
+from vdu_jax.interop import folder, pipeline, scheduler, unet2d
 from vdu_jax.parity import check
-from vdu_jax.stages import benchmark, plan
+from vdu_jax.stages import benchmark, build, importing, plan
+from vdu_jax.stages.text_to_image import build as build_text
 
 QUIET = settings(
     max_examples=300,
@@ -378,3 +386,193 @@ def test_every_file_of_a_caption_folder_is_read_or_accounted_for(files, backgrou
         assert len(found) == len(listed.captions) >= 1 and "\n" not in found.account
         assert all(isinstance(text, str) and text.strip() for text in found.captions)
         one_line(lambda: list(captions.check_images(found)))
+
+
+# Model folders, as diffusers writes them, with one to three things changed.
+
+JSON_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.sampled_from([2**16, 10**30, 0.5, 1.0, 1e30, float("nan"), float("inf"), "", "x", [], {}]),
+    st.sampled_from([[1], [1, 2], [None], ["x"], [["x"]], {"a": 1}, [8, 16], [2**31, 2**33]]),
+    st.sampled_from(["epsilon", "sample", "v_prediction", "linear", "squaredcos_cap_v2"]),
+    st.sampled_from(
+        ["UNet2DModel", "UNet2DConditionModel", "DDPMPipeline", "LDMPipeline", "FluxPipeline",
+         "StableDiffusionPipeline", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler"]
+    ),
+    st.sampled_from([["diffusers", "AutoencoderKL"], ["diffusers", "DDIMScheduler"], [None, None]]),
+)  # fmt: skip
+MORE_KEYS = st.sampled_from(
+    ["surprise", "_private", "vae", "vqvae", "transformer", "architectures", "model_type",
+     "predict_epsilon", "timestep_values", "tensor_format", "timesteps", "thresholding",
+     "use_karras_sigmas", "num_class_embeds", "decay", "scaling_factor", "shift_factor"]
+)  # fmt: skip
+MODEL_CONTENTS = st.sampled_from(
+    [b"", b"{", b"[]", b"{}", b"null", b"<html>", b"version https://git-lfs", b"\xff\xfe\x00",
+     b"\x80\x02", b"PK\x03\x04", b"[" * 99999, bytes(99), b'{"weight_map": {"a": "b"}}']
+)  # fmt: skip
+STEM = "diffusion_pytorch_model"
+WEIGHTS = ["unet/" + STEM + end for end in (
+    ".safetensors", ".fp16.safetensors", ".bin", ".bin.index.json", ".safetensors.index.json",
+    "-00001-of-00002.safetensors", "-00001-of-00002.bin", ".safetensors.index.fp16.json",
+)]  # fmt: skip
+FILES_TO_ADD = st.sampled_from(
+    [*WEIGHTS, "vae/x", "vqvae/x", "unet_ema/config.json", "optimizer.bin", "v1-5.ckpt",
+     "scheduler_config.json", "noise_scheduler/scheduler_config.json", "config.json"]
+)  # fmt: skip
+
+
+def change_json(data, directory):
+    """One key of one of the JSON files: (file, key, value)."""
+    files = sorted(p for p in directory.rglob("*.json") if p.is_file())
+    path = data.draw(st.sampled_from(files))
+    try:
+        value = json.loads(path.read_text())
+        keys = sorted(value)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    key = data.draw(st.one_of(st.sampled_from([*keys, "x"]), MORE_KEYS))
+    if not isinstance(value, dict):
+        return None
+    if data.draw(st.integers(0, 4)) == 0:
+        value.pop(key, None)
+        new = None
+    else:
+        new = value[key] = data.draw(JSON_VALUES)
+    path.write_text(json.dumps(value))
+    return path.relative_to(directory).as_posix(), key, new
+
+
+def change_file(data, directory):
+    """One file, deleted, renamed, cut short, or of other contents; or a new one."""
+    files = sorted(p for p in directory.rglob("*") if p.is_file())
+    path = data.draw(st.sampled_from(files))
+    what = data.draw(st.sampled_from(["delete", "rename", "cut", "replace", "add", "copy"]))
+    other = directory / data.draw(FILES_TO_ADD)
+    if what == "delete":
+        path.unlink()
+    elif what == "cut":
+        path.write_bytes(path.read_bytes()[: data.draw(st.integers(0, 200))])
+    elif what == "replace":
+        path.write_bytes(data.draw(MODEL_CONTENTS))
+    elif other.parent.is_file() or other == path:
+        pass
+    else:
+        other.parent.mkdir(exist_ok=True)
+        if what == "rename":
+            path.rename(other)
+        else:
+            other.write_bytes(path.read_bytes() if what == "copy" else data.draw(MODEL_CONTENTS))
+
+
+def change_tensors(data, directory):
+    """One tensor of one file: gone, renamed, of another shape or kind, not finite, one more."""
+    files = sorted(directory.rglob("*.safetensors"))
+    if not files:
+        return
+    path = data.draw(st.sampled_from(files))
+    try:
+        stored = load_file(path)
+    except (SafetensorError, OSError):
+        return
+    if not stored:
+        return
+    name = data.draw(st.sampled_from(sorted(stored)))
+    tensor = stored.pop(name)
+    changed = data.draw(
+        st.sampled_from(
+            [{}, {"x": tensor}, {name: tensor[:0]}, {name: tensor.astype(np.int8)},
+             {name: tensor * np.float32(np.nan)}, {name: tensor.T.copy(), "lora_x": tensor},
+             {name: tensor.reshape(1, *tensor.shape)}, {name: tensor.astype(np.float64)}]
+        )
+    )  # fmt: skip
+    save_file(stored | changed, path)
+
+
+CHANGES = (change_json, change_json, change_file, change_tensors)
+
+
+def read_or_refused(read, directory):
+    """What `read` returns, or `None` where it refuses in one line that names the folder."""
+    try:
+        return read(directory)
+    except UserError as error:
+        assert "\n" not in str(error) and str(directory) in str(error), error
+        return None
+
+
+@pytest.fixture(scope="module")
+def pixel_model(tmp_path_factory):
+    """The folder of an unconditional model, without its checksums."""
+    config = vdu_config.default()
+    config.model.update(block_out_channels=(8, 16), layers_per_block=1, num_groups=4)
+    sections = {s: config[s].to_dict() for s in ("model", "diffusion", "sampler")}
+    like = build.abstract_params(config, (8, 8, 1))
+    params = jax.tree.map(lambda s: np.ones(s.shape, np.float32), like)
+    model = folder.pipeline(sections, (8, 8, 1), unet2d.to_tensors(params), {})
+    texts = {name: text for name, text in model.texts.items() if name != folder.ORIGIN}
+    path = tmp_path_factory.mktemp("pixels") / "model"
+    folder.write(path, model._replace(texts=texts))
+    return path
+
+
+@pytest.fixture(scope="module")
+def text_model(tmp_path_factory):
+    return text_to_image.write_folder(tmp_path_factory.mktemp("text") / "model")
+
+
+@contextlib.contextmanager
+def copied(directory):
+    with tempfile.TemporaryDirectory() as root:
+        yield shutil.copytree(directory, Path(root) / "m")
+
+
+@settings(QUIET, max_examples=150)
+@given(st.data())
+def test_model_folders(pixel_model, data):
+    with copied(pixel_model) as directory:
+        for _ in range(data.draw(st.integers(1, 3))):
+            data.draw(st.sampled_from(CHANGES))(data, directory)
+        read_or_refused(importing.read, directory)
+        read_or_refused(pipeline.read, directory)
+
+
+@settings(QUIET, max_examples=60)
+@given(st.data())
+def test_text_to_image_folders(text_model, data):
+    with copied(text_model) as directory:
+        for _ in range(data.draw(st.integers(1, 3))):
+            data.draw(st.sampled_from(CHANGES))(data, directory)
+        found = read_or_refused(pipeline.read, directory)
+        read_or_refused(folder.read, directory)
+        if found is not None:
+            build_text.schedule(found)
+
+
+# Keys that may be given anything without a word: of DDPM's scheduler and an unconditional U-Net
+# they say nothing (docs/inputs.md).
+INERT = {
+    "unet/config.json": {*unet2d.EMA_KEYS, "num_train_timesteps", "_class_name"},
+    "scheduler/scheduler_config.json": {
+        *scheduler.OTHER_KEYS - {"trained_betas", "predict_epsilon"}, *scheduler.SOLVER,
+        "set_alpha_to_one", "algorithm_type", "use_flow_sigmas", "timestep_type", "_class_name",
+    },
+    "model_index.json": {"_class_name", "unet", "scheduler"},
+}  # fmt: skip
+
+
+@settings(QUIET, max_examples=300)
+@given(st.data())
+def test_no_key_of_a_model_is_passed_over_unsaid(pixel_model, data):
+    """What is accepted and said by nobody changes a setting, or says nothing by docs/inputs.md."""
+    usual = folder.read(pixel_model)
+    with copied(pixel_model) as directory:
+        file, key, value = change_json(data, directory)
+        before = json.loads((pixel_model / file).read_text())
+        found = read_or_refused(folder.read, directory)
+    if found is None or found.notes or key.startswith("_") or key in INERT[file]:
+        return
+    if value in (None, [None, None]) or value is False or before.get(key) == value:
+        return
+    assert (found.settings, found.image_shape) != (usual.settings, usual.image_shape), (key, value)

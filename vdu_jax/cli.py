@@ -42,7 +42,7 @@ TOOLS
               the published figures
   plan --config=FILE [--devices=N] [--memory=GIB] [--json]
               what training, unlearning and sampling hold in a device's memory
-  import DIR --workdir=DIR [--weights=params|ema]
+  import DIR --workdir=DIR [--weights=params|ema] [--variant=fp16|…]
               bring in a diffusers model (a folder with safetensors weights)
   export DIR --workdir=DIR [--config=FILE] [--model=original|METHOD] [--weights=ema|params]
               write a model as a diffusers folder, for DDPMPipeline.from_pretrained or, of a
@@ -109,6 +109,7 @@ def parse(argv: Sequence[str], command: str = "run"):
     values = flags.FlagValues()
     flags.DEFINE_string("model", "original", "what to export", flag_values=values)
     flags.DEFINE_string("weights", "", "ema or params", flag_values=values)
+    flags.DEFINE_string("variant", "", "which of the weights' files", flag_values=values)
     flags.DEFINE_string("only", "", "a cell of the benchmark", flag_values=values)
     flags.DEFINE_string("against", "", "published results.json", flag_values=values)
     flags.DEFINE_string("onto", "", "published results.json to add to", flag_values=values)
@@ -228,7 +229,7 @@ def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
         from vdu_jax.stages import importing
 
         weights = values.weights or "params"
-        importing.run(arguments[0], values.workdir, weights, values.overwrite)
+        importing.run(arguments[0], values.workdir, weights, values.overwrite, values.variant)
     elif command == "export" and _of_text(config):
         from vdu_jax.stages.text_to_image import exporting
 

@@ -173,6 +173,9 @@ def default() -> ConfigDict:
             },
             "unlearn": {
                 "init_from": "",  # workdir of `vdu import` or `vdu train`: unlearn its model
+                # Of a model that was imported without a scheduler, here or in train.init_from:
+                # True says that `diffusion` holds the noise schedule that it was trained with.
+                "assume_schedule": False,
                 "seed": 0,  # of data order, times and noise
             },
             "replay": {

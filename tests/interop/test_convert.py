@@ -1,7 +1,12 @@
 """Checkpoints of PyTorch become safetensors files; nothing in them is run."""
 
+import io
+import json
 import os
+import struct
 import sys
+import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -83,7 +88,7 @@ def test_damaged_files_are_refused(torch, tmp_path, new):
     path = tmp_path / "x.pth"
     torch.save({"w": torch.zeros(2)}, path)
     whole = path.read_bytes()
-    for content in (b"", b"hello world", whole[: len(whole) // 2], whole[:-1]):
+    for content in (b"hello world", b"\x80\x02<html>", whole[: len(whole) // 2], whole[:-1]):
         path.write_bytes(content)
         refused(path, new, r"x\.pth is damaged or no PyTorch checkpoint")
 
@@ -109,8 +114,174 @@ def test_names_must_be_text(torch, tmp_path, new):
     refused(tmp_path / "x.pth", new, "entry 1 ")
 
 
+@pytest.mark.torch
+def test_shards_become_one_file(torch, tmp_path, new):
+    for file, names in SHARDS.items():
+        torch.save({name: torch.full((2,), ord(name)) for name in names}, tmp_path / file)
+    convert(write_index(tmp_path), new)
+    assert {name: value[0] for name, value in load_file(new).items()} == {
+        name: ord(name) for name in "abcd"
+    }
+
+
+SHARDS = {
+    f"pytorch_model-0000{i}-of-00003.bin": names for i, names in enumerate(("ab", "c", "d"), 1)
+}
+
+
+def write_index(folder, name="pytorch_model.bin.index.json", **more):
+    mapping = {tensor: file for file, names in SHARDS.items() for tensor in names} | more
+    path = folder / name
+    path.write_text(json.dumps({"metadata": {}, "weight_map": mapping}))
+    return path
+
+
+class FakeTensor:
+    """What `convert` asks of a tensor."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def detach(self):
+        return self
+
+    clone = contiguous = detach
+
+
+@pytest.fixture
+def fake_torch(monkeypatch):
+    """`load` reads what was put into `files`, as PyTorch is not among the packages of `make test`.
+    What it says of real files is tested above."""
+    module = types.ModuleType("torch")
+    module.files, module.Tensor, module.saved = {}, FakeTensor, {}
+    module.load = lambda path, **how: module.files[path.name]
+    saver = types.ModuleType("safetensors.torch")
+
+    def save(tensors, path, metadata):
+        path.write_bytes(b"x")
+        module.saved |= {name: tensor.value for name, tensor in tensors.items()}
+
+    saver.save_file = save
+    monkeypatch.setitem(sys.modules, "torch", module)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", saver)
+    return module
+
+
+def fill(folder, fake, **changes):
+    for file, names in SHARDS.items():
+        (folder / file).write_bytes(b"\x80\x02")
+        fake.files[file] = {name: FakeTensor(ord(name)) for name in changes.get(names, names)}
+
+
+def test_all_shards_of_an_index_are_merged(tmp_path, new, fake_torch, capsys):
+    fill(tmp_path, fake_torch)
+    index = write_index(tmp_path)
+    convert(index, new)
+    assert fake_torch.saved == {name: ord(name) for name in "abcd"} and new.exists()
+    assert f"4 tensors of 3 shards of {index}" in capsys.readouterr().out
+
+
+def test_shards_that_do_not_hold_what_the_index_says(tmp_path, new, fake_torch):
+    fill(tmp_path, fake_torch, c="")
+    fake_torch.files["pytorch_model-00002-of-00003.bin"] = {"x": FakeTensor(0)}
+    refused(write_index(tmp_path), new, r"00002-of-00003\.bin lacks the tensor c")
+    fill(tmp_path, fake_torch, c="cx")
+    refused(write_index(tmp_path), new, r"00002-of-00003\.bin holds the tensor x")
+    fill(tmp_path, fake_torch)
+    (tmp_path / "pytorch_model-00002-of-00003.bin").unlink()
+    refused(write_index(tmp_path), new, r"00002-of-00003\.bin is missing, shard 2 of 3")
+    fill(tmp_path, fake_torch)
+    (tmp_path / "pytorch_model-00003-of-00003.bin").write_text("version https://git-lfs")
+    refused(write_index(tmp_path), new, r"00003-of-00003\.bin is a Git LFS pointer")
+
+
+@pytest.mark.parametrize("index", ["pytorch_model.bin.index.json", "x.bin.index.fp16.json", None])
+def test_one_shard_alone_is_refused(tmp_path, new, fake_torch, index):
+    fill(tmp_path, fake_torch)
+    said = "one of 3 shards.*pytorch_model.bin.index.json"
+    if index:
+        said = f"only some of the tensors.*`vdu convert {write_index(tmp_path, index)} {new}`"
+    refused(tmp_path / "pytorch_model-00001-of-00003.bin", new, said)
+    assert not fake_torch.saved
+
+
+def test_a_shard_without_a_number_is_known_by_its_index(tmp_path, new, fake_torch):
+    for file in ("first.bin", "second.bin"):
+        (tmp_path / file).write_bytes(b"\x80\x02")
+    path = tmp_path / "x.bin.index.json"
+    path.write_text(json.dumps({"weight_map": {"a": "first.bin", "b": "second.bin"}}))
+    refused(tmp_path / "second.bin", new, f"vdu convert {path}")
+
+
+def test_a_single_shard_is_whole(tmp_path, new, fake_torch):
+    file = tmp_path / "pytorch_model-00001-of-00001.bin"
+    file.write_bytes(b"\x80\x02")
+    fake_torch.files[file.name] = {"a": FakeTensor(1)}
+    convert(file, new)
+    assert fake_torch.saved == {"a": 1}
+
+
+def test_what_is_left_out_is_said(tmp_path, new, fake_torch, capsys):
+    (tmp_path / "x.ckpt").write_bytes(b"\x80\x02")
+    whole = {"state_dict": {"w": FakeTensor(1)}, "optimizer": {}, "epoch": 3}
+    fake_torch.files["x.ckpt"] = whole
+    convert(tmp_path / "x.ckpt", new)
+    out = capsys.readouterr().out
+    assert "1 tensors of" in out and "no part of the state dict: epoch, optimizer" in out
+
+
+def zipped(*names):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+    return buffer.getvalue()
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 3\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is an empty file, .*: get the file again"),
+        (LFS, "is a Git LFS pointer.*`git lfs pull`"),
+        (b"<!doctype html>\n<html></html>", "is an HTML page.*/resolve/"),
+        (b'{"a": 1}', "is a JSON file.*name the file with the weights"),
+        (b"[1, 2]", "is a JSON file"),
+        (b"\xef\xbb\xbf" + b" <HTML>", "is an HTML page"),
+        (struct.pack("<Q", 2) + b"{}", "is a safetensors file.*it needs no conversion"),
+        (b"GGUF\x03" + bytes(50), "is a GGUF file"),
+        (b"\x1f\x8b\x08" + bytes(50), "is a gzip archive.*unpack it"),
+        (bytes(257) + b"ustar" + bytes(300), "is a tar archive.*unpack it"),
+        (b"\x89HDF\r\n", "is an HDF5 file"),
+        (b"\x93NUMPY" + bytes(9), "is a NumPy array"),
+        (zipped("a.npy", "b.npy"), "is a NumPy archive"),
+        (zipped("x/data.pkl", "x/code/a.py"), "is a TorchScript program.*state_dict"),
+        (zipped("readme.txt"), "is a zip archive.*unpack it"),
+        (zipped("x/data.pkl")[:-3], "is damaged or no PyTorch checkpoint"),
+        (b"hello world", "is damaged or no PyTorch checkpoint"),
+        (b"{ not json", "is damaged or no PyTorch checkpoint"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path, new, monkeypatch, content, said):
+    """Before PyTorch is asked for, and never as one that runs code."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "x.bin").write_bytes(content)
+    refused(tmp_path / "x.bin", new, rf"x\.bin {said}")
+
+
+def test_indices_that_name_no_checkpoints(tmp_path, new):
+    index = tmp_path / "x.safetensors.index.json"
+    index.write_text("{}")
+    refused(index, new, "has no weight_map")
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    index.write_text(json.dumps({"weight_map": {"w": "a.safetensors"}}))
+    refused(index, new, "is a safetensors file.*it needs no conversion")
+
+
 def test_without_pytorch_it_says_what_to_install(tmp_path, new, monkeypatch):
-    (tmp_path / "x.pth").write_bytes(b"anything")
+    (tmp_path / "x.pth").write_bytes(b"\x80\x02")
     monkeypatch.setitem(sys.modules, "torch", None)
     refused(tmp_path / "x.pth", new, r"pip install 'vdu-jax\[torch\]'")
 
@@ -125,5 +296,6 @@ def test_nothing_is_overwritten(tmp_path, new):
 
 def test_paths_that_cannot_be_meant(tmp_path, new):
     refused(tmp_path / "x.pth", new, r"x\.pth: no such file")
+    refused(tmp_path, tmp_path / "new", "is a folder: name the checkpoint")
     (tmp_path / "x.pth").write_bytes(b"anything")
     refused(tmp_path / "x.pth", tmp_path / "new.bin", r"must end in \.safetensors")

@@ -79,14 +79,64 @@ def test_the_moving_average_beside_the_raw_weights(pipeline_dir, edit_tensors):
             lambda d: (d / "unet" / folder.WEIGHTS).rename(
                 d / "unet" / f"{folder.WEIGHTS}.index.json"
             ),
-            "in several files",
+            "index.json cannot be read as JSON",
         ),
+        (lambda d: (d / "unet" / "config.json").write_text("<html>"), "is an HTML page"),
+        (
+            lambda d: (d / "unet" / "config.json").write_text("version https://git-lfs"),
+            "git lfs pull",
+        ),
+        (lambda d: (d / "unet" / "config.json").write_bytes(b"\xff\xfe"), "cannot be read as JSON"),
+        (lambda d: (d / "unet" / "config.json").write_text("[" * 99999), "cannot be read as JSON"),
     ],
 )
 def test_what_is_missing_or_damaged_is_named(pipeline_dir, change, said):
     change(pipeline_dir)
     with pytest.raises(UserError, match=said):
         folder.read(pipeline_dir)
+
+
+def test_without_a_scheduler_nothing_is_said_of_the_noise(pipeline_dir):
+    model = folder.read(pipeline_dir / "unet")
+    assert (model.settings["diffusion"], model.settings["sampler"]) == ({}, {})
+
+
+def test_another_scheduler_is_noted(pipeline_dir, edit_json):
+    where = pipeline_dir / "scheduler" / "scheduler_config.json"
+    index = pipeline_dir / "model_index.json"
+    edit_json(where, _class_name="PNDMScheduler")
+    edit_json(index, scheduler=["diffusers", "PNDMScheduler"])
+    (note,) = folder.read(pipeline_dir).notes
+    assert str(where) in note and "PNDMScheduler is none of the samplers here" in note
+    edit_json(index, scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"])
+    with pytest.raises(UserError, match="FlowMatchEulerDiscreteScheduler"):
+        folder.read(pipeline_dir)
+
+
+def test_a_variant_is_read_and_noted(pipeline_dir):
+    usual = pipeline_dir / "unet" / folder.WEIGHTS
+    variant = usual.with_name("diffusion_pytorch_model.bf16.safetensors")
+    usual.rename(variant)
+    model = folder.read(pipeline_dir)
+    assert model.weights == "unet/diffusion_pytorch_model.bf16.safetensors"
+    assert "the variant bf16" in model.notes[0]
+    assert folder.read(pipeline_dir, variant="bf16").notes == ()
+    shutil.copy(variant, variant.with_name("diffusion_pytorch_model.ema.safetensors"))
+    with pytest.raises(UserError, match=r"--variant=bf16\|ema"):
+        folder.read(pipeline_dir)
+
+
+@pytest.mark.parametrize("variant", ["", "fp16"])
+def test_shards_are_written_as_they_were_read(pipeline_dir, tmp_path, split_weights, variant):
+    split_weights(pipeline_dir / "unet", variant)
+    model = folder.read(pipeline_dir)
+    assert len(model.shards) == 3
+    folder.write(tmp_path / "again", model)
+    files = [p.relative_to(pipeline_dir) for p in pipeline_dir.rglob("*") if p.is_file()]
+    again = [p.relative_to(tmp_path / "again") for p in (tmp_path / "again").rglob("*")]
+    assert set(files) == {p for p in again if (tmp_path / "again" / p).is_file()}
+    for file in files:
+        assert (tmp_path / "again" / file).read_bytes() == (pipeline_dir / file).read_bytes()
 
 
 def test_no_folder_and_no_average(pipeline_dir, tmp_path):

@@ -57,11 +57,59 @@ def test_another_network_is_written_into_a_copy(tmp_path, source, model):
     }
 
 
+def test_no_weights_of_the_source_lie_beside_new_ones(tmp_path, model):
+    """A reader who asks for a variant, or a single file, would get the model before unlearning."""
+    source = text_to_image.write_folder(tmp_path / "source")
+    weights = "diffusion_pytorch_model"
+    left_out = [
+        f"unet/{weights}.fp16.safetensors",
+        f"unet/{weights}.safetensors.index.fp16.json",
+        f"unet/{weights}.bin",
+        "unet/diffusion_flax_model.msgpack",
+        "v1-5-pruned.ckpt",
+        "v1-5-pruned.safetensors",
+        "unet_ema",
+        ".git",
+    ]
+    for name in left_out:
+        path = source / name
+        if path.suffix or path.name.count("."):
+            path = path / "pack" if path.name == ".git" else path
+        else:
+            path = path / f"{weights}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"the source's")
+    (source / "vae" / f"{weights}.fp16.safetensors").write_bytes(b"of another network")
+    (source / "README.md").write_text("kept")
+    found = pipeline.write(tmp_path / "new", source, {"unet": model.params["unet"]})
+    assert found == sorted(left_out)
+    assert b"the source's" not in contents(tmp_path / "new").values()
+    assert {"README.md", f"vae/{weights}.fp16.safetensors"} < contents(tmp_path / "new").keys()
+    pipeline.read(tmp_path / "new")
+
+
+def test_shards_of_a_network(tmp_path, model, split_weights):
+    source = text_to_image.write_folder(tmp_path / "source")
+    split_weights(source / "unet")
+    found = pipeline.read(source)
+    jax.tree.map(np.testing.assert_array_equal, found.params["unet"], model.params["unet"])
+    assert pipeline.write(tmp_path / "copy", source, found.params) == []
+    assert contents(tmp_path / "copy") == contents(source)
+
+
+@pytest.mark.parametrize("value", ["big", [1], -1, float("inf"), True])
+def test_a_scaling_factor_is_a_number(tmp_path, edit_json, value):
+    source = text_to_image.write_folder(tmp_path / "source")
+    edit_json(source / "vae" / "config.json", scaling_factor=value)
+    with pytest.raises(UserError, match=r"vae/config\.json: scaling_factor = .*a number > 0"):
+        pipeline.read(source)
+
+
 def test_nothing_is_overwritten_and_nothing_left_behind(tmp_path, source, model):
     (tmp_path / "there").mkdir()
     with pytest.raises(UserError, match="exists already"):
         pipeline.write(tmp_path / "there", source, {})
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="no such folder"):
         pipeline.write(tmp_path / "new", tmp_path / "there", {"unet": model.params["unet"]})
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 

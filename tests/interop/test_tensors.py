@@ -53,7 +53,7 @@ def test_every_truncation_and_garbage_is_one_line(tmp_path, values):
     tensors.write(path, values, {"format": "pt"})
     whole = path.read_bytes()
     rng = np.random.RandomState(1)
-    broken = [whole[:n] for n in (0, 4, 8, 20, len(whole) - 1)]
+    broken = [whole[:n] for n in (4, 8, 20, len(whole) - 1)]
     broken += [whole + b"x", b"\xff" * 8 + whole[8:], whole[:8] + b"?" + whole[9:], rng.bytes(99)]
     for content in broken:
         path.write_bytes(content)
@@ -84,6 +84,39 @@ def test_pickles_are_refused_unopened(tmp_path, suffix):
         UserError, match=rf"is a pickle.*`vdu convert {path} .*weights\.safetensors"
     ):
         tensors.read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is an empty file: get the file again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html></html>", "is an HTML page.*download the file itself"),
+        (b"\n <html lang='en'>", "is an HTML page"),
+        (b'{"error": "not found"}', "is a JSON file"),
+        (b"\x80\x02}q\x00.", "is a pickle: use `vdu convert`"),
+        (b"PK\x03\x04" + bytes(99), "is a zip archive"),
+        (b"GGUF" + bytes(99), "is a GGUF file"),
+    ],
+)
+def test_a_file_that_is_something_else_is_named(tmp_path, content, said):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"x\.safetensors {said}|x\.safetensors is .*{said}"):
+        tensors.read(path)
+
+
+@pytest.mark.parametrize("name", ["a.bin.index.json", "a.bin.index.fp16.json"])
+def test_a_shard_is_not_converted_alone(tmp_path, name):
+    """The command that is proposed takes all of them."""
+    shards = [f"a-0000{i}-of-00002.bin" for i in (1, 2)]
+    for shard in shards:
+        (tmp_path / shard).write_bytes(b"\x80\x02")
+    with pytest.raises(UserError, match=r"one of 2 shards.*a\.bin\.index\.json"):
+        tensors.refuse_pickle(tmp_path / shards[0])
+    (tmp_path / name).write_text(json.dumps({"weight_map": dict(zip("xy", shards, strict=True))}))
+    with pytest.raises(UserError, match=rf"`vdu convert {tmp_path / name} .*a\.safetensors`"):
+        tensors.refuse_pickle(tmp_path / shards[1])
 
 
 def test_a_missing_file(tmp_path):

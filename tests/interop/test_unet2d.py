@@ -111,6 +111,13 @@ def test_image_sizes(size):
         ("sample_size", [8, 8, 8]),
         ("center_input_sample", 1),
         ("cross_attention_dim", 768),
+        ("surprise", 0),
+        ("surprise", []),
+        ("in_channels", 0),
+        ("in_channels", 1.5),
+        ("sample_size", ""),
+        ("sample_size", True),
+        ("num_class_embeds", False),  # an embedding of no classes
     ],
 )
 def test_what_the_network_cannot_express_is_refused_by_key(key, value):
@@ -127,6 +134,29 @@ def test_scale_shift_needs_the_middle_attention_to_be_normalised():
     settings, shape = unet2d.read_config(changed | {"attn_norm_num_groups": 32}, "x")
     assert unet2d.write_config(settings, shape)["attn_norm_num_groups"] == 32
     unet2d.read_config(changed | {"add_attention": False}, "x")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"surprise": None, "another": False},
+        {"class_embed_type": False},
+        {"num_train_timesteps": 1000},  # of a time embedding of another type
+        {"time_embedding_dim": 512},
+        {"_class_name": "UNetModel"},
+        {"_class_name": "UNetUnconditionalModel"},
+        {"_name_or_path": "x"},
+    ],
+)
+def test_what_says_nothing_is_accepted(changed):
+    found = unet2d.read_config(DDPM_CIFAR10 | changed, "x")
+    assert found == unet2d.read_config(DDPM_CIFAR10, "x")
+
+
+def test_groups_of_an_attention_that_is_not_there():
+    changed = DDPM_CIFAR10 | {"add_attention": False}
+    expected = unet2d.read_config(changed, "x")
+    assert unet2d.read_config(changed | {"attn_norm_num_groups": 7}, "x") == expected
 
 
 def test_the_keys_of_a_moving_average_are_no_settings():

@@ -253,7 +253,7 @@ def test_export_and_import_without_their_arguments(finished_run, tmp_path, capsy
         ("unet/config.json", {"norm_num_groups": 5}, "model.num_groups = 5"),
         ("unet/config.json", {"layers_per_block": 1.5}, "model.layers_per_block = 1.5"),
         ("unet/config.json", {"act_fn": "mish"}, "act_fn = 'mish' can't be expressed"),
-        ("scheduler/scheduler_config.json", {"beta_end": 1.5}, "diffusion.beta_end = 1.5"),
+        ("scheduler/scheduler_config.json", {"beta_end": 1.5}, "beta_end = 1.5 can't be expressed"),
         (
             "scheduler/scheduler_config.json",
             {"num_train_timesteps": "x"},
@@ -269,6 +269,140 @@ def test_import_refuses_a_folder_that_cannot_work(
     edit_json(source / file, **values)
     line = refused(capsys, "import", source, f"--workdir={tmp_path / 'w'}")
     assert said in line and str(source) in line
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(exported, tmp_path_factory):
+    """What diffusers' training script saves on the way: two networks, and nothing else."""
+    root = tmp_path_factory.mktemp("training") / "checkpoint-500"
+    shutil.copytree(exported / "raw" / "unet", root / "unet")
+    shutil.copytree(exported / "original" / "unet", root / "unet_ema")
+    return root
+
+
+def test_a_model_without_a_scheduler_has_no_noise_schedule_that_is_known(
+    checkpoint, config_file, tmp_path, capsys
+):
+    workdir = tmp_path / "w"
+    assert cli.main(["import", str(checkpoint), f"--workdir={workdir}", "--weights=ema"]) == 0
+    out, written = capsys.readouterr().out, workdir / "import" / "config.py"
+    assert f"{checkpoint} has no scheduler_config.json" in out
+    assert f"set config.diffusion in {written}" in out
+    assert artifacts.read_json(workdir / "import" / "inputs.json")["diffusion"] == "unknown"
+    # The config that is written says so, and is refused until the schedule is set.
+    assert "config.diffusion.schedule = 'unknown'" in written.read_text()
+    ready = written.read_text().replace(
+        "    return config", "    config.methods.vdu = vdu_config.method('vdu')\n    return config"
+    )
+    ready = ready.replace('"runs"', "'trajectory'")
+    (tmp_path / "mine.py").write_text(ready)
+    argv = [f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'r'}"]
+    assert "diffusion.schedule = 'unknown'" in refused(capsys, "posterior", *argv)
+    # With the right schedule it is accepted: what is refused is another setting.
+    line = refused(capsys, "posterior", *argv, "--config.diffusion.schedule=cosine")
+    assert "posterior.source = 'trajectory'" in line
+    # Another config has to say it as well, for every way to use the model.
+    common = [f"--config={config_file}", f"--workdir={tmp_path / 'r'}"]
+    runs = ["--config.posterior.source=runs", f"--config.posterior.runs=({str(workdir)!r},)"]
+    start = f"--config.unlearn.init_from={workdir}"
+    for command, flags in {
+        "posterior": [start, *runs],
+        "train": [f"--config.train.init_from={workdir}"],
+    }.items():
+        line = refused(capsys, command, *common, *flags)
+        assert f"the model in {workdir / 'import'} came without a noise schedule" in line
+        assert "unlearn.assume_schedule = True" in line
+    for name in ("linear", "cosine"):
+        config = cli.parse(
+            [
+                *common,
+                start,
+                "--config.unlearn.assume_schedule",
+                f"--config.diffusion.schedule={name}",
+            ]
+        )[0]["config"].value
+        assert build.original_folder(config, tmp_path / "r") == workdir / "import"
+    with pytest.raises(UserError, match="model.norm_eps"):
+        config.model.norm_eps = 0.1
+        build.original_folder(config, tmp_path / "r")
+
+
+def test_every_run_of_a_posterior_is_asked_for_its_schedule(
+    checkpoint, imported, config_file, tmp_path, capsys
+):
+    assert cli.main(["import", str(checkpoint), f"--workdir={tmp_path / 'w'}"]) == 0
+    line = refused(
+        capsys, "posterior", f"--config={config_file}", f"--workdir={tmp_path / 'r'}",
+        f"--config.unlearn.init_from={imported / 'original'}", "--config.posterior.source=runs",
+        f"--config.posterior.runs=({str(tmp_path / 'w')!r},)",
+    )  # fmt: skip
+    assert f"the model in {tmp_path / 'w' / 'import'} came without a noise schedule" in line
+
+
+def test_a_scheduler_beside_the_checkpoint_is_pointed_at(checkpoint, exported, tmp_path, capsys):
+    shutil.copytree(checkpoint, tmp_path / "run" / "checkpoint-500")
+    shutil.copytree(exported / "raw" / "scheduler", tmp_path / "run" / "scheduler")
+    source = tmp_path / "run" / "checkpoint-500"
+    assert cli.main(["import", str(source), f"--workdir={tmp_path / 'w'}"]) == 0
+    assert str(tmp_path / "run" / "scheduler") in capsys.readouterr().out
+
+
+def test_a_model_without_a_scheduler_is_exported_as_it_came(checkpoint, tmp_path):
+    assert cli.main(["import", str(checkpoint / "unet"), f"--workdir={tmp_path / 'w'}"]) == 0
+    assert cli.main(["export", str(tmp_path / "again"), f"--workdir={tmp_path / 'w'}"]) == 0
+    assert files(tmp_path / "again") == files(checkpoint / "unet")
+
+
+def test_variants_and_shards_are_imported_and_exported(exported, tmp_path, capsys, split_weights):
+    source = tmp_path / "source"
+    shutil.copytree(exported / "original", source)
+    (source / folder.ORIGIN).unlink()
+    whole = folder.read(source).tensors
+    split_weights(source / "unet", "bf16")
+    assert cli.main(["import", str(source), f"--workdir={tmp_path / 'w'}"]) == 0
+    assert "the variant bf16, the only weights in its folder" in capsys.readouterr().out
+    assert "# " in (tmp_path / "w" / "import" / "config.py").read_text()
+    assert cli.main(["export", str(tmp_path / "again"), f"--workdir={tmp_path / 'w'}"]) == 0
+    assert files(tmp_path / "again") == files(source)
+    # Of two, one has to be chosen.
+    from vdu_jax.interop import tensors
+
+    tensors.write(source / "unet" / "diffusion_pytorch_model.ema.safetensors", whole, {})
+    line = refused(capsys, "import", source, f"--workdir={tmp_path / 'v'}")
+    assert "--variant=bf16|ema" in line
+    flags = [f"--workdir={tmp_path / 'v'}", "--variant=ema"]
+    assert cli.main(["import", str(source), *flags]) == 0
+    assert "--variant=fp8" in refused(capsys, "import", source, *flags[:1], "--variant=fp8")
+
+
+def test_another_sampler_is_proposed_and_said(exported, tmp_path, capsys, edit_json):
+    source = tmp_path / 'so"urce'  # a path that a docstring has to quote
+    shutil.copytree(exported / "original", source)
+    edit_json(source / "model_index.json", scheduler=["diffusers", "EulerDiscreteScheduler"])
+    edit_json(source / "scheduler" / "scheduler_config.json", _class_name="EulerDiscreteScheduler")
+    assert cli.main(["import", str(source), f"--workdir={tmp_path / 'w'}"]) == 0
+    assert "EulerDiscreteScheduler is none of the samplers here" in capsys.readouterr().out
+    path = tmp_path / "w" / "import" / "config.py"
+    assert "EulerDiscreteScheduler is none" in path.read_text()
+    theirs = cli.parse([f"--config={path}", "--workdir=x"])[0]["config"].value
+    assert (theirs.sampler.name, theirs.sampler.clip_x0) == ("ddim", False)
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ({"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]}, "latents"),
+        ({"vae": ["diffusers", "AutoencoderKL"]}, "latents of its vae"),
+        ({"_class_name": "StableDiffusion3Pipeline"}, "SD 3"),
+        ({"_class_name": "StableDiffusionPipeline"}, "`vdu generate`"),
+    ],
+)
+def test_models_of_other_kinds_are_not_imported(exported, tmp_path, capsys, edit_json, index, said):
+    source = tmp_path / "source"
+    shutil.copytree(exported / "plain", source)
+    edit_json(source / "model_index.json", **index)
+    assert said in refused(capsys, "import", source, f"--workdir={tmp_path / 'w'}")
     assert not (tmp_path / "w").exists()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from vdu_jax.errors import UserError
-from vdu_jax.interop import folder, stable_diffusion, tensors, tokenizer, unet2d
+from vdu_jax.interop import folder, stable_diffusion, tokenizer, unet2d, weights
 from vdu_jax.models import clip
 from vdu_jax.types import Params
 
@@ -100,12 +100,16 @@ def read(directory: Path) -> Model:
         raise UserError(f"{directory}: no such folder")
     config, _ = folder.read_json(directory / "config.json")
     module = read_config(config, str(directory / "config.json"))
-    file = folder.weights_file(directory, WEIGHTS)
-    params = PART.to_params(module, tensors.read(file, PART.ignored).tensors, str(file))
+    found = weights.find(directory, WEIGHTS)
+    params = PART.to_params(module, weights.read(found, PART.ignored).tensors, str(found.file))
     mean, deviation = MEAN, DEVIATION
     if (directory / "preprocessor_config.json").is_file():
-        said, _ = folder.read_json(directory / "preprocessor_config.json")
+        where = directory / "preprocessor_config.json"
+        said, _ = folder.read_json(where)
         mean, deviation = said.get("image_mean", mean), said.get("image_std", deviation)
+        for key, value in (("image_mean", mean), ("image_std", deviation)):
+            if not unet2d.same_kind(value, [1.0]) or len(value) != 3:
+                raise UserError(f"{where}: {key} = {value!r}: it must be three numbers")
     statistics = np.array(mean, np.float32), np.array(deviation, np.float32)
     tokenize = tokenizer.load(directory, module.text.max_length)
     return Model(module, params, tokenize, *statistics)

@@ -1,9 +1,11 @@
 """From PyTorch's checkpoints, which are pickles, to safetensors files. Needs PyTorch."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from vdu_jax.errors import UserError
+from vdu_jax.interop import contents, tensors, weights
 from vdu_jax.runtime import artifacts
 
 
@@ -11,20 +13,29 @@ def convert(source: str | Path, destination: str | Path) -> None:
     """Write the tensors of a checkpoint as they are; no code in it is run.
 
     Args:
-      source: a state dict that `torch.save` wrote, or a dict that holds one under "state_dict".
+      source: a state dict that `torch.save` wrote, or a dict that holds one under "state_dict"; or
+        the index of several such files, NAME.bin.index.json, whose shards become one file.
       destination: a new file, NAME.safetensors.
 
     Raises:
       UserError: if PyTorch is missing, `destination` exists or has another suffix, or `source` is
-        missing, damaged, or holds anything but tensors.
+        missing, damaged, one shard alone, or holds anything but tensors.
     """
     source, destination = Path(source), Path(destination)
+    if source.is_dir():
+        raise UserError(f"{source} is a folder: name the checkpoint, or the index of its shards")
     if not source.is_file():
         raise UserError(f"{source}: no such file")
     if destination.suffix != ".safetensors":
         raise UserError(f"{destination}: the new file's name must end in .safetensors")
     if destination.exists():
         raise UserError(f"{destination} exists already: name another file, or delete it")
+    indexed = tensors.INDEX.search(source.name) is not None
+    shards = weights.read_index(source) if indexed else {}
+    if not shards:
+        tensors.check_not_shard(source, destination)
+    for file in [source.parent / name for name in shards] or [source]:
+        _check_contents(file)
     try:
         import torch
         from safetensors.torch import save_file
@@ -32,26 +43,77 @@ def convert(source: str | Path, destination: str | Path) -> None:
         raise UserError(
             "`vdu convert` needs PyTorch to read its files: pip install 'vdu-jax[torch]'"
         ) from None
-    found = _read(source, torch)
+    if shards:
+        found, left_out = {}, []
+        for name, wanted in shards.items():
+            part, more = _read(source.parent / name, torch)
+            weights.check_shard(source, name, set(wanted), set(part))
+            found |= part
+            left_out += more
+    else:
+        found, left_out = _read(source, torch)
     # Tensors that share memory, as tied weights do, are not allowed in the format.
-    tensors = {name: value.detach().clone().contiguous() for name, value in found.items()}
+    copies = {name: value.detach().clone().contiguous() for name, value in found.items()}
     with artifacts.atomic_path(destination) as temporary:
-        save_file(tensors, temporary, {"format": "pt"})
+        save_file(copies, temporary, {"format": "pt"})
+    files = f" of {len(shards)} shards" if shards else ""
+    print(f"{len(copies)} tensors{files} of {source} written to {destination}")
+    if left_out:
+        print(f"left out, for they are no part of the state dict: {', '.join(left_out)}")
 
 
-def _read(source: Path, torch) -> Mapping:
+def _check_contents(path: Path) -> None:
+    """Refuse, before PyTorch is asked, what is no checkpoint of its; say what it is."""
+    found = contents.look(path)
+    kind = found.kind if found else ""
+    if kind == "zip":
+        found = _of_zip(path)
+    elif kind == "pickle":
+        found = None
+    elif kind == "safetensors":
+        found = found._replace(do="it needs no conversion")
+    elif found is None:
+        raise UserError(f"{path} is damaged or no PyTorch checkpoint: get it again")
+    if found is not None:
+        raise UserError(f"{path} is {found.what}, not a PyTorch checkpoint: {found.do}")
+
+
+def _of_zip(path: Path) -> contents.Contents | None:
+    """What a zip archive holds, or `None` for what `torch.save` writes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        raise UserError(f"{path} is damaged or no PyTorch checkpoint: get it again") from None
+    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+        do = "save the model's state_dict() alone with torch.save"
+        return contents.Contents("torchscript", "a TorchScript program", do)
+    if any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
+        return None
+    if names and all(name.endswith(".npy") for name in names):
+        do = "get the weights as safetensors"
+        return contents.Contents("npz", "a NumPy archive", do)
+    return contents.Contents("zip", "a zip archive", "unpack it")
+
+
+def _read(source: Path, torch) -> tuple[Mapping, list[str]]:
+    """The state dict in a file, and the names of what else it holds."""
     try:
         found = torch.load(source, weights_only=True, map_location="cpu")
     except Exception as error:  # damaged files raise whatever the bytes happen to mean
-        if "weights only" in str(error).lower():
+        # Bytes that are no operation of pickles are damage, not code.
+        if "weights only" in str(error).lower() and "unsupported operand" not in str(error).lower():
             raise UserError(
                 f"{source} holds more than tensors and could run code when loaded: save the "
                 "model's state_dict() alone with torch.save, where you trust it"
             ) from error
         raise UserError(
-            f"{source} is damaged or no PyTorch checkpoint ({type(error).__name__}): get it again"
+            f"{source} is damaged or no PyTorch checkpoint ({type(error).__name__}): get it again, "
+            "or save the model's state_dict() alone with torch.save"
         ) from error
+    left_out = []
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        left_out = sorted(str(name) for name in found if name != "state_dict")
         found = found["state_dict"]
     if not isinstance(found, Mapping) or not found:
         raise UserError(f"{source} holds no state dict: save the model's state_dict() alone")
@@ -61,4 +123,4 @@ def _read(source: Path, torch) -> Mapping:
                 f"{source}: entry {name!r} is no named tensor but {type(value).__name__}: save the "
                 "model's state_dict() alone"
             )
-    return found
+    return found, left_out

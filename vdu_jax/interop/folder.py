@@ -2,7 +2,7 @@
 
     DIR/model_index.json
     DIR/unet/config.json                                  (or all of it in DIR itself)
-    DIR/unet/diffusion_pytorch_model.safetensors
+    DIR/unet/diffusion_pytorch_model.safetensors          (or a variant, or shards: see `weights`)
     DIR/unet_ema/…                                        (the moving average, if there is one)
     DIR/scheduler/scheduler_config.json
     DIR/vdu_jax.json                                      (of our own models: where they come from)
@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vdu_jax.errors import UserError
-from vdu_jax.interop import scheduler, tensors, unet2d
+from vdu_jax.interop import contents, kinds, scheduler, tensors, unet2d
+from vdu_jax.interop import weights as weight_files
 from vdu_jax.runtime import artifacts
 
 ORIGIN = "vdu_jax.json"
@@ -34,11 +35,13 @@ class ModelFolder(NamedTuple):
 
     Attributes:
       settings: "model", "diffusion" and "sampler", as in a config; without a scheduler's file the
-        latter two are empty.
+        latter two are empty: the noise schedule is not known.
       image_shape: (H, W, C); H = W = 0 if the folder does not say.
       tensors, metadata: see `tensors.TensorFile`.
-      weights: the tensors' file, relative to the folder.
+      weights: the tensors' file or the index of their shards, relative to the folder.
       texts: the JSON files that were read, by their paths relative to the folder.
+      shards: see `weights.Stored`.
+      notes: lines on what was chosen, or is not as the folder says.
     """
 
     settings: dict[str, dict]
@@ -47,6 +50,8 @@ class ModelFolder(NamedTuple):
     metadata: dict[str, str]
     weights: str
     texts: dict[str, str]
+    shards: dict[str, dict[str, Any]] = {}
+    notes: tuple[str, ...] = ()
 
 
 def read_json(path: Path) -> tuple[dict, str]:
@@ -56,9 +61,12 @@ def read_json(path: Path) -> tuple[dict, str]:
       UserError: if it is missing or holds anything else.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")  # with its ends of lines
         value = json.loads(text)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
+        found = contents.look(path) if path.is_file() else None
+        if found is not None and found.kind in ("empty", "lfs", "html"):
+            raise UserError(f"{path} is {found.what}: {found.do}") from error
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object")
@@ -72,69 +80,96 @@ def _network_folder(directory: Path, weights: str) -> Path:
     if weights == "ema":
         raise UserError(f"{directory} has no folder unet_ema: it keeps no moving average")
     if not (directory / "config.json").is_file():
-        raise UserError(
-            f"{directory} is no diffusers model: neither unet/ nor config.json is there"
-        )
+        raise kinds.refuse_folder(directory, kinds.READS_PIXELS)
     return directory
 
 
-def weights_file(network: Path, name: str = WEIGHTS) -> Path:
-    """The file with a network's tensors; where there is none of that name, its variant fp16.
-
-    Raises:
-      UserError: if there is neither.
-    """
-    variant = name.replace(".safetensors", ".fp16.safetensors")
-    for found in (network / name, network / variant):
-        if found.is_file():
-            return found
-    pickled = [p for p in sorted(network.glob("*")) if p.suffix in tensors.PICKLES]
-    if pickled:
-        tensors.refuse_pickle(pickled[0], network / name)
-    if (network / f"{name}.index.json").is_file():
-        raise UserError(
-            f"{network} holds its weights in several files: save the model again with "
-            "max_shard_size above its size"
-        )
-    raise UserError(f"{network / name}: no such file")
-
-
-def read(directory: Path, weights: str = "params") -> ModelFolder:
+def read(directory: Path, weights: str = "params", variant: str | None = "") -> ModelFolder:
     """Read a pipeline's folder, or that of a plain `UNet2DModel`.
 
     Args:
       weights: "params" for unet/, "ema" for unet_ema/.
+      variant: of the tensors' files; see `weights.find`.
 
     Raises:
-      UserError: naming the file, key or tensor that is missing, damaged or can't be expressed.
+      UserError: naming the file, key or tensor that is missing, damaged or can't be expressed, or
+        what kind of model it is that cannot be read.
     """
     directory = Path(directory)
+    if directory.is_file():
+        raise kinds.refuse_file(directory, kinds.READS_PIXELS)
     if not directory.is_dir():
         raise UserError(f"{directory}: no such folder")
-    network = _network_folder(directory, weights)
-    texts = {}
+    texts, index, notes = {}, {}, []
 
     def load(path: Path) -> dict:
         value, texts[path.relative_to(directory).as_posix()] = read_json(path)
         return value
 
-    model, image_shape = unet2d.read_config(load(network / "config.json"), network / "config.json")
-    settings = {"model": model, "diffusion": {}, "sampler": {}}
     if (directory / "model_index.json").is_file():
-        load(directory / "model_index.json")
-    for path in (
-        directory / "scheduler" / "scheduler_config.json",
-        directory / "scheduler_config.json",
-    ):
-        if path.is_file():
-            settings["diffusion"], settings["sampler"] = scheduler.read_config(load(path), path)
-            break
-    file = weights_file(network)
-    stored = tensors.read(file)
-    relative = file.relative_to(directory).as_posix()
+        index = load(directory / "model_index.json")
+        kinds.check_pixels(index, directory / "model_index.json")
+    elif around := kinds.index_around(directory):
+        kinds.check_not_latent(*around)
+    elif latents := [n for n in kinds.LATENT_NAMES if (directory / n).is_dir()]:
+        raise UserError(
+            f"{directory} has a folder {latents[0]}: its network works on latents: "
+            f"{kinds.READS_PIXELS}"
+        )
+    network = _network_folder(directory, weights)
+    config = load(network / "config.json")
+    if kind := kinds.describe_network(config):
+        do = kinds.USE_TEXT if "text-to-image" in kind else kinds.READS_PIXELS
+        raise UserError(f"{network / 'config.json'} is of {kind}: {do}")
+    model, image_shape = unet2d.read_config(config, network / "config.json")
+    settings = {"model": model, "diffusion": {}, "sampler": {}}
+    path = scheduler_file(directory, index)
+    if path is not None:
+        read = scheduler.read_config(load(path), path, scheduler_class(index))
+        settings["diffusion"], settings["sampler"] = read.diffusion, read.sampler
+        notes += read.notes
+    found = weight_files.find(network, WEIGHTS, variant)
+    if found.shards:
+        load(found.file)
+    if found.variant and not variant:
+        notes.append(f"{found.file}: the variant {found.variant}, the only weights in its folder")
+    if found.others and not variant:
+        others = " and ".join(found.others)
+        notes.append(f"{found.file} is read; {others} is there too, for --variant")
+    if weights == "params" and (directory / UNET_FOLDERS["ema"]).is_dir():
+        notes.append(f"{network} is read; the moving average is there too, for --weights=ema")
+    stored = weight_files.read(found)
     if (directory / ORIGIN).is_file() and weights == "params":
-        _check_origin(load(directory / ORIGIN), stored.tensors, directory / ORIGIN, file)
-    return ModelFolder(settings, image_shape, stored.tensors, stored.metadata, relative, texts)
+        _check_origin(load(directory / ORIGIN), stored.tensors, directory / ORIGIN, found.file)
+    relative = found.file.relative_to(directory).as_posix()
+    return ModelFolder(
+        settings, image_shape, stored.tensors, stored.metadata, relative, texts, stored.shards,
+        tuple(notes),
+    )  # fmt: skip
+
+
+def scheduler_class(index: Mapping[str, Any]) -> str | None:
+    """The class of the scheduler that a model_index.json names."""
+    parts = kinds.components(index)
+    return next((parts[name] for name in kinds.SCHEDULERS if name in parts), None)
+
+
+def scheduler_file(directory: Path, index: Mapping[str, Any]) -> Path | None:
+    """The scheduler's file of a pipeline, in a folder of its own or beside the network's files.
+
+    Raises:
+      UserError: if the pipeline's index names a scheduler and there is no file of one.
+    """
+    name = "scheduler_config.json"
+    for path in (*(directory / part / name for part in kinds.SCHEDULERS), directory / name):
+        if path.is_file():
+            return path
+    if scheduler_class(index) is not None:
+        raise UserError(
+            f"{directory / 'scheduler' / name} is missing, which model_index.json names: get it "
+            "again"
+        )
+    return None
 
 
 def _check_origin(origin: dict, found: Mapping[str, np.ndarray], where: Path, file: Path) -> None:
@@ -197,4 +232,5 @@ def write(directory: Path, model: ModelFolder, overwrite: bool = False) -> None:
         for name, text in model.texts.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             (temporary / name).write_text(text, encoding="utf-8")
-        tensors.write(temporary / model.weights, model.tensors, model.metadata)
+        file = temporary / model.weights
+        weight_files.write(file.parent, file.name, model.tensors, model.metadata, model.shards)

@@ -6,6 +6,7 @@ DIR/tokenizer/                               see `tokenizer.load`
 DIR/scheduler/scheduler_config.json          its noise schedule alone; how to sample is ours
 """
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,16 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from vdu_jax.errors import UserError
-from vdu_jax.interop import folder, layout, scheduler, stable_diffusion, tensors, tokenizer
+from vdu_jax.interop import (
+    folder,
+    kinds,
+    layout,
+    scheduler,
+    stable_diffusion,
+    tensors,
+    tokenizer,
+    weights,
+)
 from vdu_jax.runtime import artifacts
 from vdu_jax.types import Params
 
@@ -54,39 +64,64 @@ def read(directory: Path) -> TextToImage:
       UserError: naming the file, key or tensor that is missing, damaged or can't be expressed.
     """
     directory = Path(directory)
+    if directory.is_file():
+        raise kinds.refuse_file(directory, kinds.READS_TEXT)
     if not directory.is_dir():
         raise UserError(f"{directory}: no such folder")
     if not (directory / "model_index.json").is_file():
-        raise UserError(f"{directory} is no diffusers pipeline: model_index.json is not there")
+        raise _no_pipeline(directory)
     index, _ = folder.read_json(directory / "model_index.json")
-    kind = index.get("_class_name")
-    if kind != "StableDiffusionPipeline":
-        raise UserError(
-            f"{directory / 'model_index.json'}: _class_name = {kind!r}: only a "
-            "StableDiffusionPipeline turns text to images here"
-        )
+    kinds.check_text(index, directory / "model_index.json")
     for part in (*stable_diffusion.PARTS, "tokenizer", "scheduler"):
         if not (directory / part).is_dir():
             raise UserError(f"{directory} has no folder {part}: get the model again")
     configs, modules = read_networks(directory)
     params = {}
     for name, part in stable_diffusion.PARTS.items():
-        file = folder.weights_file(directory / name, part.weights)
-        stored = tensors.read(file, part.ignored).tensors
-        params[name] = part.to_params(modules[name], stored, file)
+        found = weights.find(directory / name, part.weights)
+        stored = weights.read(found, part.ignored).tensors
+        params[name] = part.to_params(modules[name], stored, found.file)
     where = directory / "scheduler" / "scheduler_config.json"
-    diffusion = scheduler.read_noise(folder.read_json(where)[0], where)
+    named = folder.scheduler_class(index)
+    diffusion = scheduler.read_noise(folder.read_json(where)[0], where, named)
     return TextToImage(
         modules,
         params,
         tokenizer.load(directory / "tokenizer", modules["text_encoder"].max_length),
         diffusion,
-        float(configs["vae"].get("scaling_factor") or SCALING),
+        scaling_factor(configs["vae"], directory / "vae" / "config.json"),
         (
             *latent_sides(configs["unet"], directory / "unet" / "config.json"),
             modules["unet"].out_channels,
         ),
     )
+
+
+def _no_pipeline(directory: Path) -> UserError:
+    """The error for a folder without a model_index.json."""
+    where = directory / "config.json"
+    if where.is_file():
+        kind = kinds.describe_network(folder.read_json(where)[0]) or "a single network"
+        return UserError(f"{where} is of {kind}: name the pipeline's folder; {kinds.READS_TEXT}")
+    if (directory / "unet").is_dir():
+        return UserError(
+            f"{directory} is no diffusers pipeline: model_index.json is not there; "
+            f"{kinds.READS_TEXT}"
+        )
+    return kinds.refuse_folder(directory, f"model_index.json is not there; {kinds.READS_TEXT}")
+
+
+def scaling_factor(config: Mapping[str, Any], where: Path | str) -> float:
+    """What an autoencoder's latents are multiplied by.
+
+    Raises:
+      UserError: if its config.json says no number > 0.
+    """
+    value = config.get("scaling_factor")
+    value = SCALING if value is None else value
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise UserError(f"{where}: scaling_factor = {value!r}: it must be a number > 0")
+    return float(value)
 
 
 def read_networks(directory: Path) -> tuple[dict[str, dict], dict[str, nn.Module]]:
@@ -95,9 +130,14 @@ def read_networks(directory: Path) -> tuple[dict[str, dict], dict[str, nn.Module
     Raises:
       UserError: as `read`.
     """
-    configs, modules = {}, {}
+    directory, configs, modules = Path(directory), {}, {}
+    index = directory / "model_index.json"
+    if directory.is_file():
+        raise kinds.refuse_file(directory, kinds.READS_TEXT)
+    if index.is_file():
+        kinds.check_text(folder.read_json(index)[0], index)
     for name, part in stable_diffusion.PARTS.items():
-        where = Path(directory) / name / "config.json"
+        where = directory / name / "config.json"
         configs[name], _ = folder.read_json(where)
         modules[name] = part.read_config(configs[name], where)
     check_fit(directory, modules)
@@ -132,14 +172,19 @@ def latent_sides(config: Mapping[str, Any], where: Path | str) -> tuple[int, int
     return tuple(sides)
 
 
-def write(directory: Path, source: Path, params: Mapping[str, Params]) -> None:
+def write(directory: Path, source: Path, params: Mapping[str, Params]) -> list[str]:
     """The folder `source` with other parameters in some of its networks, whole or not at all.
 
-    All else is copied as it is, and tensors keep their names, types and metadata: with the
-    parameters that were read, the new folder has the same bytes.
+    The rest of the pipeline is copied as it is, and tensors keep their names, types, files and
+    metadata: with the parameters that were read, the new folder has the same bytes. Nothing that
+    could hold the source's weights is copied beside new ones: other variants of a network, single
+    files, and folders that are no part of the pipeline, such as unet_ema/ or .git/.
 
     Args:
       params: of networks by name, e.g. {"unet": …}.
+
+    Returns:
+      The files and folders that were not copied, relative to `source`.
 
     Raises:
       UserError: if there is something at `directory` already, or `source` cannot be read.
@@ -147,14 +192,45 @@ def write(directory: Path, source: Path, params: Mapping[str, Params]) -> None:
     directory, source = Path(directory), Path(source)
     if directory.exists():
         raise UserError(f"{directory} exists already: name another folder")
+    found = {
+        name: weights.find(source / name, stable_diffusion.PARTS[name].weights) for name in params
+    }
+    index, _ = folder.read_json(source / "model_index.json")
+    skipped = _not_copied(source, kinds.components(index), found)
     with artifacts.atomic_folder(directory) as temporary:
-        shutil.copytree(source, temporary, dirs_exist_ok=True)
+        shutil.copytree(
+            source,
+            temporary,
+            dirs_exist_ok=True,
+            ignore=lambda at, names: [n for n in names if Path(at, n) in skipped],
+        )
         for name, tree in params.items():
             part = stable_diffusion.PARTS[name]
-            file = folder.weights_file(source / name, part.weights)
-            stored = tensors.read(file, part.ignored)
+            stored = weights.read(found[name], part.ignored)
             named = part.to_tensors(tree, stored.tensors)
-            tensors.write(temporary / name / file.name, named, stored.metadata)
+            file = found[name].file.name
+            weights.write(temporary / name, file, named, stored.metadata, stored.shards)
+    return sorted(path.relative_to(source).as_posix() for path in skipped)
+
+
+def _not_copied(
+    source: Path, parts: Mapping[str, str], found: Mapping[str, weights.Found]
+) -> set[Path]:
+    """What of a pipeline's folder is left out of one with new weights for the networks `found`."""
+    skipped = {
+        path
+        for path in source.iterdir()
+        if (path.is_dir() and path.name not in parts)
+        or (path.is_file() and weights.is_weights(path.name))
+    }
+    for name, files in found.items():
+        kept = {files.file.name, *files.shards}
+        skipped |= {
+            path
+            for path in (source / name).iterdir()
+            if path.name not in kept and (path.is_dir() or weights.is_weights(path.name))
+        }
+    return skipped
 
 
 # Classes of a pipeline's parts, as its model_index.json names them.

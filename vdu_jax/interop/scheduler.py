@@ -1,104 +1,306 @@
 """The schedulers of Hugging Face diffusers: `scheduler_config.json`.
 
-One file of theirs holds two things of ours: the noise schedule (`config.diffusion`) and the way to
-sample (`config.sampler`).
+One file of theirs holds two things of ours: the noise schedule (`config.diffusion`), which must be
+exactly one that we have, and the way to sample (`config.sampler`), which is a proposal: the same
+where we have it, or else the nearest, with a note that says what differs.
 """
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from vdu_jax.diffusion.samplers import VARIANCES
+from vdu_jax.diffusion.samplers import SPACINGS, VARIANCES
 from vdu_jax.diffusion.schedule import PREDICTIONS
 from vdu_jax.errors import UserError
+from vdu_jax.interop.unet2d import same_kind, says_nothing
 
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
-CLASSES = {
-    "DDPMScheduler": "ddpm",
-    "DDIMScheduler": "ddim",
-    "DPMSolverMultistepScheduler": "dpm++2m",
+
+
+class Kind(NamedTuple):
+    """A scheduler of theirs.
+
+    Attributes:
+      sampler: the same, or the nearest, of our samplers.
+      exact: whether it is the same.
+      eta: of that sampler.
+      spacing: default of `timestep_spacing`.
+      clips: the default of `clip_sample`; `None` for a class that clips nothing.
+      thresholds, flows: whether `thresholding` and `use_flow_sigmas` mean something to it.
+      betas: defaults of beta_start, beta_end and beta_schedule.
+    """
+
+    sampler: str
+    exact: bool = False
+    eta: float = 0.0
+    spacing: str = "linspace"
+    clips: bool | None = None
+    thresholds: bool = False
+    flows: bool = False
+    betas: tuple[float, float, str] = (1e-4, 0.02, "linear")
+
+
+NARROW = (0.00085, 0.012, "linear")
+DPM = Kind("dpm++2m", thresholds=True, flows=True)
+DDPM = Kind("ddpm", exact=True, spacing="leading", clips=True, thresholds=True)
+DDIM = DDPM._replace(sampler="ddim")
+FEW_STEPS = Kind(
+    "ddim", spacing="leading", clips=False, thresholds=True, betas=(*NARROW[:2], "scaled_linear")
+)
+# Those that add noise as DDPM does, whatever they call its levels, by class name.
+KINDS = {
+    "DDPMScheduler": DDPM,
+    "DDPMParallelScheduler": DDPM,
+    "DDIMScheduler": DDIM,
+    "DDIMParallelScheduler": DDIM,
+    "DPMSolverMultistepScheduler": DPM._replace(exact=True),
+    "DDIMInverseScheduler": DDIM._replace(exact=False, thresholds=False),
+    "DEISMultistepScheduler": DPM,
+    "DPMSolverMultistepInverseScheduler": DPM,
+    "DPMSolverSDEScheduler": Kind("dpm++2m", eta=1.0, betas=NARROW),
+    "DPMSolverSinglestepScheduler": DPM,
+    "EulerAncestralDiscreteScheduler": Kind("ddim", eta=1.0),
+    "EulerDiscreteScheduler": Kind("ddim"),
+    "HeunDiscreteScheduler": Kind("dpm++2m", clips=False, betas=NARROW),
+    "KDPM2AncestralDiscreteScheduler": Kind("dpm++2m", eta=1.0, betas=NARROW),
+    "KDPM2DiscreteScheduler": Kind("dpm++2m", betas=NARROW),
+    "LCMScheduler": FEW_STEPS,
+    "LMSDiscreteScheduler": Kind("ddim"),
+    "PNDMScheduler": Kind("ddim", spacing="leading"),
+    "RePaintScheduler": Kind("ddpm", spacing="leading", clips=True),
+    "SASolverScheduler": DPM._replace(eta=1.0),
+    "TCDScheduler": FEW_STEPS,
+    "UniPCMultistepScheduler": DPM,
 }
-DEFAULTS = {
+# Names of the first versions -> today's.
+RENAMED_CLASSES = {"GaussianDDPMScheduler": "DDPMScheduler"}
+RENAMED_KEYS = {"timesteps": "num_train_timesteps", "clip_predicted_image": "clip_sample"}
+# An example of each key's value, for its kind; the numbers are the defaults of all classes.
+EXAMPLES = {
     "num_train_timesteps": 1000,
     "beta_start": 1e-4,
     "beta_end": 0.02,
     "beta_schedule": "linear",
-    "variance_type": "fixed_small",
     "prediction_type": "epsilon",
+    "variance_type": "fixed_small",
     "clip_sample": True,
-    "timestep_spacing": "leading",
-    "algorithm_type": "dpmsolver++",
-}
-ALGORITHMS = {"dpmsolver++": 0.0, "sde-dpmsolver++": 1.0}  # of DPM-Solver; our eta
-# What our samplers do, in their words. A key that is absent has this meaning too.
-FIXED = {
-    "trained_betas": None,
-    "thresholding": False,
     "clip_sample_range": 1.0,
+    "thresholding": False,
+    "timestep_spacing": "leading",
     "steps_offset": 0,
-    "rescale_betas_zero_snr": False,
     "set_alpha_to_one": True,
+    "algorithm_type": "dpmsolver++",
     "solver_order": 2,
     "solver_type": "midpoint",
-    "lower_order_final": True,
     "final_sigmas_type": "zero",
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-    "use_lu_lambdas": False,
+    "lambda_min_clipped": -math.inf,
+    "rescale_betas_zero_snr": False,
     "use_flow_sigmas": False,
+    "timestep_type": "discrete",
 }
-IGNORED = {
-    # Only read where a key of FIXED has another value, or by samplers of other kinds.
-    "dynamic_thresholding_ratio",
-    "sample_max_value",
-    "euler_at_final",
-    "flow_shift",
-    "lambda_min_clipped",
-    "use_dynamic_shifting",
-    "time_shift_type",
-    "skip_prk_steps",
+# What our DPM-Solver++ does, in their words.
+SOLVER = {
+    "solver_order": (2,),
+    "solver_type": ("midpoint",),
+    "final_sigmas_type": ("zero",),
+    "lambda_min_clipped": (-math.inf, None),
+    "use_karras_sigmas": (False, None),
+    "use_exponential_sigmas": (False, None),
+    "use_beta_sigmas": (False, None),
+    "use_lu_lambdas": (False, None),
 }
+ALGORITHMS = {"dpmsolver++": 0.0, "sde-dpmsolver++": 1.0, "dpmsolver": 0.0, "sde-dpmsolver": 1.0}
+OURS = ("dpmsolver++", "sde-dpmsolver++")
+# Known keys that say only how another class samples, or that only count where a key above has
+# another value than it is read with.
+OTHER_KEYS = {
+    "trained_betas", "dynamic_thresholding_ratio", "sample_max_value", "euler_at_final",
+    "lower_order_final", "flow_shift", "use_dynamic_shifting", "time_shift_type", "skip_prk_steps",
+    "interpolation_type", "sigma_min", "sigma_max", "original_inference_steps", "timestep_scaling",
+    "predictor_order", "corrector_order", "tau_func", "predict_x0", "disable_corrector", "solver_p",
+    "shift_terminal", "noise_sampler_seed", "eta", "tensor_format", "predict_epsilon",
+    "set_alpha_to_zero",
+}  # fmt: skip
 
 
-def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, dict]:
-    """Our `diffusion` and `sampler` settings from a `scheduler_config.json`.
+class Scheduler(NamedTuple):
+    """diffusion, sampler: settings as in a config. notes: what the sampler does otherwise."""
+
+    diffusion: dict[str, Any]
+    sampler: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+class _File:
+    """A `scheduler_config.json` under today's names, with the defaults of its class."""
+
+    def __init__(self, config: Mapping[str, Any], where: str, named: str | None):
+        self.where, self.said = where, dict(config)
+        name = named or config.get("_class_name")
+        if name is None:
+            raise self.refuse("_class_name", "it must be the scheduler's class")
+        name = RENAMED_CLASSES.get(name, name) if isinstance(name, str) else name
+        if not isinstance(name, str) or name not in KINDS:
+            raise self.refuse(
+                "_class_name",
+                "its noise schedule is not known here; known are those of "
+                + ", ".join(sorted(KINDS)),
+                name,
+            )
+        self.name, self.kind = name, KINDS[name]
+        self.values = self._renamed()
+        self._check_kinds()
+
+    def refuse(self, key: str, need: str, value: Any = None) -> UserError:
+        value = self.said.get(key) if value is None else value
+        return UserError(f"{self.where}: {key} = {value!r} can't be expressed: {need}")
+
+    def _renamed(self) -> dict[str, Any]:
+        start, end, schedule = self.kind.betas
+        values = EXAMPLES | {
+            "beta_start": start,
+            "beta_end": end,
+            "beta_schedule": schedule,
+            "timestep_spacing": self.kind.spacing,
+            "clip_sample": bool(self.kind.clips),
+        }
+        said = dict(self.said)
+        for old, new in RENAMED_KEYS.items():
+            value = said.pop(old, None)
+            if value is None:
+                continue
+            if said.get(new, value) != value:
+                raise self.refuse(old, f"it is an old name of {new}, which is {said[new]!r}")
+            said[new] = value
+        predicts = said.get("predict_epsilon")
+        prediction = said.get("prediction_type", "epsilon")
+        if predicts is not None and (predicts is not True or prediction != "epsilon"):
+            raise self.refuse(
+                "predict_epsilon", f"it must be true, beside prediction_type = {prediction!r}"
+            )
+        return values | said
+
+    def _check_kinds(self) -> None:
+        """Refuse keys that nobody knows, and values of another kind."""
+        for key, value in self.values.items():
+            if key.startswith("_") or says_nothing(value):
+                continue
+            if key in EXAMPLES:
+                if not same_kind(value, EXAMPLES[key]):
+                    raise self.refuse(key, f"it must be of the kind of {EXAMPLES[key]!r}", value)
+            elif key in SOLVER:
+                if not isinstance(value, bool):
+                    raise self.refuse(key, "it must be true or false")
+            elif key not in OTHER_KEYS:
+                raise self.refuse(key, "the key is not known")
+
+    def noise(self) -> dict[str, Any]:
+        """Our settings of the noise schedule, exactly."""
+        values, names = self.values, {theirs: ours for ours, theirs in SCHEDULES.items()}
+        steps, schedule = values["num_train_timesteps"], values["beta_schedule"]
+        if schedule not in names:
+            raise self.refuse("beta_schedule", f"it must be one of {', '.join(names)}")
+        if values["prediction_type"] not in PREDICTIONS:
+            raise self.refuse("prediction_type", f"it must be {' or '.join(PREDICTIONS)}")
+        if values.get("trained_betas") is not None:
+            raise self.refuse("trained_betas", "it must be null")
+        if values["rescale_betas_zero_snr"]:
+            raise self.refuse("rescale_betas_zero_snr", "it must be false")
+        if self.kind.flows and values["use_flow_sigmas"]:
+            raise self.refuse("use_flow_sigmas", "it must be false: flow matching is not known")
+        if self.kind.flows and str(values["variance_type"]).startswith("learned"):
+            raise self.refuse("variance_type", "a network that predicts variances is not known")
+        if self.name == "EulerDiscreteScheduler" and values["timestep_type"] != "discrete":
+            raise self.refuse("timestep_type", "it must be 'discrete'")
+        if not (isinstance(steps, int | float) and 2 <= steps <= 10**6 and steps == int(steps)):
+            raise self.refuse("num_train_timesteps", "it must be a whole number in 2..1000000")
+        betas = {}
+        for key, usual in (("beta_start", 1e-4), ("beta_end", 0.02)):
+            fine = isinstance(values[key], int | float) and 0 < values[key] < 1
+            if not fine and names[schedule] != "cosine":  # which has no use for them
+                raise self.refuse(key, "it must lie in (0, 1)")
+            betas[key] = values[key] if fine else usual
+        return {
+            "schedule": names[schedule],
+            "num_steps": int(steps),
+            **betas,
+            "prediction": values["prediction_type"],
+        }
+
+    def sampling(self) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Our settings of the nearest sampler, and notes on what it does otherwise."""
+        values, kind = self.values, self.kind
+        spacing, clips = values["timestep_spacing"], kind.clips is not None
+        if spacing not in SPACINGS:
+            raise self.refuse("timestep_spacing", f"it must be {' or '.join(SPACINGS)}")
+        if kind.thresholds and values["thresholding"]:
+            raise self.refuse("thresholding", "it must be false")
+        if clips and values["clip_sample"] and values["clip_sample_range"] != 1.0:
+            raise self.refuse("clip_sample_range", "it must be 1.0")
+        sampler = {
+            "name": kind.sampler,
+            "steps": values["num_train_timesteps"] if kind.sampler == "ddpm" else 50,
+            "spacing": "trailing" if kind.sampler == "dpm++2m" else spacing,
+            "clip_x0": bool(clips and values["clip_sample"]),
+        }
+        sampler["steps"] = int(min(sampler["steps"], values["num_train_timesteps"]))
+        if kind.sampler == "ddpm" and kind.exact:
+            sampler["variance"] = self._variance()
+        if kind.sampler != "ddpm" and (kind.eta or kind.sampler == "dpm++2m"):
+            sampler["eta"] = kind.eta
+        differs = []
+        if self.name == "DPMSolverMultistepScheduler":
+            if values["algorithm_type"] not in ALGORITHMS:
+                raise self.refuse("algorithm_type", f"it must be {' or '.join(ALGORITHMS)}")
+            sampler["eta"] = ALGORITHMS[values["algorithm_type"]]
+            wanted = SOLVER | {"algorithm_type": OURS, "timestep_spacing": ("trailing",)}
+            differs = [k for k, fine in wanted.items() if k in values and values[k] not in fine]
+        elif kind.exact and kind.sampler == "ddim" and not values["set_alpha_to_one"]:
+            differs.append("set_alpha_to_one")
+        if kind.exact and spacing == "leading" and values["steps_offset"]:
+            differs.append("steps_offset")
+        ours = f"config.sampler proposes {sampler['name']} of {sampler['steps']} steps"
+        if not kind.exact:
+            said = f"{self.where}: {self.name} is none of the samplers here; {ours}, the nearest"
+        elif differs:
+            values = ", ".join(f"{key} = {self.values[key]!r}" for key in differs)
+            said = f"{self.where}: {values} has no counterpart here; {ours} without it"
+        else:
+            return sampler, ()
+        return sampler, (f"{said}. The noise schedule is the file's",)
+
+    def _variance(self) -> str:
+        # The logarithm is taken and undone.
+        found = {"fixed_small_log": "fixed_small"}.get(
+            self.values["variance_type"], self.values["variance_type"]
+        )
+        if found not in VARIANCES:
+            raise self.refuse("variance_type", f"it must be {' or '.join(VARIANCES)}")
+        return found
+
+
+def read_config(config: Mapping[str, Any], where: str, named: str | None = None) -> Scheduler:
+    """Our settings from a `scheduler_config.json`.
+
+    Args:
+      where: named in errors and notes.
+      named: the class that the pipeline's model_index.json names, which diffusers goes by; `None`:
+        the file's own `_class_name`.
 
     Raises:
-      UserError: naming `where` and the key, if our schedules and samplers can't express its value.
+      UserError: naming `where` and the key, if our noise schedules can't express its value, or it
+        changes the predicted image in a way that no sampler of ours does.
     """
-
-    def refuse(key: str, need: str) -> UserError:
-        return UserError(f"{where}: {key} = {values.get(key)!r} can't be expressed: {need}")
-
-    kind = str(config.get("_class_name", "DDPMScheduler"))
-    spacing = {"timestep_spacing": "linspace"} if kind == "DPMSolverMultistepScheduler" else {}
-    values = DEFAULTS | spacing | dict(config)
-    if kind not in CLASSES:
-        raise refuse("_class_name", f"it must be one of {', '.join(CLASSES)}")
-    for key, value in values.items():
-        if key in FIXED and value != FIXED[key]:
-            raise refuse(key, f"it must be {FIXED[key]!r}")
-        if key not in DEFAULTS.keys() | FIXED.keys() | IGNORED and not key.startswith("_"):
-            raise refuse(key, "the key is not known")
-    diffusion = read_noise(config, where)
-    if kind == "DDPMScheduler" and values["variance_type"] not in VARIANCES:
-        raise refuse("variance_type", f"it must be {' or '.join(VARIANCES)}")
-    if kind == "DPMSolverMultistepScheduler" and values["timestep_spacing"] != "trailing":
-        raise refuse("timestep_spacing", "it must be trailing")
-    if values["algorithm_type"] not in ALGORITHMS:
-        raise refuse("algorithm_type", f"it must be {' or '.join(ALGORITHMS)}")
-    sampler = {
-        "name": CLASSES[kind],
-        "steps": values["num_train_timesteps"] if kind == "DDPMScheduler" else 50,
-        "spacing": values["timestep_spacing"],
-        # DPM-Solver++ does not clip in theirs.
-        "clip_x0": values["clip_sample"] and kind != "DPMSolverMultistepScheduler",
-    }
-    if kind == "DDPMScheduler":
-        sampler["variance"] = values["variance_type"]
-    if kind == "DPMSolverMultistepScheduler":
-        sampler["eta"] = ALGORITHMS[values["algorithm_type"]]
-    return diffusion, sampler
+    file = _File(config, where, named)
+    diffusion, (sampler, notes) = file.noise(), file.sampling()
+    own = config.get("_class_name", named)
+    if named is not None and own != named:
+        notes = (
+            f"{where}: _class_name = {own!r}, but model_index.json names {named}: read as the "
+            "latter, as diffusers does",
+            *notes,
+        )
+    return Scheduler(diffusion, sampler, notes)
 
 
 def write_config(diffusion: Mapping[str, Any], sampler: Mapping[str, Any]) -> dict:
@@ -122,34 +324,12 @@ def write_config(diffusion: Mapping[str, Any], sampler: Mapping[str, Any]) -> di
     }
 
 
-def read_noise(config: Mapping[str, Any], where: str) -> dict:
-    """Our `diffusion` settings alone, from the file of any of their schedulers.
+def read_noise(config: Mapping[str, Any], where: str, named: str | None = None) -> dict:
+    """Our `diffusion` settings alone, from the file of any of the schedulers in `KINDS`.
 
     All of them share one noise schedule and differ in how they sample.
 
     Raises:
       UserError: naming `where` and the key, if our schedules can't express its value.
     """
-    values = DEFAULTS | dict(config)
-    names = {theirs: ours for ours, theirs in SCHEDULES.items()}
-    numbers = ("num_train_timesteps", "beta_start", "beta_end")
-    for key, fits, need in (
-        (
-            "beta_schedule",
-            lambda v: isinstance(v, str) and v in names,
-            f"it must be one of {', '.join(names)}",
-        ),
-        ("prediction_type", lambda v: v in PREDICTIONS, f"it must be {' or '.join(PREDICTIONS)}"),
-        ("trained_betas", lambda v: v is None, "it must be null"),
-        ("rescale_betas_zero_snr", lambda v: not v, "it must be false"),
-        *((key, lambda v: type(v) in (int, float) and v > 0, "it must be > 0") for key in numbers),
-    ):
-        if not fits(values.get(key)):
-            raise UserError(f"{where}: {key} = {values.get(key)!r} can't be expressed: {need}")
-    return {
-        "schedule": names[values["beta_schedule"]],
-        "num_steps": int(values["num_train_timesteps"]),
-        "beta_start": values["beta_start"],
-        "beta_end": values["beta_end"],
-        "prediction": values["prediction_type"],
-    }
+    return _File(config, where, named).noise()

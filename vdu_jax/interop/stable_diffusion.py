@@ -67,7 +67,8 @@ class Reader:
     def finish(self) -> None:
         """Refuse what says something that nobody has read."""
         for key, value in self.values.items():
-            if key not in self.used and not key.startswith("_") and value not in (None, False):
+            known = key in self.used or key.startswith("_")
+            if not known and not unet2d.says_nothing(value):
                 raise self.refuse(key, "the key is not known")
 
 
@@ -230,6 +231,11 @@ def is_position(name: str) -> bool:
     return name.endswith(".position_ids")
 
 
+@functools.lru_cache(maxsize=16)
+def _param_shapes(init_params: Callable[[nn.Module, jax.Array], Params], module: nn.Module):
+    return jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
+
+
 class Part(NamedTuple):
     """One of the networks of a folder.
 
@@ -251,7 +257,7 @@ class Part(NamedTuple):
 
     def param_shapes(self, module: nn.Module) -> Params:
         """Shapes of the module's parameters; nothing is allocated."""
-        return jax.eval_shape(lambda: self.init_params(module, jax.random.key(0)))
+        return _param_shapes(self.init_params, module)
 
     def tensor_shapes(self, module: nn.Module) -> dict[str, tuple[int, ...]]:
         """The shapes of their tensors, by name."""

@@ -52,6 +52,8 @@ EMA_KEYS = {
     "decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma",
     "power",
 }  # fmt: skip
+# The class's names, the first two in the versions before 0.1.
+CLASSES = ("UNetModel", "UNetUnconditionalModel", "UNet2DModel")
 # What our network is, in their words: any other value can't be expressed.
 FIXED = {
     "time_embedding_type": ("positional",),
@@ -79,6 +81,14 @@ RENAMED = {
     "center_input_sample": "center_input_sample",
 }
 FLOAT_SETTINGS = ("norm_eps", "dropout", "freq_shift", "mid_block_scale_factor")
+
+
+def says_nothing(value: Any) -> bool:
+    """Whether a value of a key that is not known changes nothing: null or false.
+
+    Versions of diffusers add keys with such defaults, and drop others.
+    """
+    return value is None or value is False
 
 
 def same_kind(value: Any, default: Any) -> bool:
@@ -131,23 +141,27 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, tuple[int,
         return UserError(f"{where}: {key} = {values.get(key)!r} can't be expressed: {need}")
 
     values = DEFAULTS | {k: v for k, v in config.items() if k not in EMA_KEYS}
+    kind = values.get("_class_name", "UNet2DModel")
+    if kind not in CLASSES:
+        raise refuse("_class_name", "it must be UNet2DModel")
     for key, default in DEFAULTS.items():
         nullable = default is None or (key == "attention_head_dim" and values[key] is None)
         if not nullable and not same_kind(values[key], default):
             raise refuse(key, f"it must be of the kind of {default!r}")
-    if values.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        raise refuse("_class_name", "it must be UNet2DModel")
-    for key in values:
-        if key not in DEFAULTS and not key.startswith("_"):
+    for key, value in values.items():
+        if key not in DEFAULTS and not key.startswith("_") and not says_nothing(value):
             raise refuse(key, "the key is not known")
     for key, allowed in FIXED.items():
-        if values[key] not in allowed:
+        value = values[key]
+        if value not in allowed and not (key == "class_embed_type" and value is False):
             raise refuse(key, f"it must be {' or '.join(map(repr, allowed))}")
     channels = values["block_out_channels"]
     if not channels:
         raise refuse("block_out_channels", "it must name at least one resolution")
     if values["time_embedding_dim"] not in (None, 4 * channels[0]):
         raise refuse("time_embedding_dim", f"it must be null or {4 * channels[0]}")
+    if type(values["in_channels"]) is not int or not 1 <= values["in_channels"] <= LARGEST:
+        raise refuse("in_channels", f"it must be a whole number in 1..{LARGEST}")
     if values["in_channels"] != values["out_channels"]:
         raise refuse("out_channels", f"it must equal in_channels = {values['in_channels']}")
 
@@ -156,13 +170,13 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, tuple[int,
 
     mid_has_no_norm = values["resnet_time_scale_shift"] == "scale_shift" and values["add_attention"]
     allowed = [values["norm_num_groups"]] if mid_has_no_norm else [None, values["norm_num_groups"]]
-    if values["attn_norm_num_groups"] not in allowed:
+    if values["add_attention"] and values["attn_norm_num_groups"] not in allowed:
         raise refuse(
             "attn_norm_num_groups", f"it must be norm_num_groups = {values['norm_num_groups']}"
         )
-    size = values["sample_size"] or 0
+    size = 0 if says_nothing(values["sample_size"]) else values["sample_size"]
     sides = list(size) if isinstance(size, list | tuple) else [size, size]
-    if len(sides) != 2 or not all(isinstance(s, int) and 0 <= s <= LARGEST for s in sides):
+    if len(sides) != 2 or not all(type(s) is int and 0 <= s <= LARGEST for s in sides):
         raise refuse("sample_size", f"it must be null or one or two numbers in 1..{LARGEST}")
     height, width = sides
 

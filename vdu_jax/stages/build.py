@@ -316,20 +316,35 @@ def check_network(config: ConfigDict, folder: Path) -> None:
     A setting that is younger than the model has its default in it.
 
     Raises:
-      UserError: naming the first setting that differs.
+      UserError: naming the first setting that differs, or if the noise schedule of an imported
+        model is not known and the config does not say that it has it.
     """
     recorded = artifacts.read_json(folder / "inputs.json")
 
-    def settings(config):
-        return artifacts.flatten("", {s: config[s].to_dict() for s in ("model", "diffusion")})
+    def settings(config, sections=("model", "diffusion")):
+        return artifacts.flatten("", {s: config[s].to_dict() for s in sections})
 
     recorded = settings(vdu_config.default()) | recorded
+    if not _schedule_is_known(folder):
+        if not config.unlearn.assume_schedule:
+            raise UserError(
+                f"config key diffusion: the model in {folder} came without a noise schedule: set "
+                "diffusion to the one it was trained with, and unlearn.assume_schedule = True"
+            )
+        recorded |= settings(config, ("diffusion",))
     for key, value in settings(config).items():
         if key not in FREE and recorded[key] != value:
             raise UserError(
                 f"config key {key} = {value!r}: the model in {folder} has {recorded[key]!r}; set "
                 "it to that"
             )
+
+
+def _schedule_is_known(folder: Path) -> bool:
+    """Whether a model's folder says what noise schedule it was trained with."""
+    if folder.name != "import":
+        return True
+    return bool(artifacts.finished(folder)["summary"]["settings"]["diffusion"])
 
 
 def load_last(

@@ -5,6 +5,7 @@ import/config.py            a config that unlearns it, to be completed
 import/done.json            with all that is needed to write the same folder again
 """
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from vdu_jax.interop import folder, tensors, unet2d
 from vdu_jax.runtime import artifacts
 from vdu_jax.runtime.checkpoints import Store
 from vdu_jax.stages import build
+from vdu_jax.types import Params
 
+# What `inputs.json` records of a model that came without a scheduler.
+UNKNOWN = "unknown"
 CONFIG = '''"""Unlearning with the model of {source}.
 
     vdu run --config=THIS_FILE --workdir=DIR
@@ -34,11 +38,21 @@ def get_config():
     config.unlearn.init_from = {workdir!r}
     config.posterior.source = "runs"
     config.posterior.runs = ()  # workdirs of further imported checkpoints
-{settings}
+{notes}{settings}
     # config.data.name, config.forget.classes
     # config.methods.vdu = vdu_config.method("vdu")
     return config
 '''
+
+
+# Of a model that came without a scheduler: nothing is assumed.
+UNKNOWN_SCHEDULE = f"""\
+    # The model came without a scheduler. Say here how it was trained: the noise schedule
+    # ("linear", "scaled_linear" or "cosine") and, where they differ, the settings below it.
+    config.diffusion.schedule = {UNKNOWN!r}
+    # config.diffusion.num_steps, beta_start, beta_end, prediction
+    config.unlearn.assume_schedule = True  # that the schedule above is the model's
+"""
 
 
 def settings_of(model: folder.ModelFolder, where: Path) -> ConfigDict:
@@ -70,23 +84,44 @@ def known_shape(config: ConfigDict, image_shape: tuple[int, int, int]) -> tuple[
     return (height or smallest, width or smallest, channels)
 
 
-def run(source: Path, workdir: Path, weights: str = "params", overwrite: bool = False) -> None:
-    """Import the pipeline or `UNet2DModel` folder `source`; weights "params" or "ema".
+def read(
+    source: Path, weights: str = "params", variant: str = ""
+) -> tuple[folder.ModelFolder, ConfigDict, Params]:
+    """A model's folder, the default config with its settings, and its parameters.
+
+    Raises:
+      UserError: see `interop.folder.read`.
+    """
+    model = folder.read(source, weights, variant)
+    config = settings_of(model, source)
+    like = build.abstract_params(config, known_shape(config, model.image_shape))
+    return model, config, unet2d.to_params(model.tensors, like, source / model.weights)
+
+
+def run(
+    source: Path,
+    workdir: Path,
+    weights: str = "params",
+    overwrite: bool = False,
+    variant: str = "",
+) -> None:
+    """Import the pipeline or `UNet2DModel` folder `source`.
+
+    Args:
+      weights: "params" or "ema".
+      variant: of the weights' files, such as "fp16"; "" for the usual or only one.
 
     Raises:
       UserError: see `interop.folder.read`.
     """
     source, workdir = Path(source), Path(workdir)
-    model = folder.read(source, weights)
-    config = settings_of(model, source)
-    like = build.abstract_params(config, known_shape(config, model.image_shape))
-    params = unet2d.to_params(model.tensors, like, source / model.weights)
+    model, config, params = read(source, weights, variant)
     stage = artifacts.StageDir(
         workdir,
         "import",
         {
             "model": config.model.to_dict(),
-            "diffusion": config.diffusion.to_dict(),
+            "diffusion": config.diffusion.to_dict() if model.settings["diffusion"] else UNKNOWN,
             "tensors": tensors.checksums(model.tensors),
             "texts": model.texts,
         },
@@ -108,12 +143,25 @@ def run(source: Path, workdir: Path, weights: str = "params", overwrite: bool = 
                 "metadata": model.metadata,
                 "weights": model.weights,
                 "texts": model.texts,
+                "shards": model.shards,
                 "types": types,
             }
         )
     summary = artifacts.finished(stage.path)["summary"]
     print(f"imported {summary['parameters']:,} parameters of {source} into {stage.path}")
+    for note in model.notes:
+        print(f"note: {note}")
+    if not model.settings["diffusion"]:
+        print(f"note: {_no_schedule(source, stage.path / 'config.py')}")
     print(f"a config to start from: {stage.path / 'config.py'}")
+
+
+def _no_schedule(source: Path, config: Path) -> str:
+    said = f"{source} has no scheduler_config.json, so the noise schedule it was trained with is "
+    said += f"not known: set config.diffusion in {config}"
+    near = [source.absolute().parent / name for name in ("", "scheduler")]
+    near = [path / "scheduler_config.json" for path in near]
+    return said + "".join(f" (there is one at {path})" for path in near if path.is_file())
 
 
 def _config_text(model: folder.ModelFolder, source: Path, workdir: Path) -> str:
@@ -122,7 +170,16 @@ def _config_text(model: folder.ModelFolder, source: Path, workdir: Path) -> str:
         for section, values in model.settings.items()
         for key, value in values.items()
     ]
-    return CONFIG.format(source=source, workdir=str(workdir.absolute()), settings="\n".join(lines))
+    comment = {"width": 100, "initial_indent": "    # ", "subsequent_indent": "    # "}
+    notes = "".join(textwrap.fill(note, **comment) + "\n" for note in model.notes)
+    if not model.settings["diffusion"]:
+        notes += UNKNOWN_SCHEDULE
+    return CONFIG.format(
+        source=repr(str(source))[1:-1].replace('"', '\\"'),
+        workdir=str(workdir.absolute()),
+        notes=notes,
+        settings="\n".join(lines),
+    )
 
 
 def unchanged(path: Path) -> folder.ModelFolder:
@@ -142,5 +199,5 @@ def unchanged(path: Path) -> folder.ModelFolder:
     named = {name: value.astype(tensors.NAMED_TYPES[types[name]]) for name, value in named.items()}
     return folder.ModelFolder(
         summary["settings"], image_shape, named, summary["metadata"], summary["weights"],
-        summary["texts"],
+        summary["texts"], summary.get("shards", {}),
     )  # fmt: skip

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import text_to_image
 from PIL import Image
+from safetensors.numpy import save_file
 
 from vdu_jax import cli
 from vdu_jax.interop import pipeline
@@ -89,12 +90,39 @@ def edit(name, **changes):
             [],
             "no such file",
         ),
+        (lambda d: (d / "vae" / "config.json").write_text("<html>"), [], "is an HTML page"),
         (
             lambda d: (d / "text_encoder" / "model.safetensors").write_bytes(b"x" * 99),
             [],
             "is damaged or no safetensors file",
         ),
-        (edit("model_index.json", _class_name="FluxPipeline"), [], "'FluxPipeline'"),
+        (edit("model_index.json", _class_name="FluxPipeline"), [], "'FluxPipeline' is a text-to"),
+        (
+            edit("model_index.json", _class_name="DDPMPipeline", vae=None, text_encoder=None),
+            [],
+            "bring it in with `vdu import`",
+        ),
+        (edit("model_index.json", controlnet=["diffusers", "ControlNetModel"]), [], "controlnet"),
+        (
+            edit("model_index.json", scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"]),
+            [],
+            "_class_name = 'FlowMatchEulerDiscreteScheduler'",
+        ),
+        (edit("scheduler/scheduler_config.json", beta_end=2), [], "beta_end = 2 can't"),
+        (edit("vae/config.json", scaling_factor="big"), [], "scaling_factor = 'big'"),
+        (
+            lambda d: [
+                (d / "unet" / "diffusion_pytorch_model.safetensors").rename(
+                    d / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+                ),
+                shutil.copy(
+                    d / "unet" / "diffusion_pytorch_model.fp16.safetensors",
+                    d / "unet" / "diffusion_pytorch_model.ema.safetensors",
+                ),
+            ],
+            [],
+            "variants ema, fp16: leave only one of them there",
+        ),
         (edit("vae/config.json", latent_channels=8), [], "unet has 4 and vae 8"),
         (edit("unet/config.json", cross_attention_dim=99), [], "unet has 99 and text_encoder 24"),
         (edit("unet/config.json", sample_size="big"), [], "sample_size = 'big'"),
@@ -112,6 +140,17 @@ def test_a_mistake_is_one_line(folder, tmp_path, capsys, damage, arguments, said
     assert not picture.exists()
     error = capsys.readouterr().err.strip()
     assert error.startswith("vdu: error: ") and said in error and "\n" not in error
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+def test_a_single_file_is_named(tmp_path, capsys, suffix):
+    path = tmp_path / f"v1-5.{suffix}"
+    key = "model.diffusion_model.input_blocks.0.0.weight"
+    save_file({key: np.zeros(1, np.float32)}, path)
+    if suffix == "ckpt":
+        path.write_bytes(b"\x80\x02")
+    assert cli.main(["generate", str(path), "grid.png", "--prompt=a bag"]) == 2
+    assert "StableDiffusionPipeline.from_single_file" in capsys.readouterr().err
 
 
 def test_another_name_than_a_pictures_is_refused(folder, capsys):

@@ -19,5 +19,8 @@ def run(directory: Path, config: ConfigDict, workdir: Path, model: str) -> None:
         raise UserError(f"--model={model}: one of {', '.join(evaluate.models(config))}")
     original = build.original(config, workdir)
     unet = evaluate.load_unet(config, workdir, original, model)
-    pipeline.write(directory, build.original_folder(config, workdir), {"unet": unet})
+    source = build.original_folder(config, workdir)
+    left_out = pipeline.write(directory, source, {"unet": unet})
     print(f"exported {workdir} ({model}) to {directory}")
+    if left_out:
+        print(f"not copied from {source}, for they may hold its weights: {', '.join(left_out)}")

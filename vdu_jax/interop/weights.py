@@ -1,0 +1,257 @@
+"""The files that hold a network's tensors: variants and shards.
+
+For the name NAME.safetensors, and a variant such as fp16 or ema:
+
+    NAME.safetensors                         the usual file
+    NAME.fp16.safetensors                    a variant
+    NAME.safetensors.index.json              an index of shards, NAME-00001-of-00002.safetensors, …
+    NAME.safetensors.index.fp16.json         that of a variant; of other versions of diffusers,
+                                             NAME.fp16.safetensors.index.json
+                                             or NAME.safetensors.fp16.index.json
+
+An index's "weight_map" says which file each tensor lies in.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vdu_jax.errors import UserError
+from vdu_jax.interop import tensors
+from vdu_jax.interop.tensors import INDEX, SHARD
+
+# Endings of files that hold weights, of any library.
+SUFFIXES = (
+    ".safetensors", *tensors.PICKLES, ".msgpack", ".h5", ".onnx", ".onnx_data", ".pb", ".gguf",
+    ".flashpack",
+)  # fmt: skip
+
+
+class Found(NamedTuple):
+    """The files of a network's tensors, none of which has been opened.
+
+    Attributes:
+      file: the file itself or, of shards, their index.
+      variant: e.g. "fp16"; "" for the usual one.
+      shards: file name -> the tensors that the index says it holds; empty for a single file.
+      others: the variants that are there too.
+    """
+
+    file: Path
+    variant: str
+    shards: dict[str, list[str]]
+    others: tuple[str, ...] = ()
+
+
+class Stored(NamedTuple):
+    """What the files hold.
+
+    Attributes:
+      tensors: arrays by name, of their stored types.
+      metadata: the single file's own strings.
+      shards: file name -> {"tensors": names, "metadata": strings}; empty for a single file.
+    """
+
+    tensors: dict[str, np.ndarray]
+    metadata: dict[str, str]
+    shards: dict[str, dict[str, Any]]
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file is one that holds weights, or an index of such, going by its name."""
+    return name.endswith(SUFFIXES) or INDEX.search(name) is not None
+
+
+def read_index(path: Path) -> dict[str, list[str]]:
+    """The shards of an index: file name -> names of its tensors.
+
+    Raises:
+      UserError: if it is missing or no index, or naming a shard that is not there.
+    """
+    path = Path(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+    found = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(found, dict) or not found:
+        raise UserError(f"{path} is no index of shards: it has no weight_map")
+    shards = {}
+    for name, file in found.items():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise UserError(f"{path}: weight_map: {name} lies in {file!r}: it must be a file name")
+        shards.setdefault(file, []).append(name)
+    for number, file in enumerate(sorted(shards), 1):
+        if not (path.parent / file).is_file():
+            raise UserError(
+                f"{path.parent / file} is missing, shard {number} of {len(shards)} by "
+                f"{path.name}: get it again"
+            )
+    return {file: sorted(names) for file, names in sorted(shards.items())}
+
+
+def _candidates(network: Path, name: str) -> dict[str, list[Path]]:
+    """variant -> single files and indices."""
+    stem = re.escape(name.removesuffix(".safetensors"))
+    patterns = (
+        re.compile(rf"{stem}(?:\.(?P<variant>[^.]+))?\.safetensors"),
+        re.compile(rf"{stem}\.safetensors\.index(?:\.(?P<variant>[^.]+))?\.json"),
+        re.compile(rf"{stem}\.(?P<variant>[^.]+)\.safetensors\.index\.json"),
+        re.compile(rf"{stem}\.safetensors\.(?P<variant>[^.]+)\.index\.json"),
+    )
+    found = {}
+    for path in sorted(network.iterdir()):
+        matches = (pattern.fullmatch(path.name) for pattern in patterns)
+        match = next((match for match in matches if match), None)
+        if match and path.is_file() and not SHARD.search(path.name):
+            found.setdefault(match["variant"] or "", []).append(path)
+    return found
+
+
+def find(network: Path, name: str, variant: str | None = None) -> Found:
+    """The files with a network's tensors: the usual ones, or else the only variant that is there.
+
+    Args:
+      network: the folder.
+      name: of the usual file, NAME.safetensors.
+      variant: to read this one instead; "" where there is no choice of one, `None` where the
+        command has no such flag.
+
+    Raises:
+      UserError: if there is none, or several of which none is the usual; names what is there.
+    """
+    network = Path(network)
+    if not network.is_dir():
+        raise UserError(f"{network}: no such folder")
+    found = _candidates(network, name)
+    if variant and variant not in found:
+        have = ", ".join(sorted(v or "the usual one" for v in found)) or "none"
+        pickled = _pickled(network, name, variant)
+        if pickled is not None:
+            _refuse_pickle(pickled, network, name, variant)
+        raise UserError(
+            f"--variant={variant}: {network} has no {_of_variant(name, variant)}; of variants as "
+            f"safetensors it has {have}"
+        )
+    chosen = variant or ""
+    if not variant and "" not in found:
+        if not found:
+            _refuse_nothing(network, name)
+        if len(found) > 1:
+            names = ", ".join(sorted(found))
+            do = f"choose one with --variant={'|'.join(sorted(found))}"
+            if variant is None:
+                do = "leave only one of them there"
+            raise UserError(f"{network} has no {name} but the variants {names}: {do}")
+        (chosen,) = found
+    files = found[chosen]
+    if len(files) > 1:
+        names = " and ".join(path.name for path in files)
+        raise UserError(f"{network} holds the same weights twice, in {names}: delete one of them")
+    (file,) = files
+    shards = read_index(file) if file.name.endswith(".json") else {}
+    return Found(file, chosen, shards, tuple(sorted(found.keys() - {chosen})))
+
+
+def _of_variant(name: str, variant: str) -> str:
+    return name.replace(".safetensors", f".{variant}.safetensors")
+
+
+def _pickled(network: Path, name: str, variant: str = "") -> Path | None:
+    """PyTorch's file of these weights, or the index of its shards."""
+    # PyTorch's name for model.safetensors is pytorch_model.bin.
+    stem = name.removesuffix(".safetensors")
+    stems = (stem, "pytorch_model")
+    here = sorted(p for p in network.iterdir() if p.is_file())
+    indices = [
+        p for p in here if INDEX.search(p.name) and ".bin." in p.name and p.name.startswith(stems)
+    ]
+    some = [*indices, *(p for p in here if p.suffix in tensors.PICKLES)]
+    if variant:
+        some = [p for p in some if f".{variant}" in p.name]
+    return some[0] if some else None
+
+
+def _refuse_pickle(path: Path, network: Path, name: str, variant: str = "") -> None:
+    target = network / (_of_variant(name, variant) if variant else name)
+    if path.suffix == ".json":
+        raise UserError(
+            f"{path} lists pickles, which can run code when loaded: make one safetensors file of "
+            f"them with `vdu convert {path} {target}`"
+        )
+    tensors.refuse_pickle(path, target)
+
+
+def _refuse_nothing(network: Path, name: str) -> None:
+    pickled = _pickled(network, name)
+    if pickled is not None:
+        _refuse_pickle(pickled, network, name)
+    there = sorted(p.name for p in network.iterdir() if p.is_file() and is_weights(p.name))
+    shards = [n for n in there if SHARD.search(n)]
+    if shards:
+        raise UserError(
+            f"{network / (name + '.index.json')} is missing, the index of {shards[0]} and the "
+            "other shards: get it again"
+        )
+    if there:
+        raise UserError(
+            f"{network / name}: no such file; what is there is {', '.join(there)}: weights are "
+            "read from a safetensors file of that name"
+        )
+    raise UserError(f"{network / name}: no such file: get the weights")
+
+
+def read(found: Found, ignored: Callable[[str], bool] = lambda name: False) -> Stored:
+    """All tensors of the files that `find` found.
+
+    Raises:
+      UserError: as `tensors.read`, and if a shard does not hold what the index says.
+    """
+    if not found.shards:
+        return Stored(*tensors.read(found.file, ignored), {})
+    whole, shards = {}, {}
+    for file, names in found.shards.items():
+        part = tensors.read(found.file.parent / file, ignored)
+        wanted = {name for name in names if not ignored(name)}
+        check_shard(found.file, file, wanted, part.tensors.keys())
+        whole |= part.tensors
+        shards[file] = {"tensors": sorted(wanted), "metadata": part.metadata}
+    return Stored(whole, {}, shards)
+
+
+def check_shard(index: Path, file: str, wanted: set[str], found: set[str]) -> None:
+    """Refuse a shard that does not hold exactly the tensors that its index says.
+
+    Raises:
+      UserError: naming a tensor.
+    """
+    for names, problem in ((wanted - found, "lacks"), (found - wanted, "holds")):
+        if names:
+            says = "lists there" if problem == "lacks" else "does not list there"
+            raise UserError(
+                f"{index.parent / file} {problem} the tensor {min(names)}, which {index.name} "
+                f"{says}: get both again"
+            )
+
+
+def write(
+    folder: Path,
+    file: str,
+    named: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+    shards: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Write tensors as they were stored: to one file, or to the shards of an index.
+
+    Args:
+      file: name of the single file; not used with shards, whose index is a text like others.
+    """
+    if not shards:
+        tensors.write(folder / file, named, metadata)
+    for name, shard in shards.items():
+        part = {tensor: named[tensor] for tensor in shard["tensors"]}
+        tensors.write(folder / name, part, shard["metadata"])
