@@ -144,7 +144,7 @@ def test_the_expected_bias_in_as_many_features_as_inceptions():
 def test_the_expected_bias_has_a_closed_form_for_many_images(count):
     """v F (F + 5) (1/n + 1/m) / 4, of Gaussians with F features of variance v."""
     expected = 9 * 16 * 21 * (1 / count + 1 / 4000) / 4
-    found = bias(gaussian(3, 4000, np.full(16, 3.0)), count, splits=30)
+    found = bias(gaussian(3, 4000, np.full(16, 3.0)), count)
     assert found == pytest.approx(expected, rel=0.1)
 
 
@@ -153,8 +153,22 @@ def test_the_expected_bias_needs_only_a_sample_of_the_reference():
     whole = feature_stats(features)
     some = features[np.random.default_rng(0).choice(4000, 500, replace=False)]
     for count in (100, 3000):
-        expected = expected_bias(features, whole, count, splits=8)
-        assert expected_bias(some, whole, count, splits=8) == pytest.approx(expected, rel=0.08)
+        expected = expected_bias(features, whole, count)
+        assert expected_bias(some, whole, count) == pytest.approx(expected, rel=0.08)
+
+
+def test_the_expected_bias_is_averaged_until_it_is_known(monkeypatch):
+    """In few features, where one split says little, over more splits than in many."""
+    taken = []
+    real = frechet.frechet_distance
+    monkeypatch.setattr(frechet, "frechet_distance", lambda *a: taken.append(a) or real(*a))
+    bias(gaussian(8, 500, np.ones(3)), 100)
+    few = len(taken)
+    bias(gaussian(8, 500, np.ones(100)), 100)
+    assert few > 30 and len(taken) - few == 4
+    taken.clear()
+    bias(gaussian(8, 500, np.ones(3)), 100, splits=7)
+    assert len(taken) == 7
 
 
 def test_the_expected_bias_depends_on_its_seed_alone():

@@ -87,7 +87,7 @@ def test_a_u_fid_has_its_number_of_images_and_its_bias(forgetting, drawn):
 def test_too_few_images_for_a_u_fid_are_warned_of(
     forgetting, capsys, images, features, shift, said
 ):
-    """Fewer than features, or so many that the bias is a quarter of the figure, or none."""
+    """Fewer than features, or so few that the bias is a third of the figure, or none."""
     rng = np.random.default_rng(0)
     retained = evaluate.reference(rng.normal(size=(300, features)), 300, 0)
     figures = evaluate.quality(forgetting, rng.normal(size=(images, features)) + shift, retained)

@@ -52,7 +52,7 @@ def frechet_distance(a: FeatureStats, b: FeatureStats) -> float:
 
 
 def expected_bias(
-    sample: np.ndarray, whole: FeatureStats, count: int, *, splits: int = 4, seed: int = 0
+    sample: np.ndarray, whole: FeatureStats, count: int, *, splits: int = 64, seed: int = 0
 ) -> float:
     """The expected distance between `count` images and a reference if both have one distribution.
 
@@ -61,19 +61,22 @@ def expected_bias(
     features of variance v it is about v F (F + 5) (1/n + 1/m) / 4 if n, m ≫ F, and less if not.
 
     The reference is split at random into `count` images and the rest, and the distance of the two
-    is taken; if it has fewer than 2 `count` images, into halves. The mean over `splits` splits is
-    scaled by 1/n + 1/m for the numbers asked for, over that for the numbers measured.
+    is taken; if it has fewer than 2 `count` images, into halves. The mean over splits is scaled by
+    1/n + 1/m for the numbers asked for, over that for the numbers measured.
 
-    Limits: in hundreds of features of like variance one value scatters by a few percent, in three
-    features by half. If the reference holds fewer images than twice the features, it is too low:
-    by a tenth of the bias in most cases, by half where `count` is larger than the reference, too.
-    For images that differ from the reference the bias is another one of the same order.
+    Limits: both are taken to be drawn independently. Images with the reference's very shares of
+    classes, as those of a stratified split, lie closer, and so do any images to a small reference
+    with the very shares of the distribution, such as a balanced data set. If the reference holds fewer images than
+    twice the features, the bias is too low: by a tenth in most cases, by half where `count` is
+    larger than the reference, too. For a model whose images differ from the reference it is another
+    one of the same order.
 
     Args:
       sample: (S, F) features of images drawn at random from the reference, up to all of it.
       whole: statistics of the whole reference, those of `sample` included.
       count: images whose distance to the reference is asked for, at least 2.
-      splits: how many are averaged; each costs one Fréchet distance.
+      splits: how many are averaged at most, each at the cost of one Fréchet distance: as many as
+        bring the standard error of the mean to a twentieth of it, and at least 4.
       seed: of the splits.
 
     Raises:
@@ -90,6 +93,9 @@ def expected_bias(
     for _ in range(splits):
         part = feature_stats(sample[rng.choice(len(sample), size, replace=False)])
         distances.append(frechet_distance(part, _without(whole, part)))
+        error = np.std(distances) / np.sqrt(len(distances))
+        if len(distances) >= 4 and error <= 0.05 * np.mean(distances):
+            break
     measured = 1 / size + 1 / (whole.count - size)
     return float(np.mean(distances)) * (1 / count + 1 / whole.count) / measured
 

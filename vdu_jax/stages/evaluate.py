@@ -29,7 +29,7 @@ from vdu_jax.runtime import artifacts, parallel, processes, progress
 from vdu_jax.stages import build, classifier, features, replay, sample, unlearn
 
 NEIGHBOURS = 3  # of precision and recall
-CONSIDERABLE = 0.25  # share of a u-FID from which on its bias is warned of
+CONSIDERABLE = 1 / 3  # share of a u-FID from which on its bias is warned of
 FEW = 20  # of the original's images of the forget classes, below which PUL is warned of
 
 
