@@ -66,10 +66,10 @@ def expected_bias(
 
     Limits: both are taken to be drawn independently. Images with the reference's very shares of
     classes, as those of a stratified split, lie closer, and so do any images to a small reference
-    with the very shares of the distribution, such as a balanced data set. If the reference holds fewer images than
-    twice the features, the bias is too low: by a tenth in most cases, by half where `count` is
-    larger than the reference, too. For a model whose images differ from the reference it is another
-    one of the same order.
+    with the very shares of the distribution, such as a balanced data set. If the reference holds
+    fewer images than twice the features, the bias is too low: by a tenth in most cases, by half
+    where `count` is larger than the reference, too. For a model whose images differ from the
+    reference it is another one of the same order.
 
     Args:
       sample: (S, F) features of images drawn at random from the reference, up to all of it.
