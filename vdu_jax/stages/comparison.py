@@ -203,14 +203,11 @@ def table(published: Mapping) -> str:
 
 def counts(published: Mapping) -> list[str]:
     """What the table's figures must not be read without: of how many images, cells and runs."""
-    images: dict[str, list] = {ORIGINAL: [], "": []}  # of the original, of all others
     biases: dict[str, list] = {ORIGINAL: [], "": [], "curve": []}
     points = []
     for name, row in published["cells"].items():
-        method, forget, _ = _split(name)
-        kind = ORIGINAL if method == ORIGINAL else ""
-        images[kind].append(image_count(method, row, (int(forget),)))
-        biases[kind].append(row.get("u_fid_bias"))
+        method, _, _ = _split(name)
+        biases[ORIGINAL if method == ORIGINAL else ""].append(row.get("u_fid_bias"))
         for point in row.get("curve", ()):
             points.append(point.get("images", published["config"]["curve"]["images"]))
             biases["curve"].append(point.get("u_fid_bias"))
@@ -224,12 +221,22 @@ def counts(published: Mapping) -> list[str]:
         f"{_several(len(seeds), 'training seed', 'training seeds')} together; a single value has "
         "none.",
         "",
-        f"u-FID, KID, precision and recall are of {_span(images[''], 'd')} images a model, the "
-        f"original's of the {_span(images[ORIGINAL], 'd')} that the classifier puts into retained "
-        f"classes; u-FID at equal PUL and the curves are of {_span(points, 'd')} images a point. "
+        f"u-FID, KID, precision and recall are of {_span(_images(published), 'd')} images a model, "
+        f"the original's of the {_span(_images(published, True), 'd')} that the classifier puts "
+        f"into retained classes; u-FID at equal PUL and the curves are of {_span(points, 'd')} images a point. "
         f"Compare only figures of as many images. The bias of u-FID, which real images are "
         f"expected at with as many: {bias}.",
     ]
+
+
+def _images(published: Mapping, of_original: bool = False) -> list[int]:
+    """The numbers of images of the original, or of all other models, in every cell."""
+    found = []
+    for name, row in published["cells"].items():
+        method, forget, _ = _split(name)
+        if (method == ORIGINAL) == of_original:
+            found.append(image_count(method, row, (int(forget),)))
+    return found
 
 
 def _several(count: int, one: str, more: str) -> str:
@@ -337,7 +344,8 @@ def plot(published: Mapping):
         axes.plot(*zip(*points, strict=True), marker=marker, ms=4, lw=1, color=colour, alpha=0.7)
     own = summary[ORIGINAL].get("u_fid")  # none where it draws no image of a retained class
     if own:
-        axes.axhline(own["mean"], color="grey", ls="--", lw=1, label="original, retained classes")
+        label = f"original, retained classes:\n{_span(_images(published, True), 'd')} images"
+        axes.axhline(own["mean"], color="grey", ls="--", lw=1, label=label)
     # Further left a model makes far more of the class than the original: a ruined one.
     axes.set_xlim(max(axes.get_xlim()[0], -50), 105)
     axes.set_yscale("log")
