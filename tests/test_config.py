@@ -62,6 +62,7 @@ def test_every_config_is_valid_and_says_how_to_run_it(path):
         ("evaluate.features", "vgg", "must be one of classifier, inception"),
         ("evaluate.features", "inception", "evaluate.inception_weights = ''"),
         ("evaluate.reference_images", 3, "must be ≥ 50"),
+        ("evaluate.bootstrap", 99, "must be ≥ 100 for an interval"),
         ("relearn.seed", 2, "curve.seed, evaluate.seed, relearn.seed must differ"),
         ("relearn.seed", -1, "must be ≥ 0"),
         ("relearn.images", 49, "must be 0 (not measured) or ≥ 50"),

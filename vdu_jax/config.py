@@ -394,7 +394,7 @@ def validate(config: ConfigDict) -> None:
     c.share("sampler.eta")
     total = config.diffusion.num_steps
     c.that("sampler.steps", lambda v: 1 <= v <= total, f"must lie in 1..{total}")
-    c.positive("sampler.batch_size", "evaluate.bootstrap")
+    c.positive("sampler.batch_size")
 
     c.that("replay.images", lambda v: v >= 100, "must be ≥ 100")
     c.that(
@@ -406,6 +406,7 @@ def validate(config: ConfigDict) -> None:
     c.that("replay.kernel_time", lambda v: 0 <= v < 1, "must be a share of T in [0, 1)")
     for key in ("curve.images", "evaluate.images"):
         c.that(key, lambda v: v >= 50, "must be ≥ 50: fewer images measure nothing")
+    c.that("evaluate.bootstrap", lambda v: v >= 100, "must be ≥ 100 for an interval of 95 %")
     c.one_of("evaluate.features", ("classifier", "inception"))
     if config.evaluate.features == "inception":
         inception.check_file(config.evaluate.inception_weights)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from vdu_jax.metrics.frechet import FeatureStats, feature_stats, frechet_distance
+from vdu_jax.metrics import frechet
+from vdu_jax.metrics.frechet import FeatureStats, expected_bias, feature_stats, frechet_distance
 
 
 def spd(seed, size, rank=None):
@@ -101,3 +102,91 @@ def test_values_that_are_not_finite_raise(bad):
     features[1, 1] = bad
     with pytest.raises(ValueError, match="not finite"):
         feature_stats(features)
+
+
+def gaussian(seed, count, scale):
+    return np.random.default_rng(seed).normal(size=(count, len(scale))) * scale
+
+
+def bias(features, count, **settings):
+    return expected_bias(features, feature_stats(features), count, **settings)
+
+
+SCALES = {"equal": np.ones(64), "falling": 1 / np.sqrt(np.arange(1, 65))}
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+@pytest.mark.parametrize("count", [20, 60, 500, 2000, 8000])
+def test_the_expected_bias_is_the_mean_distance_of_equal_gaussians(count, scale):
+    """With fewer and more images than features, and with more than half of the reference."""
+    actual = [
+        frechet_distance(
+            feature_stats(gaussian(seed, count, scale)),
+            feature_stats(gaussian(100 + seed, 1000, scale)),
+        )
+        for seed in range(8)
+    ]
+    found = [bias(gaussian(200 + seed, 1000, scale), count) for seed in range(8)]
+    assert np.mean(found) == pytest.approx(np.mean(actual), rel=0.08)
+
+
+def test_the_expected_bias_in_as_many_features_as_inceptions():
+    """One sample each is enough: of so many features the distance hardly scatters."""
+    scale = np.ones(2048)
+    reference = gaussian(0, 5000, scale).astype(np.float32)
+    whole = feature_stats(reference)
+    actual = frechet_distance(feature_stats(gaussian(1, 500, scale)), whole)
+    assert actual > 0.5 * 2048  # and 0 for infinitely many images
+    assert expected_bias(reference, whole, 500, splits=1) == pytest.approx(actual, rel=0.03)
+
+
+@pytest.mark.parametrize("count", [400, 4000, 40_000])
+def test_the_expected_bias_has_a_closed_form_for_many_images(count):
+    """v F (F + 5) (1/n + 1/m) / 4, of Gaussians with F features of variance v."""
+    expected = 9 * 16 * 21 * (1 / count + 1 / 4000) / 4
+    found = bias(gaussian(3, 4000, np.full(16, 3.0)), count)
+    assert found == pytest.approx(expected, rel=0.1)
+
+
+def test_the_expected_bias_needs_only_a_sample_of_the_reference():
+    features = gaussian(4, 4000, np.ones(32))
+    whole = feature_stats(features)
+    some = features[np.random.default_rng(0).choice(4000, 500, replace=False)]
+    for count in (100, 3000):
+        expected = expected_bias(features, whole, count)
+        assert expected_bias(some, whole, count) == pytest.approx(expected, rel=0.08)
+
+
+def test_the_expected_bias_is_averaged_until_it_is_known(monkeypatch):
+    """In few features, where one split says little, over more splits than in many."""
+    taken = []
+    real = frechet.frechet_distance
+    monkeypatch.setattr(frechet, "frechet_distance", lambda *a: taken.append(a) or real(*a))
+    bias(gaussian(8, 500, np.ones(3)), 100)
+    few = len(taken)
+    bias(gaussian(8, 500, np.ones(100)), 100)
+    assert few > 30 and len(taken) - few == 4
+    taken.clear()
+    bias(gaussian(8, 500, np.ones(3)), 100, splits=7)
+    assert len(taken) == 7
+
+
+def test_the_expected_bias_depends_on_its_seed_alone():
+    features = gaussian(5, 200, np.ones(4))
+    assert bias(features, 50, seed=1) == bias(features, 50, seed=1)
+    assert bias(features, 50, seed=1) != bias(features, 50, seed=2)
+
+
+def test_what_is_left_of_a_reference_has_the_statistics_of_its_rows():
+    features = gaussian(6, 50, np.ones(7)) + 30
+    rest = frechet._without(feature_stats(features), feature_stats(features[:20]))
+    expected = feature_stats(features[20:])
+    assert rest.count == 30
+    np.testing.assert_allclose(rest.mean, expected.mean, rtol=1e-12)
+    np.testing.assert_allclose(rest.covariance, expected.covariance, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("rows", "count"), [(3, 10), (50, 1), (50, 0)])
+def test_the_expected_bias_of_too_few_images_raises(rows, count):
+    with pytest.raises(ValueError, match=f"got {count}, {rows} and {rows}"):
+        bias(gaussian(7, rows, np.ones(3)), count)

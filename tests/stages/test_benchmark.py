@@ -18,6 +18,12 @@ from vdu_jax.errors import UserError
 from vdu_jax.runtime import artifacts
 from vdu_jax.stages import benchmark, comparison, unlearn
 
+ROOT = Path(__file__).parents[2]
+PUBLISHED = sorted(
+    path.parent.name for path in ROOT.glob("docs/results/*/results.json")
+    if (path.parent / "cells.csv").exists()
+)  # fmt: skip
+
 SMALL = """
 from tiny import get_config as base
 from vdu_jax import config as vdu_config
@@ -201,6 +207,54 @@ def test_what_is_published_says_how_to_make_it_again(finished):
     assert axes.get_xlim() == (-50, 105)
 
 
+def test_what_figures_are_of_stands_below_them(finished):
+    results = published(finished)
+    cells = results["cells"]
+    assert cells["plain/8/4"]["images"] == 60 and cells["plain/8/4"]["u_fid_bias"] > 0
+    of_original = [cells[f"original/8/{seed}"]["images"] for seed in (0, 4)]
+    table = comparison.table(results)
+    assert "over 1 class and 2 training seeds" in table
+    span = " to ".join(map(str, sorted(set(of_original))))
+    assert f"of 60 images a model, the original's of the {span} that" in table
+    assert "are of 50 images a point" in table and comparison.UNKNOWN not in table
+    with open(finished / "cells.csv") as file:
+        counts = {(r["method"], r["seed"]): int(r["images"]) for r in csv.DictReader(file)}
+    assert counts["plain", "4"] == 60 and counts["original", "4"] == of_original[1]
+    # A curve starts at the original with as many images as it has at its other points.
+    start = cells["original/8/4"]["at_curve_images"]["all"]
+    assert start["images"] == 50 and start["u_fid"] != cells["original/8/4"]["u_fid_all"]
+    row = {"curve": [{"pul": 100.0, "u_fid": start["u_fid"]}]}
+    comparison._at_equal_forgetting(
+        {"plain/8/4": row, **{k: v for k, v in cells.items() if k.startswith("original")}},
+        {"plain": {"objective": "vdu"}},
+    )
+    assert row["u_fid_at"]["80"] == pytest.approx(start["u_fid"])
+
+
+def test_an_original_that_draws_no_retained_image_is_published(finished):
+    results = published(finished)
+    for name, row in results["cells"].items():
+        if name.startswith("original"):
+            row |= {"u_fid": None, "kid": None, "images": 0}
+    results["summary"] = comparison.summarise(results["cells"])
+    assert "| original | – | 2 |" in comparison.table(results)
+    comparison.plot(results)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_has_been_published_stays_as_it_is(name):
+    """Put together again by this version: every figure the same, and the files beside it."""
+    folder = ROOT / "docs" / "results" / name
+    old = artifacts.read_json(folder / "results.json")
+    arguments = [f"--config={ROOT / 'configs' / 'benchmark' / name}.py", "--workdir=unused"]
+    config = cli.parse(arguments, "benchmark")[0]["config"].value
+    new = comparison.results(config, old["tuned"], {}, old)
+    for key in ("cells", "summary", "provenance"):
+        assert json.loads(artifacts.dumps(new[key])) == old[key], key
+    assert comparison.table(old) == (folder / "table.md").read_text()
+    assert comparison.csv_text(old) == (folder / "cells.csv").read_text()
+
+
 def test_nothing_is_computed_twice(finished, small_file, ensure):
     def stages():
         return {p: p.stat().st_mtime_ns for p in finished.rglob("done.json")}
@@ -368,7 +422,7 @@ def test_against_is_for_only(small_file, ensure, capsys, tmp_path):
 
 
 def test_all_methods_are_in_the_published_comparisons():
-    folder = Path(__file__).parents[2] / "configs" / "benchmark"
+    folder = ROOT / "configs" / "benchmark"
     for path in sorted(folder.glob("*.py")):
         values, _ = cli.parse([f"--config={path}", "--workdir=unused"], "benchmark")
         config = values["config"].value

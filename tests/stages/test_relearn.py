@@ -167,6 +167,14 @@ def test_an_original_without_the_class_is_refused(workdir, config, rates):
     assert not (workdir / "relearn" / "original" / "done.json").exists()
 
 
+@pytest.mark.parametrize(("rate", "said"), [(0.1, 1), (0.4, 0)])
+def test_a_rate_of_few_images_is_warned_of(workdir, config, rates, capsys, rate, said):
+    rates |= {"original 12": rate}
+    relearn.run_model(config, workdir, sample.ORIGINAL)
+    line = "only 5 of the original's 50 images are of forget.classes"
+    assert capsys.readouterr().err.count(line) == said
+
+
 def never_back(monkeypatch, workdir, config):
     """The real original's rate, then a judge that finds no forget class."""
     relearn.run_model(config, workdir, sample.ORIGINAL)

@@ -13,7 +13,7 @@ from vdu_jax.models import unet
 from vdu_jax.posterior import diagonal_fisher
 from vdu_jax.runtime import artifacts
 from vdu_jax.runtime.checkpoints import Store
-from vdu_jax.stages import build, evaluate, posterior, replay, sample, train, unlearn
+from vdu_jax.stages import build, evaluate, posterior, replay, report, sample, train, unlearn
 
 STAGES = ("train", "posterior", "replay", "samples/original", "evaluate/original", "report")
 
@@ -35,7 +35,8 @@ def test_a_second_run_does_nothing_and_prints_the_same_table(finished_run, confi
     lines = capsys.readouterr().out.strip().splitlines()
     table = json.loads(lines[-1])
     assert list(table) == ["original", "extended", "plain"]
-    assert set(table["plain"]) == {"pul", "u_fid", "steps", "seconds"}
+    assert set(table["plain"]) == {"pul", "u_fid", "u_fid_bias", "images", "steps", "seconds"}
+    assert table["plain"]["images"] == 60 and "  images" in lines[0]
     assert str(finished_run / "report" / "report.html") in lines[-2]
 
 
@@ -282,8 +283,49 @@ def test_the_report_is_one_file_with_all_that_is_promised(finished_run):
         "jaxlib",
         "PUL % [95 %]",
         "KID × 1000",
+        "its bias",
+        "60 images a model",
+        "50 images a point",
+        "bits per dimension, forget (images)",
     ):
         assert text in page
+
+
+def test_the_evaluation_of_an_earlier_version_is_reported(finished_run, config, tmp_path, capsys):
+    """Without bias, numbers of images and standard errors; the counts are in the histogram."""
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished_run, workdir)
+    shutil.rmtree(workdir / "report")
+    for model in ("original", "plain", "extended"):
+        path = workdir / "evaluate" / model / "metrics.json"
+        metrics = artifacts.read_json(path)
+        for row in (metrics["figures"], *metrics.get("curve", ())):
+            for key in ("images", "u_fid_bias", "at_curve_images", "bits_per_dim_of"):
+                row.pop(key, None)
+        for key in ("reference", "held_out_images", "u_fid_held_out_bias"):
+            metrics.get("run", {}).pop(key, None)
+        path.write_text(json.dumps(metrics))
+    report.run(config, workdir)
+    table = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert table["plain"]["u_fid_bias"] is None
+    for model, row in json.loads((finished_run / "report" / "table.json").read_text()).items():
+        assert table[model]["images"] == row["images"], model
+
+
+def test_an_original_that_draws_no_retained_image_is_reported(
+    finished_run, config, tmp_path, capsys
+):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished_run, workdir)
+    shutil.rmtree(workdir / "report")
+    path = workdir / "evaluate" / "original" / "metrics.json"
+    metrics = artifacts.read_json(path)
+    none = {"images": 0, "u_fid": None, "u_fid_bias": None}
+    metrics["figures"] |= none | {"kid": None, "precision": None, "recall": None}
+    metrics["figures"]["at_curve_images"]["retained"] = none
+    path.write_text(json.dumps(metrics))
+    report.run(config, workdir)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["original"]["u_fid"] is None
 
 
 def test_metrics_hold_the_figures(finished_run):
@@ -297,6 +339,15 @@ def test_metrics_hold_the_figures(finished_run):
     assert metrics["features"] == "classifier"
     assert set(plain["kid"]) == {"value", "standard_error"}
     assert 0 <= plain["precision"] <= 1 and 0 <= plain["recall"] <= 1
+    retained = sum(original["histogram"]) - sum(original["histogram"][:9])
+    assert (plain["images"], original["images"]) == (60, retained)
+    assert metrics["curves"]["plain"][0]["images"] == 50
+    # Of as many images as the points of the curve, where there are as many.
+    few = original["at_curve_images"]
+    assert (few["all"]["images"], few["retained"]["images"]) == (50, min(50, retained))
+    assert plain["u_fid_bias"] > 0 and metrics["reference"]["features"] == 16
+    of = original["bits_per_dim_of"]["retain"]
+    assert of["images"] == 2 and of["standard_error"] > 0
     counts = metrics["replay"]
     assert counts["removed"] == counts["removed_rightly"] + counts["removed_wrongly"]
     assert [r["step"] for r in metrics["curves"]["plain"]] == [2, 4]

@@ -10,7 +10,7 @@ import pytest
 from vdu_jax import config as vdu_config
 from vdu_jax import objectives
 from vdu_jax.runtime import artifacts, fit
-from vdu_jax.stages import build, evaluate, posterior, sample, unlearn
+from vdu_jax.stages import build, evaluate, posterior, replay, sample, unlearn
 
 SMALL = {
     "demixing": {"reference_images": 20},
@@ -152,3 +152,18 @@ def test_models_are_measured_against_the_retrained_one(workdir, config, monkeypa
     models = artifacts.read_json(workdir / "evaluate" / "metrics.json")["models"]
     assert models["original"]["tv_to_retrained"] == 0.5
     assert models["gold"]["tv_to_retrained"] == 0
+
+
+def test_replay_without_a_forget_image_is_warned_of(finished_run, config, tmp_path, capsys):
+    """Every estimated PUL is 0 then, whatever the model draws."""
+    shutil.copytree(finished_run / "replay", tmp_path / "replay")
+    rule = dict(artifacts.read_npz(tmp_path / "replay" / "detector.npz"))
+    image_shape = build.dataset(config).image_shape
+    params = build.load_pretrained(config, finished_run, image_shape)
+    replay.Judge(config, tmp_path, params, image_shape)
+    assert "finds no forget image" not in capsys.readouterr().err
+    rule["bias"] = np.float64(-1e9)
+    artifacts.write_npz(tmp_path / "replay" / "detector.npz", **rule)
+    judge = replay.Judge(config, tmp_path, params, image_shape)
+    assert "the detector finds no forget image among the 120 of replay" in capsys.readouterr().err
+    assert judge(2, sample.load(finished_run, "plain")).estimated_pul == 0

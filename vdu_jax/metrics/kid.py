@@ -8,10 +8,10 @@ CHUNK = 1000
 
 
 class Estimate(NamedTuple):
-    """The mean over subsets, and its standard error over them."""
+    """The mean over subsets, and its standard error over them; None if all subsets are the same."""
 
     value: float
-    standard_error: float
+    standard_error: float | None
 
 
 def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
@@ -32,7 +32,8 @@ def kid(
     """The mean of MMD² over random subsets of features x (M, F) and y (N, F).
 
     Subsets are drawn without replacement. Those of one set share images, so the standard error
-    says how well the subsets' mean is known and nothing of the images that were not drawn.
+    says how well the subsets' mean is known and nothing of the images that were not drawn: least
+    where a set has no more than `subset_size` images, which are then in every subset.
 
     Args:
       subset_size: rows of each; all rows of the smaller set where that has fewer.
@@ -52,6 +53,8 @@ def kid(
         return chosen
 
     values = _squared_mmds(x, y, draw(len(x)), draw(len(y)))
+    if size == len(x) == len(y):
+        return Estimate(float(values.mean()), None)
     return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(subsets)))
 
 

@@ -13,7 +13,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from vdu_jax.runtime import artifacts, pictures
 
 ORIGINAL = "original"
 LEVELS = (80, 90, 95)  # PUL at which methods are compared by u-FID
+UNKNOWN = "not recorded"
 # Column of the table -> key of a cell's row, digits after the point.
 COLUMNS = {
     "PUL %": ("pul", 1),
@@ -85,6 +86,17 @@ def results(config: ConfigDict, tuned: Mapping, rows: Mapping, onto: Mapping) ->
     }
 
 
+def image_count(model: str, figures: Mapping, forget: Sequence[int]) -> int:
+    """How many images a model's u-FID, KID, precision and recall are of.
+
+    Figures without "images" are of an earlier version, and the histogram tells.
+    """
+    if "images" in figures:
+        return figures["images"]
+    histogram = np.array(figures["histogram"])
+    return int(histogram.sum() - (histogram[list(forget)].sum() if model == ORIGINAL else 0))
+
+
 def _split(cell: str) -> tuple[str, str, str]:
     method, forget, seed = cell.rsplit("/", 2)
     return method, forget, seed
@@ -115,13 +127,18 @@ def _compare_with_retrained(cells: dict, methods: Mapping) -> None:
 
 
 def _at_equal_forgetting(cells: dict, methods: Mapping) -> None:
-    """u-FID where the curve reaches each of `LEVELS`; a retrained model has no curve."""
+    """u-FID where the curve reaches each of `LEVELS`; a retrained model has no curve.
+
+    The curve starts at the original, measured with as many images as its other points have, or with
+    all where a file of an earlier version has no other figure.
+    """
     for name, row in cells.items():
         method, forget, seed = _split(name)
         if method == ORIGINAL or _is_retrained(methods, method):
             continue
-        start = cells[f"{ORIGINAL}/{forget}/{seed}"]
-        curve = [(0.0, start["u_fid_all"])]
+        original = cells[f"{ORIGINAL}/{forget}/{seed}"]
+        start = original.get("at_curve_images", {}).get("all", {"u_fid": original["u_fid_all"]})
+        curve = [(0.0, start["u_fid"])]
         curve += [(r["pul"], r["u_fid"]) for r in row["curve"] if r["u_fid"] is not None]
         row["u_fid_at"] = {str(level): tradeoff.u_fid_at(curve, level) for level in LEVELS}
 
@@ -182,7 +199,59 @@ def table(published: Mapping) -> str:
             continue
         values = [summary[name].get(f"u_fid_at_{level}") for level in LEVELS]
         line([name, *(_shown(value, 2, summary[name]["cells"]) for value in values)])
+    lines += ["", *counts(published)]
     return "\n".join(lines) + "\n"
+
+
+def counts(published: Mapping) -> list[str]:
+    """What the table's figures must not be read without: of how many images, cells and runs."""
+    biases: dict[str, list] = {ORIGINAL: [], "": [], "curve": []}
+    points = []
+    for name, row in published["cells"].items():
+        method, _, _ = _split(name)
+        biases[ORIGINAL if method == ORIGINAL else ""].append(row.get("u_fid_bias"))
+        for point in row.get("curve", ()):
+            points.append(point.get("images", published["config"]["curve"]["images"]))
+            biases["curve"].append(point.get("u_fid_bias"))
+    classes, seeds = ({_split(name)[i] for name in published["cells"]} for i in (1, 2))
+    shown = {kind: _span(values, ".3g") for kind, values in biases.items()}
+    bias = f"{shown['']} (original {shown[ORIGINAL]}, curves {shown['curve']})"
+    if set(shown.values()) == {UNKNOWN}:
+        bias = UNKNOWN
+    return [
+        f"Mean ± standard error over {_several(len(classes), 'class', 'classes')} and "
+        f"{_several(len(seeds), 'training seed', 'training seeds')} together; a single value has "
+        "none.",
+        "",
+        f"u-FID, KID, precision and recall are of {_span(_images(published), 'd')} images a model, "
+        f"the original's of the {_span(_images(published, True), 'd')} that the classifier puts "
+        f"into retained classes; u-FID at equal PUL and the curves are of {_span(points, 'd')} "
+        "images a point. Compare only figures of as many images. The bias of u-FID, which real "
+        f"images are expected at with as many: {bias}.",
+    ]
+
+
+def _images(published: Mapping, of_original: bool = False) -> list[int]:
+    """The numbers of images of the original, or of all other models, in every cell."""
+    found = []
+    for name, row in published["cells"].items():
+        method, forget, _ = _split(name)
+        if (method == ORIGINAL) == of_original:
+            found.append(image_count(method, row, (int(forget),)))
+    return found
+
+
+def _several(count: int, one: str, more: str) -> str:
+    return f"{count} {one if count == 1 else more}"
+
+
+def _span(values: Iterable, form: str) -> str:
+    """The value that all have, or the smallest to the largest."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return UNKNOWN
+    low, high = f"{min(values):{form}}", f"{max(values):{form}}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _sees(published: Mapping, name: str) -> str:
@@ -204,6 +273,7 @@ def csv_text(published: Mapping) -> str:
     """One row a cell."""
     buffer = io.StringIO()
     keys = [key for key, _ in COLUMNS.values()] + ["confidence", "steps", "stopped"]
+    keys += ["images", "u_fid_bias"]
     levels = [str(level) for level in LEVELS]
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(
@@ -218,6 +288,8 @@ def csv_text(published: Mapping) -> str:
         ]
     )
     for name, row in published["cells"].items():
+        method, forget, _ = _split(name)
+        row = row | {"images": image_count(method, row, (int(forget),))}
         at = row.get("u_fid_at", {})
         writer.writerow(
             [*_split(name), *row["pul_interval"], *(row.get(k) for k in keys)]
@@ -272,14 +344,22 @@ def plot(published: Mapping):
         )
         points = _mean_curve(published, name)
         axes.plot(*zip(*points, strict=True), marker=marker, ms=4, lw=1, color=colour, alpha=0.7)
-    own = summary[ORIGINAL]["u_fid"]["mean"]
-    axes.axhline(own, color="grey", ls="--", lw=1, label="original, retained classes")
+    own = summary[ORIGINAL].get("u_fid")  # none where it draws no image of a retained class
+    if own:
+        label = f"original, retained classes:\n{_span(_images(published, True), 'd')} images"
+        axes.axhline(own["mean"], color="grey", ls="--", lw=1, label=label)
     # Further left a model makes far more of the class than the original: a ruined one.
     axes.set_xlim(max(axes.get_xlim()[0], -50), 105)
     axes.set_yscale("log")
     axes.set_xlabel("PUL (%): more is forgotten to the right")
     axes.set_ylabel("u-FID: better images below")
     axes.grid(alpha=0.3, which="both")
+    config = published["config"]
+    axes.set_title(
+        f"The kept model, of {config['evaluate']['images']} images, and (lines) every snapshot, of "
+        f"{config['curve']['images']} each:\nfewer images have a higher u-FID",
+        fontsize=9,
+    )
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 

@@ -27,7 +27,7 @@ from vdu_jax.errors import UserError
 from vdu_jax.metrics import pul, relearning
 from vdu_jax.runtime import artifacts, parallel, processes
 from vdu_jax.runtime.fit import fit
-from vdu_jax.stages import build, classifier, sample
+from vdu_jax.stages import build, classifier, evaluate, sample
 from vdu_jax.types import Params
 
 
@@ -104,6 +104,8 @@ def run_original(config: ConfigDict, workdir: Path, overwrite: bool = False) -> 
             f"none of the original's {config.relearn.images} images is of forget.classes "
             f"{tuple(config.forget.classes)}: train it longer, or raise relearn.images"
         )
+    found = round(final * config.relearn.images)
+    evaluate.warn_of_few(found, config.relearn.images, "relearn.images")
     snapshots = trained.get("snapshots", [])
     summary = until_back(snapshots, rate, final)
     stage.finish(summary | {"at_most": summary["steps"] in snapshots[:1]})

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from vdu_jax import data, detector
 from vdu_jax.errors import UserError
 from vdu_jax.metrics import frechet
-from vdu_jax.runtime import artifacts
+from vdu_jax.runtime import artifacts, processes
 from vdu_jax.stages import build
 
 
@@ -96,6 +96,12 @@ class Judge:
         features = self._features(params, replay.images)
         self._reference = frechet.feature_stats(features[~replay.forget_like])
         self._original_rate = self._rule.rate(features)
+        if not self._original_rate:
+            processes.report(
+                f"warning: the detector finds no forget image among the {len(replay.images)} of "
+                "replay, so every estimated PUL is 0 and the first snapshot is kept: raise "
+                "replay.images, or train the model longer"
+            )
 
     def __call__(self, step: int, images: np.ndarray) -> detector.Snapshot:
         features = self._features(self._params, images)

@@ -14,7 +14,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from vdu_jax.runtime import artifacts, pictures
-from vdu_jax.stages import build, evaluate, sample
+from vdu_jax.stages import build, comparison, evaluate, sample
 
 GRID = 60
 NETWORKS = {"classifier": "the classifier", "inception": "Inception-v3"}
@@ -61,25 +61,32 @@ def grid(workdir: Path, model: str):
 
 def show(table: dict, path: Path, features: str) -> None:
     """Print the table, the report's place, and the table as one JSON line."""
-    print(f"\n{'model':<16}{'PUL %':>9}{'u-FID':>9}{'steps':>9}{'seconds':>10}")
+    heads = ("PUL %", "u-FID", "bias", "images", "steps")
+    print(f"\n{'model':<16}{''.join(f'{head:>9}' for head in heads)}{'seconds':>10}")
     for model, row in table.items():
-        pul, u_fid = _number(row["pul"], 1), _number(row["u_fid"], 2)
-        print(f"{model:<16}{pul:>9}{u_fid:>9}{row['steps']:>9}{row['seconds']:>10.1f}")
+        cells = [_number(row["pul"], 1), _number(row["u_fid"], 2), _bias(row.get("u_fid_bias"))]
+        cells += [row.get("images", "–"), row["steps"]]
+        print(f"{model:<16}{''.join(f'{cell:>9}' for cell in cells)}{row['seconds']:>10.1f}")
     network = NETWORKS[features]
     print(f"u-FID in {network}'s features; the original's: its retained-class samples.")
+    print("bias: the u-FID that real images are expected at, with as many images as the model's.")
     print(f"report: {path}")
     print(json.dumps(table))
 
 
 def make_table(config: ConfigDict, workdir: Path, metrics: dict) -> dict:
-    """model -> pul, u_fid, steps (to the one kept), seconds (of all the optimisation)."""
+    """model -> pul, u_fid, its bias and images, steps (to the one kept), seconds (of all the
+    optimisation)."""
     table = {}
     for model in sample.models(config):
         folder = sample.folder(config, workdir, model)
         summary = artifacts.finished(folder)["summary"]
+        measured = metrics["models"][model]
         table[model] = {
-            "pul": metrics["models"][model]["pul"],
-            "u_fid": metrics["models"][model]["u_fid"],
+            "pul": measured["pul"],
+            "u_fid": measured["u_fid"],
+            "u_fid_bias": measured.get("u_fid_bias"),
+            "images": comparison.image_count(model, measured, config.forget.classes),
             "steps": summary.get("kept_step", summary["steps"]),
             # An imported model took no time here.
             "seconds": round(artifacts.timings(folder).get("fit", 0.0), 1),
@@ -94,7 +101,7 @@ def page(config: ConfigDict, workdir: Path, table: dict, metrics: dict) -> str:
     sections = [
         ("Samples from the same noise", _grids(config, workdir)),
         ("Figures", _figures(metrics, table)),
-        ("Forgetting against quality over the steps", _curve(config, workdir, metrics)),
+        ("Forgetting against quality over the steps", _curve(config, workdir, metrics, table)),
         ("Which step is kept", _kept(config, workdir)),
         ("Classes of the samples", _histogram(metrics, names)),
         *([("Relearning", _relearning(config, workdir))] if config.relearn.images else []),
@@ -114,10 +121,24 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def _bias(value: float | None) -> str:
+    return _number(value, 2) if value is None or value >= 0.1 else f"{value:.1g}"
+
+
 def _kid(estimate: dict | None) -> str:
     if estimate is None:
         return "–"
-    return f"{1000 * estimate['value']:.2f} ± {1000 * estimate['standard_error']:.2f}"
+    text, error = f"{1000 * estimate['value']:.2f}", estimate["standard_error"]
+    return text if error is None else f"{text} ± {1000 * error:.2f}"
+
+
+def _bits_per_dim(figures: dict, kind: str) -> str:
+    """mean ± standard error, and in brackets of how many images."""
+    text, of = _number(figures["bits_per_dim"][kind], 3), figures.get("bits_per_dim_of")
+    if of is None:
+        return text
+    error = of[kind]["standard_error"]
+    return f"{text}{'' if error is None else f' ± {error:.3f}'} ({of[kind]['images']})"
 
 
 def _image(png: bytes, caption: str) -> str:
@@ -147,7 +168,8 @@ def _grids(config: ConfigDict, workdir: Path) -> str:
 
 
 def _figures(metrics: dict, table: dict) -> str:
-    rows = []
+    rows, original = [], metrics["models"][sample.ORIGINAL]
+    kinds = original.get("bits_per_dim", {})
     for model, row in table.items():
         m = metrics["models"][model]
         low, high = m["pul_interval"]
@@ -156,36 +178,51 @@ def _figures(metrics: dict, table: dict) -> str:
                 model,
                 f"{row['pul']:.1f} [{low:.1f}, {high:.1f}]",
                 _number(row["u_fid"], 2),
+                _bias(row["u_fid_bias"]),
+                row["images"],
                 _kid(m["kid"]),
                 _number(m["precision"], 3),
                 _number(m["recall"], 3),
                 f"{100 * m['forget_rate']:.2f}",
                 f"{m['confidence']:.3f}",
+                *(_bits_per_dim(m, kind) for kind in kinds),
                 row["steps"],
                 f"{row['seconds']:.0f}",
             ]
         )
-    header = ["model", "PUL % [95 %]", "u-FID", "KID × 1000", "precision", "recall"]
-    header += ["forget class %", "confidence", "steps", "seconds"]
-    original = metrics["models"][sample.ORIGINAL]
+    header = ["model", "PUL % [95 %]", "u-FID", "its bias", "images", "KID × 1000", "precision"]
+    header += ["recall", "forget class %", "confidence"]
+    header += [f"bits per dimension, {kind} (images)" for kind in kinds]
+    header += ["steps", "seconds"]
+    reference, held_out = metrics.get("reference"), _number(metrics["u_fid_held_out"], 2)
+    sizes = against = ""
+    if reference:
+        held_out += f" for {metrics['held_out_images']} of them"
+        sizes = f" ({reference['images']} images)"
+        against = f", {reference['compared']} of them"
     return _rows(header, rows) + (
         f"<p class='note'>{metrics['images']} images a model. u-FID is the Fréchet distance to the "
-        f"retained training images; KID (the kernel distance, with its standard error over "
-        f"subsets), precision and recall are taken against them too, all four in "
+        f"retained training images{sizes}; KID (the kernel distance, with its standard error over "
+        f"subsets of up to 1000 images, which says nothing of images that were not drawn), "
+        f"precision and recall are taken against them too{against}, all four in "
         f"{NETWORKS[metrics['features']]}'s features. For the original they are those of its "
-        f"retained-class samples (u-FID of all its samples: {original['u_fid_all']:.2f}; of "
-        f"held-out real images: {_number(metrics['u_fid_held_out'], 2)}). The classifier gets "
-        f"{100 * metrics['classifier']['accuracy']:.1f} % of the held-out images right.</p>"
+        f"retained-class samples (u-FID of all its samples: {_number(original['u_fid_all'], 2)}; "
+        f"of held-out real images: {held_out}). u-FID is biased upwards, the more the fewer images "
+        f"there are: its bias is what real images are expected at with as many. Precision and "
+        f"recall depend on the number of images, too, so compare only figures of as many images. "
+        f"The classifier gets {100 * metrics['classifier']['accuracy']:.1f} % of the held-out "
+        f"images right.</p>"
     )
 
 
-def _curve(config: ConfigDict, workdir: Path, metrics: dict) -> str:
+def _curve(config: ConfigDict, workdir: Path, metrics: dict, table: dict) -> str:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    axes = figure.subplots()
+    axes, biases = figure.subplots(), set()
     for index, (model, rows) in enumerate(metrics["curves"].items()):
         points = [r for r in rows if r["u_fid"] is not None]
+        biases |= {_bias(r["u_fid_bias"]) for r in points if r.get("u_fid_bias") is not None}
         axes.plot(
             [r["pul"] for r in points],
             [r["u_fid"] for r in points],
@@ -205,8 +242,13 @@ def _curve(config: ConfigDict, workdir: Path, metrics: dict) -> str:
         chosen = next((r for r in points if r["step"] == kept), None)
         if chosen:
             axes.plot(chosen["pul"], chosen["u_fid"], "*", ms=16, color=f"C{index}", mec="black")
-    own = metrics["models"][sample.ORIGINAL]["u_fid"]
-    axes.axhline(own, color="grey", ls="--", lw=1, label="original, retained classes")
+    original = metrics["models"][sample.ORIGINAL]
+    # Of as many images as the points, where there are as many.
+    own = original.get("at_curve_images", {}).get("retained")
+    own = own or {"u_fid": original["u_fid"], "images": table[sample.ORIGINAL]["images"]}
+    if own["u_fid"] is not None:
+        label = f"original, retained classes, {own['images']} images"
+        axes.axhline(own["u_fid"], color="grey", ls="--", lw=1, label=label)
     axes.set_yscale("log")
     axes.set_xlabel("PUL (%): more is forgotten to the right")
     axes.set_ylabel("u-FID: better images below")
@@ -214,8 +256,10 @@ def _curve(config: ConfigDict, workdir: Path, metrics: dict) -> str:
     axes.legend()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    bias = f"; the bias of a point's is {', '.join(sorted(biases))}" if biases else ""
     return _image(buffer.getvalue(), "PUL and u-FID at each snapshot; the star is kept") + (
-        f"<p class='note'>Numbers are optimiser steps; {config.curve.images} images a point.</p>"
+        f"<p class='note'>Numbers are optimiser steps; {config.curve.images} images a point, so do "
+        f"not compare with the table's u-FID{bias}.</p>"
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import chex
 import jax
@@ -15,7 +16,7 @@ from vdu_jax.errors import UserError
 from vdu_jax.interop import pipeline
 from vdu_jax.runtime import artifacts
 from vdu_jax.stages import build as images_build
-from vdu_jax.stages.text_to_image import build, evaluate, train, unlearn
+from vdu_jax.stages.text_to_image import build, evaluate, report, train, unlearn
 
 
 def files(workdir):
@@ -37,6 +38,29 @@ def test_a_second_run_does_nothing_and_prints_the_same_table(text_run, text_conf
     assert list(numbers) == ["original", "esd_x", "vdu"]
     assert 0 <= numbers["vdu"]["feature %"] <= 100 and numbers["vdu"]["u-FID"] > 0
     assert lines[0].startswith("| model | feature % |") and lines[2].startswith("| original |")
+    other = evaluate.load(text_run, "vdu")[0]["other"]
+    assert other["images"] == 8 and other["u_fid_bias"] > 0
+    note = next(line for line in lines if line.startswith("u-FID is of 8 images a model"))
+    assert f"{other['u_fid_bias']:.3g}" in note
+    found = artifacts.read_json(text_run / "report" / "results.json")
+    for model in found["models"].values():  # as earlier versions wrote it
+        del model["other"]["images"], model["other"]["u_fid_bias"]
+    old = report.table(found["models"], found["unlearned"])
+    assert "u-FID is of 8 images a model" in old and "not recorded" in old
+    for model in found["models"].values():  # as with captions of one's own
+        del model["other"]["u_fid"]
+    assert "u-FID is" not in report.table(found["models"], found["unlearned"])
+
+
+def test_a_u_fid_needs_training_images_without_the_phrase(text_settings, monkeypatch):
+    names = tuple(f"red {thing}" for thing in ("bag", "shirt"))
+    reference = {"features": np.zeros((9, 3)), "labels": np.zeros(9, int)}
+    monkeypatch.setattr(evaluate.classifier, "ensure", lambda *_: (None, 1.0, reference))
+    monkeypatch.setattr(
+        evaluate.images_build, "dataset", lambda _: types.SimpleNamespace(class_names=names)
+    )
+    with pytest.raises(UserError, match="forget.phrase = 'red': 0 training images are of a class"):
+        evaluate.make_yardstick(text_settings, None)
 
 
 def test_the_picture_has_a_row_for_each_model(text_run):

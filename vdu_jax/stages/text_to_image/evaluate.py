@@ -1,7 +1,8 @@
 """How often each model shows the feature, and whether it still draws all else.
 
 evaluate/<model>/images.npz    feature, paraphrase, other: (P, n, H, W, C) uint8
-evaluate/<model>/metrics.json  rates with 95 % intervals, and u-FID of what other prompts draw
+evaluate/<model>/metrics.json  rates with 95 % intervals, and u-FID of what other prompts draw, with
+                               the number of images and the bias that it has with as many
 
 Three kinds of prompts: that name the feature, that mean it without naming it, and others; those of
 the others that no replay was drawn of are counted again as "held_out". Where the captions are made
@@ -18,15 +19,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdu_jax.data import phrases
+from vdu_jax.errors import UserError
 from vdu_jax.interop import pipeline
-from vdu_jax.metrics import frechet
 from vdu_jax.metrics.rates import rate
 from vdu_jax.runtime import artifacts
 from vdu_jax.stages import build as images_build
 from vdu_jax.stages import classifier
+from vdu_jax.stages import evaluate as images_evaluate
 from vdu_jax.stages.sample import ORIGINAL, models
 from vdu_jax.stages.text_to_image import build, detectors, unlearn
 from vdu_jax.types import Params
+
+REFERENCE_IMAGES = 10_000  # at most so many of the retained images are split to find u-FID's bias
 
 
 class Yardstick(NamedTuple):
@@ -35,13 +39,13 @@ class Yardstick(NamedTuple):
     Attributes:
       judge: of the data set's classifier, see `classifier.make_judge`. accuracy: its own.
       class_names: of its classes.
-      retained: statistics of the training images whose class has no phrase, in its features.
+      retained: the training images whose class has no phrase, in its features.
     """
 
     judge: Callable
     accuracy: float
     class_names: tuple[str, ...]
-    retained: frechet.FeatureStats
+    retained: images_evaluate.Retained
 
 
 def stage_dir(config: ConfigDict, workdir: Path, model: str) -> artifacts.StageDir:
@@ -80,7 +84,12 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
             params = load_unet(config, workdir, model, name)
             artifacts.write_npz(file, **draw_all(config, draw, params, name))
         images = artifacts.read_npz(file)
-        artifacts.write_json(path / "metrics.json", measure(config, images, yardstick))
+        figures = measure(config, images, yardstick)
+        if "u_fid" in figures.get("other", {}):
+            images_evaluate.warn_of_bias(
+                name, "evaluate.images", figures["other"], yardstick.retained
+            )
+        artifacts.write_json(path / "metrics.json", figures)
         stage.finish({})
 
 
@@ -107,8 +116,14 @@ def make_yardstick(config: ConfigDict, workdir: Path) -> Yardstick:
     judge, accuracy, reference = classifier.ensure(as_images, workdir)
     names = images_build.dataset(as_images).class_names
     has_phrase = [phrases.mentions(name, config.forget.phrase) for name in names]
-    kept = ~np.array(has_phrase)[reference["labels"]]
-    return Yardstick(judge, accuracy, names, frechet.feature_stats(reference["features"][kept]))
+    features = reference["features"][~np.array(has_phrase)[reference["labels"]]]
+    if len(features) < 2:
+        raise UserError(
+            f"config key forget.phrase = {config.forget.phrase!r}: {len(features)} training images "
+            "are of a class without it, so there is nothing to take u-FID against"
+        )
+    retained = images_evaluate.reference(features, REFERENCE_IMAGES, config.evaluate.seed)
+    return Yardstick(judge, accuracy, names, retained)
 
 
 def measure(config: ConfigDict, images: dict, yardstick: Yardstick | None) -> dict:
@@ -130,8 +145,9 @@ def measure(config: ConfigDict, images: dict, yardstick: Yardstick | None) -> di
                 names, known = yardstick.class_names, config.replay.prompts
                 new = [pair for pair in zip(asked, seen, strict=True) if pair[0] not in known]
                 figures["held_out"] = recognised(*zip(*new, strict=True), names) if new else {}
-                stats = frechet.feature_stats(judged.features)
-                figures[kind]["u_fid"] = frechet.frechet_distance(stats, yardstick.retained)
+                figures[kind] |= images_evaluate.counted_distance(
+                    judged.features, yardstick.retained
+                )
     if yardstick is not None:
         figures["classifier"] = {"accuracy": yardstick.accuracy}
     return figures

@@ -85,7 +85,21 @@ def table(figures: dict, kept: dict) -> str:
         summary = kept.get(model)
         more = [str(summary["kept_step"]), f"{summary['parameters']:,}"] if summary else ["–", "–"]
         lines.append(f"| {' | '.join([model, *shown, *more])} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + f"\n{note(figures)}"
+
+
+def note(figures: dict) -> str:
+    """Of how many images u-FID is, and its bias; empty if there is none."""
+    others = [found["other"] for found in figures.values() if "u_fid" in found.get("other", {})]
+    if not others:
+        return ""
+    images = sorted({found.get("images", found["feature"]["count"]) for found in others})
+    biases = sorted({f"{found['u_fid_bias']:.3g}" for found in others if found.get("u_fid_bias")})
+    return (
+        f"\nu-FID is of {' or '.join(map(str, images))} images a model; compare it only with "
+        f"u-FIDs of as many. Its bias, which real images are expected at with as many: "
+        f"{' or '.join(biases) or 'not recorded'}.\n"
+    )
 
 
 def row(images: dict[str, np.ndarray]) -> Image.Image:
