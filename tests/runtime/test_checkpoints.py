@@ -225,6 +225,8 @@ def test_what_is_of_no_use_is_passed_over(steps):
 def test_a_step_without_checksums_is_saved_again(directory):
     lose(directory / "00000003", "params/_METADATA")
     with Store(directory) as store:
+        store.wait()
+        assert not (directory / "00000003.sums.json").exists()  # it has not been read
         store.save(3, {"params": TREE}, {"loop": {"n": 2}})
         store.wait()
         jax.tree.map(

@@ -244,8 +244,6 @@ class Store:
             if step not in self._doubtful and self.damage(step) is None:
                 return
             self._delete(step)
-        else:
-            processes.from_leader(self._folder(step).unlink, True)  # a file in its place
         processes.from_leader(self._check_room, parallel.total_bytes(list(trees.values())))
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         items |= {name: ocp.args.JsonSave(value) for name, value in (json or {}).items()}
