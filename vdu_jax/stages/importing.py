@@ -74,9 +74,13 @@ def run(source: Path, workdir: Path, weights: str = "params", overwrite: bool = 
     """Import the pipeline or `UNet2DModel` folder `source`; weights "params" or "ema".
 
     Raises:
-      UserError: see `interop.folder.read`.
+      UserError: see `interop.folder.read`; or if another process works in the workdir.
     """
-    source, workdir = Path(source), Path(workdir)
+    with artifacts.claim(workdir):
+        _run(Path(source), Path(workdir), weights, overwrite)
+
+
+def _run(source: Path, workdir: Path, weights: str, overwrite: bool) -> None:
     model = folder.read(source, weights)
     config = settings_of(model, source)
     like = build.abstract_params(config, known_shape(config, model.image_shape))
