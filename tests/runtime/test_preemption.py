@@ -186,6 +186,16 @@ def test_within_a_fit(how):
     assert run(code) == expected
 
 
+def test_when_all_is_done_the_exit_code_stays():
+    code = """
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid(), signum=signal.SIGINT):
+        kill(pid, signum)
+last = Last()  # until Python tears itself down
+"""
+    assert run(code) == (0, "")
+
+
 def test_other_processes_are_told_first_and_the_line_is_one_of_them():
     code = """
 preemption.before_end.append(lambda: print("told", file=sys.stderr) or True)

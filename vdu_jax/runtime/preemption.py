@@ -8,6 +8,7 @@ and on its way through threads and event loops it would leave tracebacks.
 Imports nothing of JAX, so that signals are handled before it is imported.
 """
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -76,6 +77,13 @@ def listen() -> None:
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     threading.Thread(target=_stand_in, args=(read,), name="signals", daemon=True).start()
+    # Python gives the default handlers back before it tears itself down, when all is done.
+    atexit.register(_ignore)
+
+
+def _ignore() -> None:
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _stand_in(wakeups: int) -> None:
