@@ -228,6 +228,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vdu-interrupts-") as folder:
         root = Path(folder)
         write_configs(root)
+        # The commit is among what is written, and the tree may change meanwhile.
+        os.environ["GIT_DIR"] = str(root / "none")
         every = {case.name: case for case in cases(root)}
         wanted = given.only.split(",") if given.only else list(every)
         if unknown := set(wanted) - every.keys():
@@ -251,6 +253,7 @@ def main() -> None:
             )
             if file:
                 file.write_text(json.dumps(found, indent=2) + "\n")
+    del os.environ["GIT_DIR"]
     keys = ("seconds", "stopped", "ended before")
     lines = [
         [name, *(row[key] for key in keys), len(row["faults"]), len(row["different"])]
