@@ -376,3 +376,24 @@ def test_all_methods_are_in_the_published_comparisons():
         vdu_config.validate_benchmark(config)
         if path.stem.endswith("_methods"):
             assert {m.objective for m in config.methods.values()} == set(objectives.FACTORIES)
+
+
+def test_a_cell_is_made_again_by_one_process_at_a_time(small, tmp_path, monkeypatch):
+    held = []
+
+    def look(part):
+        with benchmark.lock(tmp_path, part, wait=False) as free:
+            held.append(not free)
+
+    def tune(config, workdir, method):
+        look(workdir / "tuning" / method)
+        return config.methods[method]
+
+    def run_cell(config, workdir, root, *rest):
+        look(root)
+        return dict.fromkeys(benchmark.FIGURES, 0)
+
+    monkeypatch.setattr(benchmark, "tune", tune)
+    monkeypatch.setattr(benchmark, "run_cell", run_cell)
+    assert benchmark.run_only(small, tmp_path, "plain/8/0") == 0
+    assert held == [True, True]
