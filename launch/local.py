@@ -29,8 +29,9 @@ def free_port() -> int:
 def start(command: list[str], processes: int, devices: int) -> list[subprocess.Popen]:
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     flags = [f"--coordinator=localhost:{free_port()}", f"--processes={processes}"]
+    # A terminal's Ctrl-C goes to its whole group: passed on to them, too, it would come twice.
     return [
-        subprocess.Popen([*command, *flags, f"--process={index}"], env=env)
+        subprocess.Popen([*command, *flags, f"--process={index}"], env=env, process_group=0)
         for index in range(processes)
     ]
 

@@ -6,7 +6,6 @@ import errno
 import importlib
 import os
 import re
-import signal
 import sys
 import threading
 import traceback
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import vdu_jax
 from vdu_jax.errors import UserError
+from vdu_jax.runtime import preemption
 
 STAGES = ("train", "posterior", "replay", "unlearn", "sample", "evaluate", "relearn", "report")
 TEXT_KIND = "text_to_image"  # of a config, `config.kind`
@@ -185,7 +185,18 @@ def validate(config) -> None:
 
 
 def run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
-    """Run one stage, or for "run" all in order, on a validated config."""
+    """Run one stage, or for "run" all in order, on a validated config.
+
+    Raises:
+      UserError: if another process works in the workdir.
+    """
+    from vdu_jax.runtime import artifacts
+
+    with artifacts.claim(workdir):
+        _run_stages(command, config, workdir, overwrite)
+
+
+def _run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
     if _of_text(config):
         if command != "run" and command not in TEXT_STAGES:
             raise UserError(
@@ -269,6 +280,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0, 2 for a user's mistake, 128 + n after signal n, 1 if another process of the run was lost.
     """
+    if argv is None:  # the process is this command's
+        preemption.listen()
     try:
         code = _main(list(sys.argv[1:] if argv is None else argv))
     except Exception:
@@ -306,8 +319,6 @@ def _main(argv: list[str]) -> int:
             )
         set_up_jax(RETURN_FREED if stage == "posterior" else KEEP_FREED)
         _quiet_threads()
-        from vdu_jax.runtime.preemption import Interrupted
-
         values, arguments = parse(rest, stage)
         if values.weights not in ("", "ema", "params"):
             raise UserError(f"--weights={values.weights}: must be ema or params")
@@ -321,7 +332,7 @@ def _main(argv: list[str]) -> int:
             if stage in TOOLS:
                 return run_tool(stage, arguments, values, config)
             run_stages(stage, config, Path(values.workdir), values.overwrite)
-        except Interrupted as stop:
+        except preemption.Interrupted as stop:
             processes.report(f"{stop}; the same command continues")
             return 128 + stop.signum
         except OSError as error:
@@ -340,9 +351,6 @@ def _main(argv: list[str]) -> int:
         if debug:
             raise
         return _report(error, code=2)
-    except KeyboardInterrupt:
-        print("vdu: stopped; the same command continues", file=sys.stderr)
-        return 128 + signal.SIGINT
     return 0
 
 

@@ -331,6 +331,7 @@ def test_an_interrupted_preparation_is_repeated(tmp_path, archives, monkeypatch)
     (data / "vdu_mnist/incomplete.ABCDEF_1.0.0/dataset_info.json").write_text("{}")
     x, _ = read(load("mnist", data, tmp_path / "manual"), "train")
     np.testing.assert_array_equal(x[..., 0], truth["train"][0])
+    assert not list((data / "vdu_mnist").glob("incomplete.*"))
 
 
 @pytest.mark.parametrize(

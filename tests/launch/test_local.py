@@ -155,3 +155,11 @@ def test_tools_run_alone(config_file, tmp_path):
     code, _, err = end(start("benchmark", config_file, tmp_path))
     assert code == 2
     assert "`vdu benchmark` runs in one process: leave --coordinator out" in err
+
+
+def test_ctrl_c_in_a_terminal_comes_once(tmp_path):
+    """A terminal signals its whole group; a second signal would keep a fit from saving."""
+    code = "import os; print(os.getpgrp() == os.getpid())"
+    command = [sys.executable, str(LAUNCH), "--processes=2", "--", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.count("True") == 2

@@ -1,4 +1,11 @@
+import errno
+import fcntl
 import json
+import os
+import platform
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -70,3 +77,91 @@ class TestStageDir:
     def test_a_missing_upstream_says_what_to_run(self, tmp_path):
         with pytest.raises(UserError, match="run `vdu unlearn`"):
             artifacts.upstream(tmp_path, "unlearn/plain")
+
+
+class TestLocks:
+    def held(self, workdir):
+        """A process that works in a workdir until its standard input ends."""
+        code = f"""
+import sys
+from pathlib import Path
+from vdu_jax.runtime import artifacts
+with artifacts.claim(Path({str(workdir)!r})):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+        pipe = subprocess.PIPE
+        process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe)
+        assert process.stdout.readline() == b"ready\n"
+        return process
+
+    def test_who_holds_a_workdir_is_named_until_it_ends_or_is_killed(self, tmp_path):
+        for end in (lambda process: process.stdin.close(), lambda process: process.kill()):
+            process = self.held(tmp_path)
+            who = f"process {process.pid} on {re.escape(platform.node())} since 20..-..-.. ..:..:.."
+            with pytest.raises(UserError, match=f"{tmp_path} is in use by {who}: wait for its end"):
+                artifacts.claim(tmp_path).__enter__()
+            end(process)
+            process.wait()
+            with artifacts.claim(tmp_path):
+                assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+            assert not list(tmp_path.iterdir())
+
+    def test_a_folder_in_which_nothing_was_written_is_gone(self, tmp_path):
+        with pytest.raises(UserError), artifacts.claim(tmp_path / "a" / "b"):
+            raise UserError("a mistake")
+        assert not list(tmp_path.iterdir())
+        with artifacts.claim(tmp_path / "a" / "b"):
+            (tmp_path / "a" / "b" / "file").write_text("")
+        assert [p.name for p in tmp_path.rglob("*")] == ["a", "b", "file"]
+
+    def test_a_file_system_without_locks_is_named(self, tmp_path, capsys, monkeypatch):
+        def flock(file, how):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(artifacts.fcntl, "flock", flock)
+        with artifacts.claim(tmp_path):
+            pass
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == f"vdu: {tmp_path}: no locks on its file system; let only one process use it"
+
+    def test_what_cannot_be_opened_is_no_free_workdir(self, tmp_path):
+        (tmp_path / ".lock").mkdir()
+        with pytest.raises(IsADirectoryError):
+            artifacts.claim(tmp_path).__enter__()
+
+    def test_a_deleted_lock_file_is_not_the_lock(self, tmp_path, monkeypatch):
+        """Between opening the file and locking it, its holder may delete it."""
+        path, flock, deleted = tmp_path / "lock", fcntl.flock, []
+
+        def late(file, how):
+            if not deleted:
+                deleted.append(path.unlink())
+            flock(file, how)
+
+        monkeypatch.setattr(artifacts.fcntl, "flock", late)
+        with artifacts.lock(path) as mine:
+            assert mine and path.exists()
+            with artifacts.lock(path, wait=False) as free:
+                assert not free
+
+
+def test_a_folder_is_deleted_at_once_or_not_at_all(tmp_path, monkeypatch):
+    folder = tmp_path / "stage"
+    (folder / "sub").mkdir(parents=True)
+
+    class Killed(BaseException):
+        pass
+
+    def rmtree(path, *args, **kwargs):
+        if path.exists():
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(artifacts.shutil, "rmtree", rmtree)
+        artifacts.remove(folder)
+    assert not folder.exists()
+    folder.mkdir()
+    artifacts.remove(folder)
+    artifacts.remove(folder)
+    assert not list(tmp_path.iterdir())

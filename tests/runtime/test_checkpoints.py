@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,9 +82,9 @@ def test_only_the_newest_are_kept(tmp_path):
         assert store.steps() == [2, 3]
 
 
-def damaged(directory, how):
+def damaged(directory, how, step="00000003"):
     """Damage the step's largest file of "params"."""
-    folder = directory / "00000003" / "params"
+    folder = directory / step / "params"
     file = max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
     content = bytearray(file.read_bytes())
     if how == "deleted":
@@ -116,16 +118,120 @@ def test_a_damaged_step_is_saved_again(directory):
         assert store.restore_json(3, "loop") == {"n": 2}
 
 
-def test_the_newest_whole_step(tmp_path, capsys):
-    with Store(tmp_path) as store:
-        assert store.newest_whole() is None
-        for step in (3, 5, 9):
-            store.save(step, {"params": TREE})
+LIKE = {"params": abstract(TREE)}
+
+
+def step_folder(directory, step):
+    return directory / f"{step:08d}"
+
+
+def lose(folder, *names):
+    """Delete files of a step, and its checksums."""
+    folder.with_name(f"{folder.name}.sums.json").unlink()
+    for name in names:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def empty(folder, name):
+    lose(folder)
+    (folder / name).write_bytes(b"")
+
+
+def replace_by_a_file(folder):
+    lose(folder, ".")
+    folder.write_text("mine")
+
+
+DAMAGES = {
+    "no metadata and no checksums": lambda f: lose(f, "params/_METADATA"),
+    "no manifest": lambda f: (f / "params" / "manifest.ocdbt").unlink(),
+    "no manifest and no checksums": lambda f: lose(f, "params/manifest.ocdbt"),
+    "a truncated file": lambda f: damaged(f.parent, "truncated", f.name),
+    "a bit flipped": lambda f: damaged(f.parent, "a bit flipped", f.name),
+    "an empty file": lambda f: empty(f, "params/_METADATA"),
+    "no arrays": lambda f: lose(f, "params"),
+    "no JSON": lambda f: lose(f, "loop/metadata"),
+    "empty JSON": lambda f: empty(f, "loop/metadata"),
+    "an empty folder": lambda f: (lose(f, "."), f.mkdir()),
+    "half of the checksums": lambda f: f.with_name(f"{f.name}.sums.json").write_text("{"),
+    "other checksums": lambda f: f.with_name(f"{f.name}.sums.json").write_text("[1]"),
+}
+
+
+@pytest.fixture
+def steps(tmp_path):
+    """A folder with steps 3 and 5; the JSON item says which."""
+    with Store(tmp_path / "stage" / "state", keep=2) as store:
+        for step in (3, 5):
+            store.save(step, {"params": TREE}, {"loop": {"n": step}})
+    return tmp_path / "stage" / "state"
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_the_newest_whole_step_is_restored_and_damaged_ones_are_named(steps, capsys, how):
+    DAMAGES[how](step_folder(steps, 5))
+    with Store(steps, keep=2) as store:
+        step, items = store.restore_newest(LIKE, ["loop"])
+        assert step == 3 and items["loop"] == {"n": 3} and store.steps() == [3]
+        jax.tree.map(np.testing.assert_array_equal, items["params"], TREE)
+        (line,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith("vdu:"))
+        assert f"{steps}" in line and "5" in line and line.endswith("; going on from step 3")
+        store.save(5, {"params": TREE}, {"loop": {"n": 5}})
         store.wait()
-        file = next((tmp_path / "00000009").rglob("manifest.ocdbt"))
-        file.unlink()
-        assert store.newest_whole() == 5 and store.steps() == [3, 5]
-    assert f"{file} is missing" in capsys.readouterr().err
+        assert store.restore_newest(LIKE, ["loop"])[0] == 5
+
+
+def test_a_file_in_place_of_a_step_is_no_step(steps):
+    replace_by_a_file(step_folder(steps, 5))
+    with Store(steps, keep=2) as store:
+        assert store.restore_newest(LIKE, ["loop"])[0] == 3
+        store.save(5, {"params": TREE}, {"loop": {"n": 5}})
+        store.wait()
+        assert store.restore_newest(LIKE, ["loop"])[0] == 5
+
+
+def test_if_no_step_is_whole_none_is_deleted(steps):
+    DAMAGES["no manifest"](step_folder(steps, 3))
+    DAMAGES["no metadata and no checksums"](step_folder(steps, 5))
+    with Store(steps, keep=2) as store:
+        said = f"step 5 .params. is missing or damaged, and nothing older in {steps} is whole.*"
+        with pytest.raises(UserError, match=f"{said}or delete {steps.parent} to start from step 0"):
+            store.restore_newest(LIKE, ["loop"])
+        assert store.steps() == [3, 5]
+
+
+def test_nothing_saved_is_no_step(tmp_path):
+    with Store(tmp_path) as store:
+        assert store.restore_newest(LIKE) is None
+
+
+def test_a_step_of_another_network_is_not_passed_over(steps):
+    with Store(steps, keep=2) as store:
+        with pytest.raises(UserError, match="belongs to another network: b is"):
+            store.restore_newest({"params": abstract({"a": TREE["a"]})})
+        assert store.steps() == [3, 5]
+
+
+def test_what_is_of_no_use_is_passed_over(steps):
+    def check(step, items):
+        if items["loop"]["n"] == 5:
+            raise checkpoints.Damaged("5 is of no use", steps)
+
+    with Store(steps, keep=2) as store:
+        assert store.restore_newest(LIKE, ["loop"], check)[0] == 3
+
+
+def test_a_step_without_checksums_is_saved_again(directory):
+    lose(directory / "00000003", "params/_METADATA")
+    with Store(directory) as store:
+        store.wait()
+        assert not (directory / "00000003.sums.json").exists()  # it has not been read
+        store.save(3, {"params": TREE}, {"loop": {"n": 2}})
+        store.wait()
+        jax.tree.map(
+            np.testing.assert_array_equal, store.restore(3, "params", LIKE["params"]), TREE
+        )
 
 
 def test_files_are_checked_once(directory, monkeypatch):
@@ -133,12 +239,12 @@ def test_files_are_checked_once(directory, monkeypatch):
     read, real = [], checkpoints.checksum
     monkeypatch.setattr(checkpoints, "checksum", lambda path: read.append(path) or real(path))
     with Store(directory) as store:
-        assert store.newest_whole() == 3 and read
-        store.restore(3, "params", abstract(TREE))
+        assert store.restore_newest(LIKE)[0] == 3
+    assert len(read) == len(set(read)) > 0
+    read.clear()
     with Store(directory, read_only=True) as store:
         list(store.restore_parts([3], "params", abstract(TREE), 2))
-    of_params = [path for path in read if path.is_relative_to(directory / "00000003" / "params")]
-    assert len(of_params) == 2 * len(set(of_params))
+    assert len(read) == len(set(read)) > 0
 
 
 def test_checksums_go_with_their_step(tmp_path):

@@ -1,6 +1,7 @@
 import functools
 import json
 import logging
+import shutil
 import signal
 
 import jax
@@ -10,6 +11,7 @@ import optax
 import pytest
 
 from vdu_jax import data
+from vdu_jax.errors import UserError
 from vdu_jax.runtime import fit as fit_lib
 from vdu_jax.runtime.checkpoints import Store, abstract
 from vdu_jax.runtime.preemption import Interrupted
@@ -193,6 +195,22 @@ def test_what_is_not_finite_stops_training_with_the_step_and_its_batch(tmp_path)
 
 def test_a_damaged_state_is_named_and_the_one_before_used(tmp_path, capsys):
     run(tmp_path / "whole")
+    cut(tmp_path / "cut")
+    flip(tmp_path / "cut" / "state" / "00000008")
+    flip(tmp_path / "cut" / "snapshots" / "00000006")
+    result = run(tmp_path / "cut")
+    said = capsys.readouterr().err
+    assert "00000008" in said and "is damaged" in said and "going on from step 4" in said
+    assert result.snapshots == [6, 12]
+    for step in (6, 12):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            snapshot(tmp_path / "whole", step), snapshot(tmp_path / "cut", step),
+        )  # fmt: skip
+
+
+def cut(directory):
+    """A run that is killed at its 11th batch; states of steps 4 and 8 and a snapshot of 6."""
 
     class Killed(Exception):
         pass
@@ -200,19 +218,52 @@ def test_a_damaged_state_is_named_and_the_one_before_used(tmp_path, capsys):
     def die():
         raise Killed
 
-    with pytest.raises(Killed):  # states of steps 4 and 8 are there
-        run(tmp_path / "cut", at=11, action=die)
-    flip(tmp_path / "cut" / "state" / "00000008")
-    flip(tmp_path / "cut" / "snapshots" / "00000006")
+    with pytest.raises(Killed):
+        run(directory, at=11, action=die)
+
+
+def lose_metadata(folder, name):
+    folder.with_name(f"{folder.name}.sums.json").unlink()
+    (folder / name / "_METADATA").unlink()
+
+
+@pytest.mark.parametrize("lost", ["state", "loop", "snapshot", "unsummed snapshot", "no snapshot"])
+def test_a_state_without_all_that_it_needs_is_passed_over(tmp_path, capsys, lost):
+    run(tmp_path / "whole")
+    cut(tmp_path / "cut")
+    state, snapshots = tmp_path / "cut/state/00000008", tmp_path / "cut/snapshots"
+    if lost == "state":
+        lose_metadata(state, "state")
+    elif lost == "loop":
+        state.with_name("00000008.sums.json").unlink()
+        (state / "loop" / "metadata").write_text('{"seconds": 1.0}')
+    elif lost == "snapshot":
+        flip(snapshots / "00000006")
+    elif lost == "unsummed snapshot":
+        lose_metadata(snapshots / "00000006", "ema")
+    else:
+        shutil.rmtree(snapshots / "00000006")
     result = run(tmp_path / "cut")
-    said = capsys.readouterr().err
-    assert "00000008" in said and "is damaged" in said and "going on from what was saved" in said
-    assert result.snapshots == [6, 12]
+    (line,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith("vdu:"))
+    assert "cut/s" in line and line.endswith("; going on from step 4")
+    assert result.steps == 12 and result.snapshots == [6, 12]
     for step in (6, 12):
         jax.tree.map(
             np.testing.assert_array_equal,
             snapshot(tmp_path / "whole", step), snapshot(tmp_path / "cut", step),
         )  # fmt: skip
+    lines = [(tmp_path / d / "metrics.jsonl").read_text() for d in ("whole", "cut")]
+    assert lines[0] == lines[1]
+
+
+def test_a_run_with_no_state_to_go_on_from_says_what_to_do_and_keeps_all(tmp_path):
+    cut(tmp_path)
+    for step in ("00000004", "00000008"):
+        lose_metadata(tmp_path / "state" / step, "state")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=f"or delete {tmp_path} to start from step 0"):
+        run(tmp_path, at=1, action=pytest.fail)
+    assert set(before) <= set(tmp_path.rglob("*"))
 
 
 @pytest.mark.parametrize("ahead", [0, 2])

@@ -437,3 +437,24 @@ def test_a_background_is_published_only_where_there_is_one(config):
     assert "background" not in comparison.settings(config)["data"]
     config.data.background = "white"
     assert comparison.settings(config)["data"]["background"] == "white"
+
+
+def test_a_cell_is_made_again_by_one_process_at_a_time(small, tmp_path, monkeypatch):
+    held = []
+
+    def look(part):
+        with benchmark.lock(tmp_path, part, wait=False) as free:
+            held.append(not free)
+
+    def tune(config, workdir, method):
+        look(workdir / "tuning" / method)
+        return config.methods[method]
+
+    def run_cell(config, workdir, root, *rest):
+        look(root)
+        return dict.fromkeys(benchmark.FIGURES, 0)
+
+    monkeypatch.setattr(benchmark, "tune", tune)
+    monkeypatch.setattr(benchmark, "run_cell", run_cell)
+    assert benchmark.run_only(small, tmp_path, "plain/8/0") == 0
+    assert held == [True, True]

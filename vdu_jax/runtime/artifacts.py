@@ -10,22 +10,24 @@ processes that run a stage together the leader writes, and what it sees is what 
 """
 
 import contextlib
+import errno
 import fcntl
 import functools
 import hashlib
 import json
 import os
+import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from vdu_jax.errors import UserError
-from vdu_jax.runtime import processes, provenance
+from vdu_jax.runtime import preemption, processes, provenance
 
 
 @contextlib.contextmanager
@@ -35,10 +37,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        yield temporary
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
+        with preemption.temporary(temporary):
+            yield temporary
+            with open(temporary, "rb") as f:
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -53,30 +56,100 @@ def atomic_folder(directory: Path) -> Iterator[Path]:
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        temporary.chmod(0o755)
-        yield temporary
-        if directory.is_dir():
-            shutil.rmtree(directory)
-        temporary.rename(directory)
+        with preemption.temporary(temporary):
+            temporary.chmod(0o755)
+            yield temporary
+            remove(directory)
+            temporary.rename(directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove(directory: Path) -> None:
+    """Delete a folder, if it is there: at once, or, if this is cut off, not at all."""
+    gone = directory.with_name(f".{directory.name}.deleted")
+    shutil.rmtree(gone, ignore_errors=True)  # what was left when this was cut off
+    if directory.is_dir():
+        directory.rename(gone)
+        shutil.rmtree(gone)
+
+
 @contextlib.contextmanager
 def lock(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Keep other processes out of what `path` stands for; a process that dies lets go of it.
+    """Keep other processes out of what `path` stands for; the system releases it for the dead.
+
+    The file is there while a process holds it, and says which.
 
     Args:
       wait: for the one that holds it; without, the block is told False if there is one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
+    with contextlib.ExitStack() as stack:
+        file = _lock(path, wait)
+        if file is not None:
+            stack.enter_context(file)
+            stack.enter_context(preemption.temporary(path))
+            stack.callback(path.unlink, missing_ok=True)  # while it is held
+        yield file is not None
+
+
+def _lock(path: Path, wait: bool) -> IO | None:
+    """The open file, locked, with this process in it; None if another one has it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - held
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                break
+        except FileNotFoundError:
+            pass  # the one who had it has deleted it: once more
         except BlockingIOError:
-            yield False
-        else:
-            yield True
+            file.close()
+            return None
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    file.truncate(0)
+    file.write(json.dumps({"host": platform.node(), "pid": os.getpid(), "since": since}))
+    file.flush()
+    return file
+
+
+@contextlib.contextmanager
+def claim(workdir: Path) -> Iterator[None]:
+    """Keep other commands from writing to a workdir.
+
+    Raises:
+      UserError: if another one does: which process, and since when.
+    """
+    with contextlib.ExitStack() as stack:
+        processes.from_leader(_claim, Path(workdir), stack)
+        yield
+
+
+def _claim(workdir: Path, stack: contextlib.ExitStack) -> None:
+    path = workdir / ".lock"
+    # A command that fails before it writes anything leaves no folder.
+    for folder in [f for f in (workdir, *workdir.parents) if not f.exists()][::-1]:
+        stack.callback(_remove_empty, folder)
+    try:
+        free = stack.enter_context(lock(path, wait=False))
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            processes.report(f"{workdir}: no locks on its file system; let only one process use it")
+        elif not workdir.is_dir() or os.access(workdir, os.W_OK):
+            raise
+        return  # nothing can be written there
+    if not free:
+        try:
+            holder = json.loads(path.read_text(encoding="utf-8"))
+            who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+        except (OSError, ValueError, KeyError):  # it has just taken it, or released it
+            who = "another process"
+        raise UserError(f"{workdir} is in use by {who}: wait for its end, or use another --workdir")
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -191,7 +264,7 @@ class StageDir:
         if old == self.inputs:
             return
         if overwrite:
-            shutil.rmtree(self.path)
+            remove(self.path)
             return
         keys = sorted(old.keys() | self.inputs.keys())
         keys = [k for k in keys if old.get(k) != self.inputs.get(k)]

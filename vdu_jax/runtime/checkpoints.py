@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,20 @@ def checksum(path: Path) -> list[int]:
     return [size, crc]
 
 
+class Damaged(UserError):
+    """A checkpoint, or an item of one, that is missing or cannot be read.
+
+    Attributes:
+      what: the message without what to do.
+    """
+
+    def __init__(self, what: str, folder: Path):
+        self.what = what
+        super().__init__(
+            f"{what}: put it back from a copy, or delete {folder} and run what made it again"
+        )
+
+
 class Store:
     """Checkpoints in `directory`.
 
@@ -99,7 +113,7 @@ class Store:
 
     def __init__(self, directory: Path, keep: int | None = None, read_only: bool = False):
         self.directory, self.read_only = Path(directory).absolute(), read_only
-        self._found_whole: int | None = None  # by `newest_whole`: not to read its files again
+        self._found_whole: int | None = None  # by `restore_newest`: not to read its files again
         if read_only and not self.directory.is_dir():
             raise UserError(f"no checkpoints at {self.directory}: run the stage that makes them")
         self._manager = ocp.CheckpointManager(
@@ -113,6 +127,12 @@ class Store:
             ),
         )
 
+        # Steps that an earlier process was cut off before it took their checksums.
+        self._doubtful = set() if read_only else set(processes.from_leader(self._unsummed))
+
+    def _unsummed(self) -> list[int]:
+        return [step for step in self.steps() if not self._sums(step).exists()]
+
     def steps(self) -> list[int]:
         """The saved steps, in order."""
         return sorted(self._manager.all_steps())
@@ -125,14 +145,12 @@ class Store:
 
     def _sum_up(self) -> None:
         """Take the checksums of the steps that are whole on the disk and have none yet."""
-        steps = self.steps()
-        for step in steps:
-            if not self._sums(step).exists():
-                folder = self._folder(step)
-                files = (f for f in sorted(folder.rglob("*")) if f.is_file())
-                sums = {str(f.relative_to(folder)): checksum(f) for f in files}
-                artifacts.write_json(self._sums(step), sums)
-        kept = {self._sums(step) for step in steps}
+        for step in set(self._unsummed()) - self._doubtful:
+            folder = self._folder(step)
+            files = (f for f in sorted(folder.rglob("*")) if f.is_file())
+            sums = {str(f.relative_to(folder)): checksum(f) for f in files}
+            artifacts.write_json(self._sums(step), sums)
+        kept = {self._sums(step) for step in self.steps()}
         for path in set(self.directory.glob("*.sums.json")) - kept:
             path.unlink()
 
@@ -146,35 +164,74 @@ class Store:
     def _damage(self, step: int, name: str) -> str | None:
         if not self._sums(step).exists():
             return None
-        for file, sums in artifacts.read_json(self._sums(step)).items():
+        try:
+            taken = artifacts.read_json(self._sums(step)).items()
+        except (UserError, AttributeError):
+            return f"{self._sums(step)} is damaged"
+        for file, sums in taken:
             path = self._folder(step) / file
             if name and not file.startswith(f"{name}/"):
                 continue
-            if not path.exists():
+            if not path.is_file():
                 return f"{path} is missing"
             if checksum(path) != sums:
                 return f"{path} is damaged: its checksum is not that of what was saved"
         return None
 
-    def newest_whole(self) -> int | None:
-        """The newest step that is not damaged, or None; damaged ones are named and deleted."""
+    def restore_newest(
+        self,
+        like: Mapping[str, Any],
+        json: Sequence[str] = (),
+        check: Callable[[int, Mapping[str, Any]], None] = lambda step, items: None,
+    ) -> tuple[int, dict[str, Any]] | None:
+        """The newest step that is whole, and its items by name; None if no step was saved.
+
+        Newer steps, which are damaged, are named and deleted.
+
+        Args:
+          like: what to restore each pytree into; see `restore`. json: names of JSON items.
+          check: called with a step and its items; it raises `Damaged` if they are of no use.
+
+        Raises:
+          UserError: if every step is damaged (none is deleted then), or one belongs to another
+            network.
+        """
+        damaged: list[tuple[int, Damaged]] = []
         for step in reversed(self.steps()):
-            found = self.damage(step)
-            if found is None:
+            items, error = {}, None
+            try:
+                if found := self.damage(step):
+                    raise self._damaged(found)
                 self._found_whole = step
-                return step
-            processes.report(f"{found}; going on from what was saved before")
-            self._delete(step)
+                items |= {name: self.restore(step, name, tree) for name, tree in like.items()}
+                items |= {name: self.restore_json(step, name) for name in json}
+                check(step, items)
+            except Damaged as found:
+                error = found
+            if any(processes.gather(np.array([error is not None]))):
+                self._found_whole = None
+                damaged.append((step, error or self._damaged(f"{self._folder(step)} is damaged")))
+                continue
+            for newer, why in damaged:
+                processes.report(f"{why.what}; going on from step {step}")
+                self._delete(newer)
+            return step, items
+        if damaged:
+            raise UserError(
+                f"{damaged[0][1].what}, and nothing older in {self.directory} is whole: put its "
+                f"files back from a copy, or delete {self.directory.parent} to start from step 0"
+            )
         return None
 
     def _delete(self, step: int) -> None:
         self._manager.delete(step)
-        processes.from_leader(self._sums(step).unlink)
+        processes.from_leader(self._sums(step).unlink, True)
+        self._doubtful.discard(step)
 
     def save(self, step: int, trees: Mapping[str, Any], json: Mapping[str, Any] | None = None):
         """Start saving; returns once the arrays are copied.
 
-        A step saved before is left as it is, unless it is damaged.
+        A step saved before is left as it is, unless it is damaged or may be.
 
         Args:
           trees: pytrees of arrays by name. json: JSON-able values by name.
@@ -184,7 +241,7 @@ class Store:
         """
         self.wait()
         if step in self._manager.all_steps():
-            if self.damage(step) is None:
+            if step not in self._doubtful and self.damage(step) is None:
                 return
             self._delete(step)
         processes.from_leader(self._check_room, parallel.total_bytes(list(trees.values())))
@@ -215,15 +272,15 @@ class Store:
         """One pytree of one step, in the structure and placement of `like` (see `abstract`).
 
         Raises:
-          UserError: if the step or the item is missing or damaged, or belongs to another network
-            (the first tensor that differs is named).
+          Damaged: if the step or the item is missing or damaged.
+          UserError: if it belongs to another network (the first tensor that differs is named).
         """
-        self._check(step, name, like)
+        self.check(step, name, like)
         try:
             args = ocp.args.Composite(**{name: ocp.args.StandardRestore(like)})
             return self._manager.restore(step, args=args)[name]
         except Exception as error:
-            raise UserError(f"{self._where(step, name)} is damaged: {error}") from error
+            raise self._damaged(f"{self._where(step, name)} is damaged ({error})") from error
 
     def restore_parts(
         self, steps: Sequence[int], name: str, like: Any, count: int
@@ -239,7 +296,7 @@ class Store:
 
         Raises: as `restore`.
         """
-        self._check(steps[0], name, like)
+        self.check(steps[0], name, like)
         largest = max(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(like))
         # Orbax's buffers, too, are to be a few tensors and not a part; heeded for JAX's only.
         handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=IN_FLIGHT * largest / 1e9)
@@ -258,19 +315,23 @@ class Store:
                     try:
                         yield index, reader.restore(self._folder(step) / name, args=args)
                     except ValueError as error:
-                        raise UserError(f"{self._where(step, name)} is damaged: {error}") from error
+                        what = f"{self._where(step, name)} is damaged ({error})"
+                        raise self._damaged(what) from error
 
     def _check_files(self, step: int, name: str) -> None:
-        """Raises: UserError if a step is missing or its item damaged."""
+        """Raises: Damaged, if a step is missing or its item damaged."""
         if step not in self._manager.all_steps():
-            raise UserError(f"{self.directory} has no checkpoint of step {step}")
+            raise self._damaged(f"{self.directory} has no checkpoint of step {step}")
         if step != self._found_whole and (found := self.damage(step, name)):
-            raise UserError(f"{found}; make it again")
+            raise self._damaged(found)
+
+    def _damaged(self, what: str) -> Damaged:
+        return Damaged(what, self.directory.parent)
 
     def _where(self, step: int, name: str) -> str:
         return f"{self.directory} step {step} ({name})"
 
-    def _check(self, step: int, name: str, like: Any) -> None:
+    def check(self, step: int, name: str, like: Any) -> None:
         """Raises: UserError; see `restore`."""
         where = self._where(step, name)
         self._check_files(step, name)
@@ -279,7 +340,8 @@ class Store:
                 stored = reader.metadata(self._folder(step) / name)
             found = _shapes(stored.item_metadata.tree)
         except Exception as error:
-            raise UserError(f"{where} is missing or damaged ({error}): make it again") from error
+            # Orbax finds nothing where a file of its own is gone.
+            raise self._damaged(f"{where} is missing or damaged") from error
         wanted = _shapes(like)
         for tensor in sorted(found.keys() | wanted.keys()):
             if found.get(tensor) != wanted.get(tensor):
@@ -288,14 +350,19 @@ class Store:
                     f"{found.get(tensor, 'absent')} there and {wanted.get(tensor, 'absent')} in "
                     "the config's model"
                 )
+        self._doubtful.discard(step)
 
     def restore_json(self, step: int, name: str) -> Any:
-        """One JSON item of one step."""
+        """One JSON item of one step.
+
+        Raises:
+          Damaged: if it is missing or damaged.
+        """
         args = ocp.args.Composite(**{name: ocp.args.JsonRestore()})
         try:
             return self._manager.restore(step, args=args)[name]
         except Exception as error:
-            raise UserError(f"{self.directory} step {step} ({name}) is damaged: {error}") from error
+            raise self._damaged(f"{self._where(step, name)} is damaged ({error})") from error
 
     def wait(self) -> None:
         """Block until every save has reached the disk, and its checksums."""

@@ -25,10 +25,12 @@ import optax
 
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import artifacts, parallel, processes, progress
-from vdu_jax.runtime.checkpoints import Store, abstract
+from vdu_jax.runtime.checkpoints import Damaged, Store, abstract
 from vdu_jax.runtime.preemption import Interrupted, SignalWatch
 from vdu_jax.runtime.scalars import ScalarWriter
 from vdu_jax.types import Objective, Params
+
+LOOP = frozenset({"seconds", "stopped", "flops", "interval", "loaders"})  # saved beside the state
 
 
 def steps_ahead() -> int:
@@ -210,11 +212,23 @@ def fit(
         shown: list[Mapping[str, np.ndarray]] = []
         any_asked = processes.Largest()
         ahead = steps_ahead()
-        newest = states.newest_whole()
+        kept = {"params": state.params} | ({"ema": state.ema} if ema_decay > 0 else {})
+        kept = abstract(kept)
+
+        def check(step, items):
+            """A state is of use with the snapshots before it, which nothing makes again."""
+            saved = items["loop"]
+            if not isinstance(saved, dict) or not saved.keys() >= LOOP:
+                raise Damaged(f"{states.directory} step {step} (loop) is damaged", directory)
+            due = {s for s in snapshot_steps if s < step or s == step and not saved["stopped"]}
+            for snapshot in sorted(due):
+                for name, like in kept.items():
+                    snapshots.check(snapshot, name, like)
+
+        newest = states.restore_newest({"state": abstract(state)}, ["loop"], check)
         if newest is not None:
-            done = newest
-            state = states.restore(done, "state", abstract(state))
-            saved = states.restore_json(done, "loop")
+            done, items = newest
+            state, saved = items["state"], items["loop"]
             elapsed, stopped = saved["seconds"], saved["stopped"]
             flops = saved["flops"]
             interval = [{k: np.float32(v) for k, v in row.items()} for row in saved["interval"]]

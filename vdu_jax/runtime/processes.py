@@ -25,6 +25,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vdu_jax.errors import UserError
+from vdu_jax.runtime import preemption
 
 _leading = False  # inside a function that the leader alone runs
 
@@ -61,6 +62,8 @@ def connect(coordinator: str, processes: int | None = None, process: int | None 
             "num_processes": processes,
             "process_id": process,
         }
+    # JAX's handler of SIGTERM would take the place of ours, and only note the signal.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(**settings)
     except (RuntimeError, ValueError) as error:
@@ -71,6 +74,7 @@ def connect(coordinator: str, processes: int | None = None, process: int | None 
     if jax.process_count() > 1:
         _watch = Watch()
         _watch.start()
+        preemption.before_end.append(_stopped)
         if not is_leader():
             ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
 
@@ -168,6 +172,13 @@ def leave(failed: bool) -> None:
     """To be called before this process ends; if it failed, the others end, too."""
     if _watch is not None:
         _watch.stop(failed)
+
+
+def _stopped() -> bool:
+    """Have the others end, too, as a signal ends this process; whether the leader reports it."""
+    said = not is_leader() and _watch.leader_fails()
+    leave(failed=True)
+    return said
 
 
 def is_said(error: str | Exception) -> bool:

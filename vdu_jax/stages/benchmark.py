@@ -19,7 +19,6 @@ number of processes.
 import copy
 import functools
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -430,12 +429,14 @@ def run_only(config: ConfigDict, workdir: Path, text: str, against: str = "") ->
     if published and against:
         settings = ConfigDict(published["tuned"][cell.method]["settings"])
     else:
-        settings = tune(config, workdir, cell.method)
+        with lock(workdir, workdir / "tuning" / cell.method):
+            settings = tune(config, workdir, cell.method)
     root = workdir / "again" / str(cell)
-    if (place(config, root, cell.method, cell.forget) / "finished").exists():
-        shutil.rmtree(root)
-    row = run_cell(config, workdir, root, cell, settings, {})
-    artifacts.write_text(place(config, root, cell.method, cell.forget) / "finished", "")
+    with lock(workdir, root):
+        if (place(config, root, cell.method, cell.forget) / "finished").exists():
+            artifacts.remove(root)
+        row = run_cell(config, workdir, root, cell, settings, {})
+        artifacts.write_text(place(config, root, cell.method, cell.forget) / "finished", "")
     print(json.dumps({k: row[k] for k in FIGURES}))
     if published is None:
         return 0

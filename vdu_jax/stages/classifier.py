@@ -8,6 +8,7 @@ No unlearning method and no selection rule may see it, for it knows the retained
 The folder lies in the workdir, or in `classifier.dir` for runs to share it.
 """
 
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from ml_collections import ConfigDict
 from vdu_jax import data
 from vdu_jax.errors import UserError
 from vdu_jax.models.classifier import Classifier
-from vdu_jax.runtime import artifacts, parallel, progress
+from vdu_jax.runtime import artifacts, parallel, processes, progress
 from vdu_jax.runtime.checkpoints import Store
 from vdu_jax.stages import build
 
@@ -94,6 +95,31 @@ def inputs(config: ConfigDict) -> dict:
     return {k: v for k, v in config.classifier.to_dict().items() if k != "dir"}
 
 
+def _make(
+    config: ConfigDict, found: data.Dataset, net: Classifier, stage: artifacts.StageDir
+) -> None:
+    """Train and measure the classifier."""
+    source = build.open_split(config, found, "train")
+    path = stage.begin()
+    params = train(config, net, source)
+    judge = make_judge(net, params)
+    held_out = build.open_split(config, found, "test")
+    images, labels = held_out.read()
+    accuracy = float((judge(images).probabilities.argmax(-1) == labels).mean())
+    if accuracy < config.classifier.min_accuracy:
+        raise UserError(
+            f"the classifier gets {accuracy:.1%} of the held-out images right, "
+            f"classifier.min_accuracy asks for {config.classifier.min_accuracy:.1%}: train it "
+            "longer (classifier.epochs) or make it wider (classifier.widths)"
+        )
+    images, labels = source.read()
+    artifacts.write_npz(path / "reference.npz", features=judge(images).features, labels=labels)
+    with Store(path / "params") as store:
+        store.save(0, {"params": params})
+        store.wait()
+    stage.finish({"accuracy": accuracy, "held_out": len(held_out)})
+
+
 def ensure(config: ConfigDict, workdir: Path, overwrite: bool = False):
     """The judge, its held-out accuracy, and the training images' (features, labels).
 
@@ -108,25 +134,12 @@ def ensure(config: ConfigDict, workdir: Path, overwrite: bool = False):
         {"classifier": inputs(config), "data": build.data_inputs(config)},
     )
     if not stage.done(overwrite):
-        source = build.open_split(config, found, "train")
-        path = stage.begin()
-        params = train(config, net, source)
-        judge = make_judge(net, params)
-        held_out = build.open_split(config, found, "test")
-        images, labels = held_out.read()
-        accuracy = float((judge(images).probabilities.argmax(-1) == labels).mean())
-        if accuracy < config.classifier.min_accuracy:
-            raise UserError(
-                f"the classifier gets {accuracy:.1%} of the held-out images right, "
-                f"classifier.min_accuracy asks for {config.classifier.min_accuracy:.1%}: train it "
-                "longer (classifier.epochs) or make it wider (classifier.widths)"
-            )
-        images, labels = source.read()
-        artifacts.write_npz(path / "reference.npz", features=judge(images).features, labels=labels)
-        with Store(path / "params") as store:
-            store.save(0, {"params": params})
-            store.wait()
-        stage.finish({"accuracy": accuracy, "held_out": len(held_out)})
+        with contextlib.ExitStack() as stack:
+            # Several workdirs may share it (`classifier.dir`): one makes it, the others wait.
+            alone = artifacts.lock(stage.path.with_name(".classifier.lock"))
+            processes.from_leader(stack.enter_context, alone)
+            if not stage.done():
+                _make(config, found, net, stage)
     shapes = jax.eval_shape(
         lambda key: net.init(key, np.zeros((1, *found.image_shape), np.float32))["params"],
         jax.random.key(0),

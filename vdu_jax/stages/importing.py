@@ -112,9 +112,13 @@ def run(
       variant: of the weights' files, such as "fp16"; "" for the usual or only one.
 
     Raises:
-      UserError: see `interop.folder.read`.
+      UserError: see `interop.folder.read`; or if another process works in the workdir.
     """
-    source, workdir = Path(source), Path(workdir)
+    with artifacts.claim(workdir):
+        _run(Path(source), Path(workdir), weights, overwrite, variant)
+
+
+def _run(source: Path, workdir: Path, weights: str, overwrite: bool, variant: str) -> None:
     model, config, params = read(source, weights, variant)
     stage = artifacts.StageDir(
         workdir,
