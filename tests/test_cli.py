@@ -22,7 +22,7 @@ def test_help_needs_no_jax():
         "assert 'jax' not in sys.modules and 'absl' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "usage: vdu STAGE" in done.stdout
+    assert "usage: vdu COMMAND" in done.stdout
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tells glibc")
@@ -59,7 +59,7 @@ for _ in range(2):  # by default glibc gives the first back and, having learnt, 
 
 
 def test_a_wrong_stage(capsys):
-    assert "unknown stage 'trian'" in fails(capsys, "trian")
+    assert "unknown command 'trian'; did you mean train?" in fails(capsys, "trian")
 
 
 def test_missing_flags(capsys, config_file):

@@ -122,7 +122,8 @@ def _config_text(model: folder.ModelFolder, source: Path, workdir: Path) -> str:
         for section, values in model.settings.items()
         for key, value in values.items()
     ]
-    return CONFIG.format(source=source, workdir=str(workdir.absolute()), settings="\n".join(lines))
+    place = str(workdir.absolute()).replace("$", "$$")  # no environment variable is meant
+    return CONFIG.format(source=source, workdir=place, settings="\n".join(lines))
 
 
 def unchanged(path: Path) -> folder.ModelFolder:
