@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import string
 import sys
 from pathlib import Path
@@ -99,6 +100,7 @@ def run(monkeypatch):
         assert code in (0, 2), argv
         if code == 2:
             assert len(lines) == 1 and lines[0].startswith("vdu: error: "), (argv, lines)
+            assert not re.search(r" at 0x|!!python|ConfigDict\(", lines[0]), lines[0]
         return code
 
     return call
