@@ -97,7 +97,7 @@ DISTRIBUTED = (
     Flag("processes", "how many processes there are", "N", int, low=1),
     Flag("process", "which one this is, from 0", "I", int, low=0),
 )
-WEIGHTS = ("params", "ema")
+WEIGHTS = ("ema", "params")
 
 
 def _stage(about: str, more: str = "") -> Command:
