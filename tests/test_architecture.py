@@ -20,6 +20,7 @@ FORBIDDEN = {
     "interop": {"stages", "cli"},
     "parity": {"stages", "cli"},
     "stages": {"cli"},
+    "cli": set(),
     "config": {"stages", "runtime", "cli"},
     "text_config": {"stages", "runtime", "cli"},
     **{room: SHELL for room in PURE},

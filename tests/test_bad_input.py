@@ -6,6 +6,7 @@ Of folders of images and captions, every file is read, or stands in what is said
 import contextlib
 import io
 import json
+import re
 import shutil
 import string
 import sys
@@ -116,6 +117,7 @@ def run(monkeypatch):
         assert code in (0, 2), argv
         if code == 2:
             assert len(lines) == 1 and lines[0].startswith("vdu: error: "), (argv, lines)
+            assert not re.search(r" at 0x|!!python|ConfigDict\(", lines[0]), lines[0]
         return code
 
     return call

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from vdu_jax import cli
+from vdu_jax import cli, text_config
 from vdu_jax import config as vdu_config
 from vdu_jax.errors import UserError
 
@@ -127,6 +127,44 @@ def test_the_fisher_needs_one_checkpoint(config, key, value):
         vdu_config.validate(config)
     config.posterior.family = "fisher"
     vdu_config.validate(config)
+
+
+@pytest.mark.parametrize("module", [vdu_config, text_config])
+def test_every_setting_that_is_a_path_is_expanded(module, monkeypatch):
+    monkeypatch.setenv("HERE", "/somewhere")
+    config = module.default()
+    named = ("dir", "manual_dir", "init_from", "runs", "folder", "folders", "inception_weights")
+    found = {
+        f"{section}.{key}"
+        for section, values in config.items()
+        if hasattr(values, "items")
+        for key, value in values.items()
+        if key in named or (isinstance(value, str) and ("/" in value or "~" in value))
+    }
+    assert found == set(module.PATHS)
+    for path in module.PATHS:
+        section, key = path.split(".")
+        value = "$HERE/x"
+        config[section][key] = value if isinstance(config[section][key], str) else (value, "y")
+    vdu_config.expand_paths(config, module.PATHS)
+    for path in module.PATHS:
+        section, key = path.split(".")
+        assert config[section][key] in ("/somewhere/x", ("/somewhere/x", "y")), path
+
+
+def test_a_name_near_to_what_is_known_is_suggested(config):
+    config.train.decay = "linaer"
+    with pytest.raises(UserError, match=r"must be one of constant, .*; did you mean linear\?"):
+        vdu_config.validate(config)
+
+
+def test_a_value_in_a_message_is_short_and_has_no_insides(config):
+    with config.ignore_type():
+        config.forget.classes = tuple(range(1000))
+    with pytest.raises(UserError) as caught:
+        vdu_config.validate(config)
+    assert len(str(caught.value)) < 200 and "…" in str(caught.value)
+    assert " at 0x" not in str(UserError(f"no such thing: {object()}"))
 
 
 @pytest.mark.parametrize("changes", [{"steps": 7}, {"optimizer": "natural"}, {"guard": {"x": 1.0}}])

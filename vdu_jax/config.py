@@ -6,12 +6,14 @@ cannot work into one clear line before anything is computed.
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from vdu_jax.errors import UserError
+from vdu_jax.errors import UserError, did_you_mean, shown
 
 # What an objective's settings may be where images come without a prompt.
 WITHOUT_CONDITION = {"drop_condition": (0,), "plasticity": ("linear", "capped")}
@@ -59,11 +61,13 @@ def change_method(name: str, entry: ConfigDict, changes: Mapping[str, Any]) -> C
     for key, value in changes.items():
         section = entry if key in entry and key != "params" else entry.params
         if key not in section:
-            raise UserError(f"method {name!r} has no setting {key!r}")
+            known = [*entry, *entry.params]
+            raise UserError(f"method {name!r} has no setting {key!r}{did_you_mean(key, known)}")
         try:
             section[key] = value
-        except TypeError as error:
-            raise UserError(f"method {name!r}: {error}") from None
+        except TypeError:
+            must = must_be(section[key])
+            raise UserError(f"method {name!r}: {key} = {shown(value)}: must be {must}") from None
     return entry
 
 
@@ -73,7 +77,8 @@ def _objective_defaults(name: str) -> dict[str, Any]:
 
     if name not in objectives.FACTORIES:
         raise UserError(
-            f"unknown objective {name!r}; one of {', '.join(sorted(objectives.FACTORIES))}"
+            f"unknown objective {shown(name)}; one of {', '.join(sorted(objectives.FACTORIES))}"
+            f"{did_you_mean(str(name), objectives.FACTORIES)}"
         )
     parameters = inspect.signature(objectives.FACTORIES[name]).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -253,6 +258,84 @@ def default() -> ConfigDict:
     )
 
 
+# Every setting that is a path, or a tuple of paths.
+PATHS = (
+    "data.dir", "data.manual_dir", "train.init_from", "posterior.runs", "unlearn.init_from",
+    "evaluate.inception_weights", "classifier.dir",
+)  # fmt: skip
+
+
+def expand_path(text: str, where: str) -> str:
+    """A path with `~`, `~user`, `$NAME` and `${NAME}` replaced; `$$` is a dollar sign.
+
+    Args:
+      where: what stands before the path in messages, e.g. "--workdir=".
+
+    Raises:
+      UserError: for a variable that is not set or empty, and for a user or home that is not known.
+    """
+    if "$" in text:
+        try:
+            text = string.Template(text).substitute(_Environment())
+        except KeyError as error:
+            raise UserError(
+                f"{where}{text}: the environment variable {error.args[0]} is not set, or empty; "
+                "set it, or write the path out"
+            ) from None
+        except ValueError:
+            raise UserError(
+                f"{where}{text}: a $ without the name of an environment variable; write $$ for a "
+                "dollar sign"
+            ) from None
+    if text.startswith("~"):
+        try:
+            expanded = os.path.expanduser(text)
+        except ValueError:  # a null byte
+            expanded = text
+        if expanded.startswith("~"):
+            user = text.split("/", 1)[0]
+            raise UserError(f"{where}{text}: there is no home folder {user}; write the path out")
+        return expanded
+    return text
+
+
+class _Environment(Mapping):
+    """Environment variables that are not empty."""
+
+    def __getitem__(self, name: str) -> str:
+        value = os.environ[name]
+        if not value:
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(os.environ)
+
+    def __len__(self) -> int:
+        return len(os.environ)
+
+
+def expand_paths(config: ConfigDict, paths: Sequence[str] = PATHS) -> None:
+    """Expand the settings `paths` of a config in place, as `expand_path`.
+
+    What is not there or no text is left for `validate` to refuse.
+
+    Raises:
+      UserError: as `expand_path`.
+    """
+    for path in paths:
+        section_name, key = path.split(".")
+        section = config.get(section_name)
+        value = section.get(key) if isinstance(section, ConfigDict) else None
+        where = f"config key {path} = "
+        if isinstance(value, str):
+            section[key] = expand_path(value, where)
+        elif isinstance(value, tuple | list):
+            section[key] = type(value)(
+                expand_path(item, where) if isinstance(item, str) else item for item in value
+            )
+
+
 # Sections with keys of the user's own.
 FREE = ("methods", "guard", "benchmark.method_seeds", "benchmark.grids", "benchmark.changes")
 LARGEST = 2**31 - 1  # whole number; JAX counts in 32 bits
@@ -268,12 +351,13 @@ def check_types(found: Any, wanted: ConfigDict, prefix: str, free: Sequence[str]
       UserError: with the key.
     """
     if not isinstance(found, ConfigDict):
-        raise UserError(f"config key {prefix or 'config'} = {found!r}: must be a section")
+        raise UserError(f"config key {prefix or 'config'} = {shown(found)}: must be a section")
     path = f"{prefix}." if prefix else ""
     for key in [*wanted, *found]:
         name = f"{path}{key}"
         if key not in wanted:
-            raise UserError(f"config key {name}: there is no such setting")
+            near = did_you_mean(str(key), wanted)
+            raise UserError(f"config key {name}: there is no such setting{near}")
         if key not in found:
             raise UserError(f"config key {name} is missing: start from vdu_jax.config.default()")
         value, example = found[key], wanted[key]
@@ -282,17 +366,23 @@ def check_types(found: Any, wanted: ConfigDict, prefix: str, free: Sequence[str]
         elif name not in free and key not in free:
             check_types(value, example, name, free)
         elif not isinstance(value, ConfigDict):
-            raise UserError(f"config key {name} = {value!r}: must be a section")
+            raise UserError(f"config key {name} = {shown(value)}: must be a section")
+
+
+WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+
+
+def must_be(example: Any) -> str:
+    """What a value of the type of `example` is called."""
+    return WORDS.get(type(example), "a section" if isinstance(example, ConfigDict) else "a tuple")
 
 
 def _check_type(key: str, value: Any, example: Any) -> None:
     kinds = {bool: (bool,), int: (int,), float: (int, float), str: (str,), tuple: (tuple, list)}
-    words = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
     kind = type(example)
     fine = kind not in kinds or isinstance(value, kinds[kind])
     if not fine or (isinstance(value, bool) and kind in (int, float)):
-        must = words.get(kind, "a tuple")
-        raise UserError(f"config key {key} = {value!r}: must be {must}")
+        raise UserError(f"config key {key} = {shown(value)}: must be {must_be(example)}")
     if isinstance(value, int) and abs(value) > LARGEST:
         raise UserError(f"config key {key} = {value}: must be at most {LARGEST}")
     if isinstance(value, tuple | list):
@@ -321,11 +411,14 @@ class Check:
         except TypeError:  # of another kind altogether, such as None
             fine = False
         if not fine:
-            shown = value.to_dict() if isinstance(value, ConfigDict) else value
-            raise UserError(f"config key {key} = {shown!r}: {must}")
+            plain = value.to_dict() if isinstance(value, ConfigDict) else value
+            raise UserError(f"config key {key} = {shown(plain)}: {must}")
 
     def one_of(self, key: str, names) -> None:
-        self.that(key, lambda v: v in names, f"must be one of {', '.join(map(str, sorted(names)))}")
+        must = f"must be one of {', '.join(map(str, sorted(names)))}"
+        value = self.get(key)
+        near = did_you_mean(value, map(str, names)) if isinstance(value, str) else ""
+        self.that(key, lambda v: v in names, must + near)
 
     def positive(self, *keys: str) -> None:
         for key in keys:

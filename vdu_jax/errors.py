@@ -1,4 +1,10 @@
-"""The one exception that means "the user can fix this"."""
+"""The one exception that means "the user can fix this", and what its messages are made of."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+LONGEST = 80  # characters of a value in a message
 
 
 class UserError(Exception):
@@ -6,8 +12,33 @@ class UserError(Exception):
 
     The message is a single line that says what is wrong, where, and what to do. The command
     line prints it without a traceback and exits with code 2. Faults of the library itself use
-    any other exception and keep their traceback.
+    any other exception and keep their traceback. Addresses of objects are left out of the message.
     """
 
     def __init__(self, message: str):
-        super().__init__(" ".join(str(message).split()))
+        super().__init__(re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(str(message).split())))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns "; did you mean …?" with the names nearest to `name`, or "" if none is near."""
+    import difflib  # not needed by those who make no mistake
+
+    near = difflib.get_close_matches(name, sorted(known), n=2)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: short, and without the insides of objects."""
+    text = repr(value) if _is_plain(value) else f"({type(value).__name__})"
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, [*value, *value.values()]))
+    if isinstance(value, tuple | list | set | frozenset):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | complex | str | bytes)
+
+
+__all__ = ["UserError", "did_you_mean", "shown"]

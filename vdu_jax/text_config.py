@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vdu_jax import config as images
-from vdu_jax.errors import UserError
+from vdu_jax.errors import UserError, shown
 
 KIND = "text_to_image"
 # Of the objectives, those that need no class labels and no share of forget-like replay.
@@ -19,6 +19,11 @@ OBJECTIVES = (
 )  # fmt: skip
 DETECTORS = ("colour", "clip", "nudenet")
 USE_POSTERIOR = ("vdu", "vdu_extended")
+# Every setting that is a path, or a tuple of paths.
+PATHS = (
+    "data.dir", "data.manual_dir", "model.folder", "posterior.folders", "detector.folder",
+    "classifier.dir",
+)  # fmt: skip
 # Sections with keys of the user's own.
 FREE = (*images.FREE, "synonyms", "palette", "unet", "vae", "text_encoder", "scheduler")
 
@@ -337,7 +342,7 @@ def _validate_method(c: images.Check, name: str, factories) -> None:
         raise UserError(f"config key {prefix}.subset = {entry.subset!r}: {error}") from None
     if type(entry.get("rank")) is not int or entry.rank < 0:
         raise UserError(
-            f"config key {prefix}.rank = {entry.get('rank')!r}: must be 0 or a rank ≥ 1"
+            f"config key {prefix}.rank = {shown(entry.get('rank'))}: must be 0 or a rank ≥ 1"
         )
     if entry.rank and entry.get("optimizer") == "natural":
         raise UserError(f"config key {prefix}.rank: the natural step is of parameters; set it to 0")

@@ -154,7 +154,7 @@ def test_a_mistake_is_one_line_for_all(config_file, tmp_path, flag, line):
 def test_tools_run_alone(config_file, tmp_path):
     code, _, err = end(start("benchmark", config_file, tmp_path))
     assert code == 2
-    assert "`vdu benchmark` runs in one process: leave --coordinator out" in err
+    assert "`vdu benchmark` does not take --coordinator: it runs in one process" in err
 
 
 def test_ctrl_c_in_a_terminal_comes_once(tmp_path):

@@ -134,6 +134,15 @@ def test_the_config_that_import_writes_has_the_models_settings(imported, config)
     assert theirs.unlearn.init_from == str(imported / "original")
 
 
+def test_a_dollar_sign_in_the_workdir_is_no_environment_variable(exported, tmp_path):
+    workdir = tmp_path / "a$b"
+    escaped = str(workdir).replace("$", "$$")
+    assert cli.main(["import", str(exported / "original"), f"--workdir={escaped}"]) == 0
+    path = str(workdir / "import" / "config.py").replace("$", "$$")
+    config = cli.parse([f"--config={path}", "--workdir=x"])[0]["config"].value
+    assert config.unlearn.init_from == str(workdir)
+
+
 def test_a_run_that_unlearns_an_imported_model(imported, config_file, tmp_path):
     """Every stage after training, with the posterior over two imported folders."""
     workdir = tmp_path / "w"

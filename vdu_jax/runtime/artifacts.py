@@ -272,7 +272,8 @@ class StageDir:
         key = next((k for k in keys if not k.startswith("upstream.")), keys[0])
         raise UserError(
             f"{self.path} was made with {key} = {old.get(key)!r}, the config now says "
-            f"{self.inputs.get(key)!r}: use another --workdir, or --overwrite to replace it"
+            f"{self.inputs.get(key)!r}: use another --workdir, or --overwrite to replace it "
+            "(`vdu benchmark` has no such flag: delete that folder)"
         )
 
     def done(self, overwrite: bool = False) -> bool:

@@ -180,7 +180,7 @@ def _config_text(model: folder.ModelFolder, source: Path, workdir: Path) -> str:
         notes += UNKNOWN_SCHEDULE
     return CONFIG.format(
         source=repr(str(source))[1:-1].replace('"', '\\"'),
-        workdir=str(workdir.absolute()),
+        workdir=str(workdir.absolute()).replace("$", "$$"),  # no environment variable is meant
         notes=notes,
         settings="\n".join(lines),
     )

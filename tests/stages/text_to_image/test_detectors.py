@@ -1,5 +1,6 @@
 """What tells whether an image has the feature."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -58,6 +59,16 @@ def test_clip_gives_each_text_its_share(clip_section):
     scores = make(clip_section)(images)
     np.testing.assert_allclose(scores, shares[:, :2].sum(1), rtol=1e-4)
     assert scores.std() > 1e-3  # images differ
+
+
+def test_clips_verdicts_depend_on_its_weights_and_not_on_where_they_lie(clip_section, tmp_path):
+    first = detectors.inputs(config_of(clip_section))
+    shutil.copytree(tmp_path / "clip", tmp_path / "copy")
+    clip_section.folder = str(tmp_path / "copy")
+    assert detectors.inputs(config_of(clip_section)) == first
+    with open(tmp_path / "copy" / clip.WEIGHTS, "ab") as file:
+        file.write(b" ")
+    assert detectors.inputs(config_of(clip_section)) != first
 
 
 def test_clip_recognises_what_its_texts_say(clip_section):

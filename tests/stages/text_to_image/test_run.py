@@ -289,7 +289,8 @@ def test_a_mistake_is_one_line(
     workdir = text_run
     if "model.unet" in "".join(changes):
         workdir = tmp_path / "other"
-    arguments = [f"--config={text_config_file}", f"--workdir={workdir}", *changes]
+    arguments = [f"--config={text_config_file}", *changes]
+    arguments += [f"--workdir={workdir}"] if command != "plan" else []
     where = [str(tmp_path / "new")] if command == "export" else []
     before = files(text_run)
     assert cli.main([command, *where, *arguments]) == 2

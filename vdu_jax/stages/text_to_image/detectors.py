@@ -37,7 +37,7 @@ def inputs(config: ConfigDict) -> dict:
     section = config.detector
     found = section.to_dict()
     if section.kind == "clip":
-        found["weights"] = _weights(_folder(section))
+        found["folder"], found["weights"] = "", _weights(_folder(section))  # not where it lies
     return found
 
 

@@ -1,0 +1,7 @@
+"""`python -m vdu_jax.cli` is `vdu`."""
+
+import sys
+
+from vdu_jax.cli import main
+
+sys.exit(main())

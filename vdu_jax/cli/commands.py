@@ -1,0 +1,319 @@
+"""The one table of the command line: each command, its positional arguments and its flags.
+
+Everything else is made from it: parsing, refusals, `vdu --help` and `vdu COMMAND --help`. It
+imports nothing of JAX, so help is fast.
+"""
+
+import textwrap
+from typing import Any, NamedTuple
+
+import vdu_jax
+
+STAGES = ("train", "posterior", "replay", "unlearn", "sample", "evaluate", "relearn", "report")
+TEXT_STAGES = ("train", "posterior", "replay", "unlearn", "evaluate", "report")
+
+
+class Argument(NamedTuple):
+    """A positional argument. All of them are paths.
+
+    Attributes:
+      name: what help calls it. about: one line of help.
+    """
+
+    name: str
+    about: str
+
+
+class Flag(NamedTuple):
+    """A flag.
+
+    Attributes:
+      name: without the dashes.
+      about: its line of help.
+      value: what help calls its value; "" for a switch, which needs none.
+      kind: type of the value: str, int or float.
+      default: the value where the flag is not given.
+      choices: all values that are allowed; empty for no such list.
+      low: the smallest number allowed. above: the largest that is too small.
+      path: whether `~` and environment variables are expanded in it.
+      blank: whether an empty value means something.
+    """
+
+    name: str
+    about: str
+    value: str = ""
+    kind: type = str
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    above: float | None = None
+    path: bool = False
+    blank: bool = False
+
+    @property
+    def usage(self) -> str:
+        return f"--{self.name}={self.value}" if self.value else f"--{self.name}"
+
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+      about: one line of help.
+      arguments: positional ones; all of them must be given.
+      flags: which it takes, beside --debug.
+      required: names of those that must be given.
+      more: what else its own help says.
+      devices: whether it computes, so that JAX must find a device.
+    """
+
+    about: str
+    arguments: tuple[Argument, ...] = ()
+    flags: tuple[Flag, ...] = ()
+    required: tuple[str, ...] = ()
+    more: str = ""
+    devices: bool = True
+
+    def flag(self, name: str) -> Flag | None:
+        """The flag of that name, if the command takes it."""
+        return next((flag for flag in (*self.flags, DEBUG) if flag.name == name), None)
+
+
+DEBUG = Flag("debug", "show the traceback of a user's mistake, too", kind=bool, default=False)
+CONFIG = Flag("config", "Python file with the settings; see configs/", "FILE", path=True)
+WORKDIR = Flag("workdir", "folder of the run: everything made lies in it", "DIR", path=True)
+OVERWRITE = Flag(
+    "overwrite", "replace what is there of another config or model", kind=bool, default=False
+)
+JSON = Flag("json", "print one line of JSON", kind=bool, default=False)
+DISTRIBUTED = (
+    Flag(
+        "coordinator",
+        "address of process 0, where the stage runs as several processes; auto finds all three "
+        "under Slurm, on a TPU pod, in Kubernetes",
+        "HOST:PORT",
+        default="",
+    ),
+    Flag("processes", "how many processes there are", "N", int, low=1),
+    Flag("process", "which one this is, from 0", "I", int, low=0),
+)
+WEIGHTS = ("ema", "params")
+
+
+def _stage(about: str, more: str = "") -> Command:
+    flags = (CONFIG, WORKDIR, OVERWRITE, *DISTRIBUTED)
+    return Command(about, (), flags, ("config", "workdir"), more)
+
+
+COMMANDS = {
+    "run": _stage(
+        "all stages below in order; what is done for the same config is skipped",
+        "The stages: " + ", ".join(STAGES) + ". A config of kind text_to_image has all but sample "
+        "and relearn. Stopped or killed, the same command continues.",
+    ),
+    "train": _stage("pretrain the diffusion model, keeping checkpoints"),
+    "posterior": _stage(
+        "the Gaussian over the parameters, from checkpoints or the Fisher information"
+    ),
+    "replay": _stage("draw images from the model and clean them of forget-like ones"),
+    "unlearn": _stage("unlearn with every method of the config"),
+    "sample": _stage("draw images from the original and the unlearned models"),
+    "evaluate": _stage("PUL, u-FID, KID, precision, recall, class histogram, confidence"),
+    "relearn": _stage(
+        "steps on forget images until the class is back; only with relearn.images > 0"
+    ),
+    "report": _stage("report.html and the table"),
+    "benchmark": Command(
+        "compare methods: each on every forget class and seed of the config",
+        (),
+        (
+            CONFIG,
+            WORKDIR,
+            Flag(
+                "onto",
+                "published results whose cells are taken as they are; only the others are made",
+                "RESULTS.json", default="", path=True,
+            ),
+            Flag("only", "make this one cell again", "METHOD/CLASS/SEED", default=""),
+            Flag(
+                "against",
+                "published results to compare the cell of --only with; without it those of the "
+                "workdir, if there are any",
+                "RESULTS.json", default="", path=True,
+            ),
+        ),
+        ("config", "workdir"),
+        "Started more than once on one workdir, the processes share the cells. With --only the "
+        "exit code is 1 if a figure is not the published one.",
+    ),
+    "plan": Command(
+        "what training, unlearning and sampling hold in a device's memory",
+        (),
+        (
+            CONFIG,
+            Flag("devices", "how many devices to plan for", "N", int, 1),
+            Flag("memory", "what a device has; the exit code is 1 if a stage needs more", "GIB",
+                 float, above=0.0),
+            JSON,
+        ),
+        ("config",),
+        "Nothing is allocated.",
+    ),
+    "import": Command(
+        "bring in a diffusers model (a folder with safetensors weights)",
+        (Argument("DIR", "folder of the pipeline, or of its UNet2DModel"),),
+        (
+            WORKDIR,
+            Flag("weights", "which of its parameters", "|".join(WEIGHTS), str, "params", WEIGHTS),
+            Flag("variant", "which files of the folder, e.g. fp16; those without one by default",
+                 "NAME", default=""),
+            OVERWRITE,
+        ),
+        ("workdir",),
+        "The workdir can then be named in unlearn.init_from, train.init_from and posterior.runs.",
+    ),
+    "export": Command(
+        "write a model as a diffusers folder, which PyTorch loads",
+        (Argument("DIR", "the folder to write"),),
+        (
+            CONFIG,
+            WORKDIR,
+            Flag("model", "original, or the name of a method", "NAME", default="original"),
+            Flag(
+                "weights",
+                "which parameters of the original model; by default those that were unlearned from",
+                "|".join(WEIGHTS), str, "", WEIGHTS,
+            ),
+            OVERWRITE,
+        ),
+        ("workdir",),
+        "For DDPMPipeline.from_pretrained or, from a config of kind text_to_image, "
+        "StableDiffusionPipeline.from_pretrained; of the latter, --weights and --overwrite are "
+        "not taken. Without --config an imported model is written as it came.",
+    ),
+    "generate": Command(
+        "draw images of a text with a Stable Diffusion folder (extra sd)",
+        (
+            Argument("DIR", "the model's folder"),
+            Argument("GRID.png", "the picture to write, with GRID.json beside it"),
+        ),
+        (
+            Flag("prompt", "what to draw", "TEXT"),
+            Flag("negative", "what to keep the images away from", "TEXT", default="", blank=True),
+            Flag("guidance", "guidance scale; 1 follows the prompt alone", "S", float, 7.5,
+                 low=0.0),
+            Flag("images", "how many to draw", "N", int, 4),
+            Flag("steps", "of DDIM", "N", int, 50),
+            Flag("seed", "of the noise", "N", int, 0),
+            Flag("precision", "what the networks compute in", "float32|bfloat16", str, "float32",
+                 ("float32", "bfloat16")),
+        ),
+        ("prompt",),
+    ),
+    "convert": Command(
+        "turn a PyTorch checkpoint into safetensors (extra torch)",
+        (
+            Argument("FILE", "the checkpoint"),
+            Argument("FILE.safetensors", "the file to write"),
+        ),
+        devices=False,
+    ),
+    "check": Command(
+        "compare this machine's numbers with PyTorch's",
+        (),
+        (
+            Flag("precision", "any of float32, tf32, bfloat16, with commas", "NAMES", str,
+                 "float32"),
+            JSON,
+        ),
+        (),
+        "The exit code is 1 if a component is out of tolerance.",
+    ),
+}  # fmt: skip
+TOOLS = tuple(name for name in COMMANDS if name not in ("run", *STAGES))
+
+# (command, flag) -> what else is said where the flag is refused.
+ALONE = "it runs in one process: leave --coordinator out"
+NOTES = {(tool, "coordinator"): ALONE for tool in TOOLS} | {
+    ("benchmark", "coordinator"): f"{ALONE}; several on one workdir share the cells",
+    ("benchmark", "overwrite"): "use another --workdir, or delete the folder of that cell",
+    ("import", "config"): "the model's own settings are read",
+}
+
+EXAMPLE = "vdu run --config=configs/digits.py --workdir=runs/digits"
+
+
+def takers(flag: str) -> list[str]:
+    """The commands that take a flag; all stages together are one entry."""
+    names = [name for name, command in COMMANDS.items() if command.flag(flag)]
+    if {"run", *STAGES} <= set(names):
+        names = ["run and each stage", *(name for name in names if name in TOOLS)]
+    return names
+
+
+def overview() -> str:
+    """`vdu --help`."""
+    lines = ["usage: vdu COMMAND [ARGUMENTS] [--FLAG=VALUE …]", "", "STAGES (--config, --workdir)"]
+    rows = [(name, command.about) for name, command in COMMANDS.items()]
+    stages, tools = rows[: -len(TOOLS)], rows[-len(TOOLS) :]
+    lines += _table(stages) + ["", "TOOLS"] + _table(tools)
+    lines += ["", "FLAGS (`vdu COMMAND --help` has all that a command takes)"]
+    lines += _table(
+        [
+            (CONFIG.usage, CONFIG.about),
+            ("--config.KEY=VALUE", "change one setting, e.g. --config.forget.classes='(3,)'"),
+            *((flag.usage, flag.about) for flag in (WORKDIR, OVERWRITE, *DISTRIBUTED, DEBUG)),
+        ]
+    )
+    lines += [
+        "",
+        "In every path ~, ~USER, $VARIABLE and ${VARIABLE} are expanded; $$ is a dollar sign.",
+        "",
+        f"vdu {vdu_jax.__version__}. Example:",
+        f"  {EXAMPLE}",
+    ]
+    return "\n".join(lines)
+
+
+def usage(name: str) -> str:
+    """A command's first line of help."""
+    command = COMMANDS[name]
+    words = ["usage: vdu", name, *(argument.name for argument in command.arguments)]
+    for flag in (*command.flags, DEBUG):
+        words.append(flag.usage if flag.name in command.required else f"[{flag.usage}]")
+        if flag.name == "config":
+            words.append("[--config.KEY=VALUE\N{NO-BREAK SPACE}…]")
+    text = textwrap.fill(
+        " ".join(words), 100, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+    )
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def help_of(name: str) -> str:
+    """`vdu COMMAND --help`."""
+    command = COMMANDS[name]
+    rows = list(command.arguments)
+    for flag in (*command.flags, DEBUG):
+        about = flag.about
+        if flag.value and flag.default not in (None, ""):
+            about += f" (default: {flag.default})"
+        rows.append((flag.usage, about))
+        if flag.name == "config":
+            rows.append(("--config.KEY=VALUE", "change one setting of that file"))
+    lines = [usage(name), "", command.about[0].upper() + command.about[1:] + ".", ""]
+    lines += _table(rows)
+    if command.more:
+        lines += ["", textwrap.fill(command.more, 100)]
+    return "\n".join(lines)
+
+
+def _table(rows: list[tuple[str, str]]) -> list[str]:
+    """Lines of two columns."""
+    width = min(30, max(len(left) for left, _ in rows))
+    lines = []
+    for left, right in rows:
+        indent = " " * (width + 4)
+        first = f"  {left:<{width}}  "
+        text = textwrap.fill(right, 100, initial_indent=indent, subsequent_indent=indent)
+        lines.append(f"{first}{text.lstrip()}" if len(left) <= width else f"{first}\n{text}")
+    return lines

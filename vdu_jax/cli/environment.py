@@ -1,0 +1,114 @@
+"""How JAX and glibc are set up, and what is wrong with the devices of this machine."""
+
+import contextlib
+import ctypes
+import functools
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from vdu_jax.errors import UserError
+
+# XLA's fused CPU library calls: 1.5 times faster U-Nets. Set XLA_FLAGS to choose otherwise.
+XLA_FLAGS = (
+    "--xla_cpu_experimental_ynn_fusion_type="
+    "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_ELTWISE,LIBRARY_FUSION_TYPE_REDUCE"
+)
+
+# How glibc is to hand out memory: environment variable -> mallopt's parameter and value (malloc.h).
+# One pool for all threads; in one for each the peak is a seventh higher (docs/scaling.md).
+MALLOC = {"MALLOC_ARENA_MAX": (-8, 1)}
+# By default a step's large arrays come from the kernel as fresh pages and go back to it: a quarter
+# of a training step's time (docs/performance.md). So what is freed is kept ...
+KEEP_FREED = MALLOC | {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, -1)}
+# ... unless the peak matters more: then blocks from 1 MiB on are always given back.
+RETURN_FREED = MALLOC | {"MALLOC_MMAP_THRESHOLD_": (-3, 2**20)}
+
+EXTRAS = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}  # platform -> our extra for it
+
+
+def set_up_jax(malloc: Mapping[str, tuple[int, int]] = KEEP_FREED) -> None:
+    """Fast CPU kernels, glibc's memory, and a compilation cache, unless set already."""
+    os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
+    os.environ.setdefault(
+        "JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/vdu_jax/xla").expanduser())
+    )
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        for name, (parameter, value) in malloc.items():
+            if name not in os.environ:
+                mallopt(parameter, value)
+
+
+@contextlib.contextmanager
+def starting_jax() -> Iterator[None]:
+    """A block in which JAX starts: imports itself, meets other processes, finds its devices.
+
+    Raises:
+      UserError: if it cannot because of an environment variable, a driver or a missing package.
+    """
+    _check_xla_flags(os.environ.get("XLA_FLAGS", ""))
+    try:
+        import jax
+    except ValueError as error:  # of a variable JAX_…
+        raise UserError(f"an environment variable of JAX is wrong: {error}; unset it") from error
+    try:
+        yield
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        # JAX asserts that it found one of the platforms that it was told to use.
+        text = str(error)
+        if text and not re.search("backend|platform|device", text, re.IGNORECASE):
+            raise
+        raise UserError(_no_devices(text)) from error
+
+
+def _no_devices(reason: str) -> str:
+    import jax
+
+    asked = os.environ.get("JAX_PLATFORMS", "") or jax.config.jax_platforms or ""
+    reason = re.sub(r"^Unable to initialize backend '[^']*': |\s*\(set JAX_PLATFORMS.*", "", reason)
+    reason = (reason.strip().splitlines() or ["there is no such device or no plugin for it"])[0]
+    try:
+        jax.config.update("jax_platforms", None)
+        there = ", ".join(sorted({device.platform for device in jax.devices()}))
+    except (RuntimeError, AssertionError):
+        there = "none"
+    extra = next((EXTRAS[name] for name in re.split(r"[,\s]+", asked) if name in EXTRAS), None)
+    do = f"pip install 'vdu-jax[{extra}]' and see to its driver, or " if extra else ""
+    if there == "none":
+        return f"JAX finds no device: {reason}; look at the environment variables JAX_… and XLA_…"
+    if not asked:
+        return f"JAX cannot use this machine's devices: {reason}; JAX_PLATFORMS=cpu does without"
+    return (
+        f"JAX_PLATFORMS={asked}: {reason.rstrip('.')}; JAX finds {there} here: {do}unset "
+        "JAX_PLATFORMS or set it to cpu"
+    )
+
+
+# XLA's parser ends the process, with no way to catch it. So a process of its own tries first.
+TRY_FLAGS = "from jaxlib import xla_client; xla_client.make_cpu_client()"
+SAID = re.compile(
+    r"(Unknown flags? in XLA_FLAGS: .*|Couldn't interpret value .*|Could not open file \S+)"
+)
+
+
+@functools.cache
+def _check_xla_flags(flags: str) -> None:
+    if flags == XLA_FLAGS or not flags.strip() or _has_started():
+        return
+    done = subprocess.run(
+        [sys.executable, "-c", TRY_FLAGS], capture_output=True, text=True, errors="replace"
+    )
+    said = SAID.search(done.stderr) if done.returncode else None
+    if said:
+        raise UserError(f"XLA_FLAGS: {said[0]}; leave it out of the environment variable XLA_FLAGS")
+
+
+def _has_started() -> bool:
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    return bridge is not None and bridge.backends_are_initialized()

@@ -1,0 +1,131 @@
+"""From a parsed command line to the stages and tools."""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from vdu_jax.cli.arguments import is_text
+from vdu_jax.cli.commands import STAGES, TEXT_STAGES
+from vdu_jax.errors import UserError
+
+FOLDERS = {"sample": "samples"}  # stage -> its folder, where that has another name
+
+
+def validate(config) -> None:
+    """Refuse a config of any kind that cannot work.
+
+    Raises:
+      UserError: with the key.
+    """
+    from vdu_jax import config as images
+    from vdu_jax import text_config
+
+    (text_config if is_text(config) else images).validate(config)
+
+
+def run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
+    """Run one stage, or for "run" all in order, on a validated config.
+
+    Of each stage for which nothing was left to do, a line says so.
+
+    Raises:
+      UserError: if another process works in the workdir.
+    """
+    from vdu_jax.runtime import artifacts
+
+    with artifacts.claim(workdir):
+        _run_stages(command, config, workdir, overwrite)
+
+
+def _run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
+    names, package = STAGES, "vdu_jax.stages"
+    if is_text(config):
+        names, package = TEXT_STAGES, "vdu_jax.stages.text_to_image"
+        if command not in ("run", *TEXT_STAGES):
+            raise UserError(
+                f"`vdu {command}` is not for configs of kind 'text_to_image': they have the stages "
+                f"{', '.join(TEXT_STAGES)}"
+            )
+    for name in names if command == "run" else (command,):
+        if command == "run" and name == "train" and config.unlearn.get("init_from"):
+            continue  # the model is there
+        if command == "run" and name == "relearn" and not config.relearn.images:
+            continue  # not asked for
+        before = finished(workdir, name)
+        importlib.import_module(f"{package}.{name}").run(config, workdir, overwrite)
+        if finished(workdir, name) == before:
+            say_done(workdir, name, bool(before))
+
+
+def finished(workdir: Path, stage: str) -> dict[Path, int]:
+    """When each part of a stage was finished: `done.json` -> its time in nanoseconds."""
+    folder = Path(workdir) / FOLDERS.get(stage, stage)
+    found = [folder / "done.json", *folder.glob("*/done.json")]
+    return {path: path.stat().st_mtime_ns for path in found if path.exists()}
+
+
+def say_done(workdir: Path, stage: str, is_there: bool) -> None:
+    """Say that a stage had nothing to do."""
+    from vdu_jax.runtime import processes
+
+    folder = Path(workdir) / FOLDERS.get(stage, stage)
+    if is_there:
+        processes.report(f"{stage}: done already for this config, in {folder}")
+    else:
+        processes.report(f"{stage}: this config needs none of it")
+
+
+def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
+    """Run one of `TOOLS`; returns the exit code."""
+    if is_text(config) and command not in ("export", "plan"):
+        raise UserError(f"`vdu {command}` does not take configs of kind 'text_to_image'")
+    if command == "benchmark":
+        from vdu_jax.config import validate_benchmark
+        from vdu_jax.stages import benchmark
+
+        validate_benchmark(config)
+        if values.only:
+            return benchmark.run_only(config, values.workdir, values.only, values.against)
+        benchmark.run(config, values.workdir, values.onto)
+    elif command == "plan":
+        package = "stages.text_to_image" if is_text(config) else "stages"
+        plan = importlib.import_module(f"vdu_jax.{package}.plan")
+        return plan.run(config, values.devices, values.memory or 0.0, values.json)
+    elif command == "import":
+        from vdu_jax.stages import importing
+
+        importing.run(
+            arguments[0], values.workdir, values.weights, values.overwrite, values.variant
+        )
+    elif command == "export" and is_text(config):
+        from vdu_jax.stages.text_to_image import exporting
+
+        exporting.run(arguments[0], config, values.workdir, values.model)
+    elif command == "export":
+        from vdu_jax.stages import exporting
+
+        exporting.run(
+            arguments[0], config, values.workdir, values.model, values.weights, values.overwrite
+        )
+    elif command == "generate":
+        from vdu_jax.stages.text_to_image import generate
+
+        generate.run(
+            *arguments,
+            prompt=values.prompt,
+            negative=values.negative,
+            images=values.images,
+            guidance_scale=values.guidance,
+            steps=values.steps,
+            seed=values.seed,
+            precision=values.precision,
+        )
+    elif command == "convert":
+        from vdu_jax.interop import convert
+
+        convert.convert(*arguments)
+    else:
+        from vdu_jax.parity import check
+
+        return check.run(values.precision.split(","), values.json)
+    return 0
