@@ -224,8 +224,8 @@ def counts(published: Mapping) -> list[str]:
         f"u-FID, KID, precision and recall are of {_span(_images(published), 'd')} images a model, "
         f"the original's of the {_span(_images(published, True), 'd')} that the classifier puts "
         f"into retained classes; u-FID at equal PUL and the curves are of {_span(points, 'd')} "
-        f"images a point. Compare only figures of as many images. The bias of u-FID, which real images are "
-        f"expected at with as many: {bias}.",
+        "images a point. Compare only figures of as many images. The bias of u-FID, which real "
+        f"images are expected at with as many: {bias}.",
     ]
 
 
