@@ -38,7 +38,7 @@ def read(config: ConfigDict) -> tuple[pipeline.TextToImage, Shapes]:
     parts = stable_diffusion.PARTS
     shapes = {name: parts[name].param_shapes(module) for name, module in modules.items()}
     # How noisy the levels are changes no size.
-    diffusion = scheduler.read_noise({}, "")
+    diffusion = scheduler.read_noise({}, "", "DDPMScheduler")
     sides = pipeline.latent_sides(configs["unet"], where)
     latent_shape = (*sides, modules["unet"].out_channels)
     return pipeline.TextToImage(modules, {}, None, diffusion, 1.0, latent_shape), shapes

@@ -66,7 +66,11 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         "text_encoder": fresh(config, "text_encoder", modules["text_encoder"]),
         "unet": fresh(config, "unet", modules["unet"]),
     }
-    diffusion = scheduler.read_noise(configs["scheduler"], "config key model.scheduler")
+    diffusion = scheduler.read_noise(
+        configs["scheduler"],
+        "config key model.scheduler",
+        pipeline.ABOUT["scheduler"]["_class_name"],
+    )
     model = pipeline.TextToImage(modules, params, tokenize, diffusion, scaling, latents.shape[1:])
     source = build.LatentSource(
         latents * np.float32(scaling), found.captions, lambda texts: build.embed(model, texts)
