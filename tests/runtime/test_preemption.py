@@ -16,8 +16,13 @@ from vdu_jax.runtime.preemption import Interrupted, SignalWatch
 def send(signum=signal.SIGINT):
     os.kill(os.getpid(), signum)
 
-def blocked():
-    "Work in C that lets other threads run, but no handler of Python's."
+def blocked(other=lambda: None):
+    "Work in C that lets other threads run, as `other`, but no handler of Python's."
+    gate = threading.Lock()
+    gate.acquire()
+    threading.Thread(target=lambda: (gate.acquire(), other()), daemon=True).start()
+    sys.setswitchinterval(1000)  # no other thread runs before this one is in C
+    gate.release()
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
 
 preemption.listen()
@@ -64,8 +69,7 @@ thread.start()
 thread.join()
 """,
     "while the main thread is blocked": """
-threading.Timer(0, send).start()
-blocked()
+blocked(send)
 """,
 }
 
@@ -152,8 +156,7 @@ def twice():
     for signum in (signal.SIGINT, signal.SIGTERM):  # delivered at once, not in the kernel's order
         signal.pthread_kill(threading.get_ident(), signum)
 with SignalWatch():
-    threading.Timer(0, twice).start()
-    blocked()
+    blocked(twice)
 """,
         (143, line("SIGTERM")),
     ),
