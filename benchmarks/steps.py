@@ -42,7 +42,7 @@ def steps_of(config, batch_size: int) -> dict:
     from vdu_jax.stages import plan, train, unlearn
 
     shape = plan.image_shape(config)
-    params = train.fresh(config, shape)
+    params = train.init_params(config, shape)
     trained = posterior.GaussianPosterior(
         params, jax.tree.map(lambda p: jnp.full(p.shape, 1e-4), params), jnp.int32(8)
     )

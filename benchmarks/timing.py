@@ -51,7 +51,7 @@ def update_step(objective, params, optimizer, batch) -> Callable[[], None]:
     step = jax.jit(fit.make_step(objective, optimizer), donate_argnums=0)
     # Fresh arrays, for the step uses its state up.
     start = functools.partial(fit.init_state, optimizer=optimizer)
-    state = parallel.fresh(start, parallel.make_mesh(), params)
+    state = parallel.init_sharded(start, parallel.make_mesh(), params)
 
     def update():
         nonlocal state

@@ -114,7 +114,7 @@ def test_eps_error_by_hand():
         assert dropout_key is None
         return params * xt + t[:, None, None, None] / 100 + cond
 
-    predict = process.given(score_fn, {"image": x0, "cond": 0.1})
+    predict = process.bind_condition(score_fn, {"image": x0, "cond": 0.1})
     noising = process.Noising(jnp.asarray(t), jnp.asarray(eps))
     error = process.eps_error(predict, 0.8, SCHEDULE, x0, noising)
     a = LEVELS[t][:, None, None, None]
@@ -218,7 +218,7 @@ def test_parts_predicted_together_are_each_as_alone(sizes, conditioned):
         if conditioned:
             part["cond"] = normal(seed + 9, size, 2)
         noising = process.draw_noising(jax.random.key(seed), SCHEDULE, part["image"])
-        parts.append(process.noised(SCHEDULE, part, noising))
+        parts.append(process.network_inputs(SCHEDULE, part, noising))
     calls = []
 
     def once(*arguments, **given):
@@ -228,7 +228,7 @@ def test_parts_predicted_together_are_each_as_alone(sizes, conditioned):
     together = process.predict_together(once, 2.0, *parts)
     assert len(calls) == 1
     for part, found in zip(parts, together, strict=True):
-        alone = process.given(score_fn, part)(2.0, part["xt"], part["t"])
+        alone = process.bind_condition(score_fn, part)(2.0, part["xt"], part["t"])
         np.testing.assert_array_equal(found, alone)
 
 

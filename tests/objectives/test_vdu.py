@@ -137,7 +137,7 @@ def test_the_state_is_the_anchored_posterior(toy):
 @pytest.mark.parametrize("anchor", ["mean", "pretrained"])
 def test_any_family_holds_the_parameters_by_its_own_energy(toy, factory, anchor):
     around = [toy.start, toy.params, toy.posterior.mean]
-    family = posterior.apply_floor(posterior.low_rank(around), 0.01)
+    family = posterior.floor_variance(posterior.low_rank(around), 0.01)
     options = dict(plasticity_reduction="sum", stability_reduction="sum")
     objective = factory(
         toy.score_fn, toy.schedule, family, NUM_FORGET, gamma=1.0, anchor=anchor, **options

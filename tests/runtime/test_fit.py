@@ -250,7 +250,7 @@ def test_the_first_state_is_fresh_arrays_made_by_one_program(caplog):
     params = fit_lib.parallel.place(START, mesh)
     start = functools.partial(fit_lib.init_state, optimizer=optax.adam(0.05), ema_decay=0.9)
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        state = fit_lib.parallel.fresh(start, mesh, params)
+        state = fit_lib.parallel.init_sharded(start, mesh, params)
     assert sum("Compiling jit" in r.getMessage() for r in caplog.records) == 1
     jax.tree.map(np.testing.assert_array_equal, state, start(params))
     arrays = jax.tree.leaves((state, params))

@@ -58,7 +58,7 @@ def noise_predictor(score_fn: ScoreFn, schedule: Schedule, prediction: str) -> S
     return predict
 
 
-def given(score_fn: ScoreFn, part: Mapping[str, jax.Array]) -> ScoreFn:
+def bind_condition(score_fn: ScoreFn, part: Mapping[str, jax.Array]) -> ScoreFn:
     """The score function with the condition of a part of a batch, if it has one.
 
     Args:
@@ -180,7 +180,7 @@ def draw_noising(
     return Noising(draw_for(x0, times), draw_for(x0, noise))
 
 
-def noised(
+def network_inputs(
     schedule: Schedule, part: Mapping[str, jax.Array], noising: Noising
 ) -> dict[str, jax.Array]:
     """What the network is told of a part of a batch: "xt" (B, H, W, C), "t" (B,), and "cond"."""
@@ -198,7 +198,7 @@ def predict_together(
     share the whole alike, and nothing moves between them.
 
     Args:
-      parts: from `noised`; with a condition all or none.
+      parts: from `network_inputs`; with a condition all or none.
     """
     count = math.gcd(*(len(part["t"]) for part in parts))
 
@@ -212,7 +212,7 @@ def predict_together(
         return unfolded(jnp.concatenate([folded(array) for array in arrays], axis=1))
 
     whole = jax.tree.map(join, *parts)
-    eps = folded(given(score_fn, whole)(params, whole["xt"], whole["t"]))
+    eps = folded(bind_condition(score_fn, whole)(params, whole["xt"], whole["t"]))
     ends = itertools.accumulate(len(part["t"]) // count for part in parts[:-1])
     return [unfolded(found) for found in jnp.split(eps, list(ends), axis=1)]
 

@@ -37,7 +37,7 @@ def ddpm(
             part = guidance.drop_condition(drop_key, part, drop_condition)
         noising = process.draw_noising(noise_key, schedule, x0)
         error = process.eps_error(
-            process.given(score_fn, part),
+            process.bind_condition(score_fn, part),
             params,
             schedule,
             x0,

@@ -100,8 +100,8 @@ def demixing(
         noising = process.draw_noising(forget_key, schedule, x0, stratified=True)
         again = process.draw_noising(replay_key, schedule, replay, stratified=True)
         parts = [
-            process.noised(schedule, batch["forget"], noising),
-            process.noised(schedule, batch["replay"], again),
+            process.network_inputs(schedule, batch["forget"], noising),
+            process.network_inputs(schedule, batch["replay"], again),
         ]
         target, kept = process.predict_together(score_fn, state.teacher, *parts)
         prediction, of_replay = process.predict_together(score_fn, params, *parts)

@@ -53,8 +53,8 @@ def erase_diff(
         noising = process.draw_noising(forget_key, schedule, x0)
         xt = process.q_sample(schedule, x0, noising.t, noising.eps)
         target = jax.random.uniform(noise_key, x0.shape)
-        predict_kept = process.given(score_fn, batch["retain"])
-        predict = process.given(score_fn, batch["forget"])
+        predict_kept = process.bind_condition(score_fn, batch["retain"])
+        predict = process.bind_condition(score_fn, batch["forget"])
         weights = process.bcast(schedule.simple_weights[noising.t], x0)
 
         def retain_loss(p):

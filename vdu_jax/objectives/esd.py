@@ -56,7 +56,7 @@ def esd(
 
     @jax.jit
     def teach(params, opt_state, part, key):
-        x0, predict = part["image"], process.given(score_fn, part)
+        x0, predict = part["image"], process.bind_condition(score_fn, part)
         noising = process.draw_noising(key, schedule, x0)
         grads = jax.grad(lambda p: process.simple_error(predict, p, schedule, x0, noising).mean())(
             params
@@ -77,7 +77,7 @@ def esd(
         x0 = batch["forget"]["image"]
         noising = process.draw_noising(key, schedule, x0)
         xt = process.q_sample(schedule, x0, noising.t, noising.eps)
-        predict = process.given(score_fn, batch["forget"])
+        predict = process.bind_condition(score_fn, batch["forget"])
         if teacher == "text":
             negative = batch["forget"]["negative"]
             original = score_fn(state.original, xt, noising.t, negative)

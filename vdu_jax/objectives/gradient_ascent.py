@@ -21,7 +21,7 @@ def gradient_ascent(
         x0 = batch["forget"]["image"]
         noising = process.draw_noising(key, schedule, x0)
         error = process.eps_error(
-            process.given(score_fn, batch["forget"]), params, schedule, x0, noising
+            process.bind_condition(score_fn, batch["forget"]), params, schedule, x0, noising
         )
         ascent = (schedule.simple_weights[noising.t] * error).mean()
         return -ascent, {"forget_error": error.mean()}

@@ -55,7 +55,7 @@ def salun(
 
     @jax.jit
     def forget_gradient(params, part, key):
-        x0, predict = part["image"], process.given(score_fn, part)
+        x0, predict = part["image"], process.bind_condition(score_fn, part)
         noising = process.draw_noising(key, schedule, x0)
         return jax.grad(lambda p: process.simple_error(predict, p, schedule, x0, noising).mean())(
             params
@@ -79,11 +79,11 @@ def salun(
         target = replay[jax.random.randint(pair_key, (len(x0),), 0, len(replay))]
         noising = process.draw_noising(forget_key, schedule, x0)
         relabelled = process.relabelled_error(
-            process.given(score_fn, batch["forget"]), params, schedule, x0, noising, target
+            process.bind_condition(score_fn, batch["forget"]), params, schedule, x0, noising, target
         ).mean()
         noising = process.draw_noising(replay_key, schedule, replay)
         kept = process.simple_error(
-            process.given(score_fn, batch["replay"]), params, schedule, replay, noising
+            process.bind_condition(score_fn, batch["replay"]), params, schedule, replay, noising
         ).mean()
         metrics = {"relabelled_error": relabelled, "replay_error": kept}
         return relabelled + replay_weight * kept, metrics

@@ -62,11 +62,11 @@ def selective_amnesia(
         )
         noising = process.draw_noising(forget_key, schedule, x0)
         amnesia = process.relabelled_error(
-            process.given(score_fn, batch["forget"]), params, schedule, x0, noising, target
+            process.bind_condition(score_fn, batch["forget"]), params, schedule, x0, noising, target
         ).mean()
         noising = process.draw_noising(replay_key, schedule, replay)
         kept = process.simple_error(
-            process.given(score_fn, batch["replay"]), params, schedule, replay, noising
+            process.bind_condition(score_fn, batch["replay"]), params, schedule, replay, noising
         ).mean()
         pulls = jax.tree.map(
             lambda p, o, f: jnp.sum(f * jnp.square(p - o)), params, state.original, state.fisher

@@ -52,7 +52,7 @@ def siss(
             of_a, of_x = (batch[kind]["cond"] for kind in ("forget", "retain"))
             of_x = of_x[jnp.arange(len(a)) % len(of_x)]
             cond = jnp.where(process.bcast(from_a, of_a), of_a, of_x)
-            predict = process.given(score_fn, {"cond": cond})
+            predict = process.bind_condition(score_fn, {"cond": cond})
         mt = process.q_sample(schedule, source, noising.t, noising.eps)
         level = process.bcast(schedule.alphas_cumprod[noising.t], a)
 

@@ -93,7 +93,7 @@ def vdu(
         x0 = batch["forget"]["image"]
         noising = process.draw_noising(key, schedule, x0)
         error = process.eps_error(
-            process.given(score_fn, batch["forget"]), params, schedule, x0, noising
+            process.bind_condition(score_fn, batch["forget"]), params, schedule, x0, noising
         )
         plasticity = plasticity_scale * (weights[noising.t] * error).mean()
         stability = energy(state.posterior, params)

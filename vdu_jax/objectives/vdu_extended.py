@@ -97,14 +97,14 @@ def vdu_extended(
         forget_key, replay_key = jax.random.split(key)
         x0 = batch["forget"]["image"]
         noising = process.draw_noising(forget_key, schedule, x0)
-        parts = [process.noised(schedule, batch["forget"], noising)]
+        parts = [process.network_inputs(schedule, batch["forget"], noising)]
         if use_function:
             part = batch["replay"]
             if drop_condition > 0:
                 replay_key, drop_key = jax.random.split(replay_key)
                 part = guidance.drop_condition(drop_key, part, drop_condition)
             again = process.draw_noising(replay_key, schedule, part["image"])
-            parts.append(process.noised(schedule, part, again))
+            parts.append(process.network_inputs(schedule, part, again))
         predictions = process.predict_together(score_fn, params, *parts)
         error = jnp.square(predictions[0] - noising.eps).mean(tuple(range(1, x0.ndim)))
         if plasticity == "capped":

@@ -36,7 +36,7 @@ def diagonal_fisher(
 
         def one(total, example):
             single, drawn = jax.tree.map(lambda a: a[None], example)
-            predict = process.given(score_fn, single)
+            predict = process.bind_condition(score_fn, single)
             gradient = jax.grad(
                 lambda p: process.simple_error(predict, p, schedule, single["image"], drawn).mean()
             )(params)

@@ -191,7 +191,7 @@ def fit(
     prepared = taken
     # Fresh arrays, for the step uses its state up, and the caller and the objective keep `params`.
     start = functools.partial(init_state, optimizer=optimizer, ema_decay=ema_decay)
-    state = parallel.fresh(start, mesh, params)
+    state = parallel.init_sharded(start, mesh, params)
     update = functools.partial(make_step, objective, optimizer, ema_decay)
     step_fn = parallel.compile_step(lambda wrap: update(wrap=wrap), layout, state)
     # What is compiled for parts or for pmap has loops and copies that XLA would count differently.

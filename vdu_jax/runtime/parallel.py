@@ -87,7 +87,7 @@ def placed(tree: Any, mesh: Mesh) -> Any:
     )
 
 
-def fresh(function: Callable, mesh: Mesh, *arguments) -> Any:
+def init_sharded(function: Callable, mesh: Mesh, *arguments) -> Any:
     """`function(*arguments)`, placed as by `place`, in arrays that are shared with nothing.
 
     By one program, not one for each shape.

@@ -207,7 +207,7 @@ def retrain(config: ConfigDict, path: Path, name: str) -> FitResult:
     """Train as `train` did, from the same fresh parameters, on the retained data alone."""
     source = build.open_split(config, build.dataset(config), "train")
     retained = source.subset(build.forget_retain(config, source).retain)
-    params = train.fresh(config, source.image_shape)
+    params = train.init_params(config, source.image_shape)
     return train.fit_on(config, retained, params, path, [config.train.steps], f"unlearn {name}")
 
 

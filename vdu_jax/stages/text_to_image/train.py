@@ -58,8 +58,8 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     configs["vae"] = configs["vae"] | {"scaling_factor": scaling}
     params = {
         "vae": autoencoder_params,
-        "text_encoder": fresh(config, "text_encoder", modules["text_encoder"]),
-        "unet": fresh(config, "unet", modules["unet"]),
+        "text_encoder": init_params(config, "text_encoder", modules["text_encoder"]),
+        "unet": init_params(config, "unet", modules["unet"]),
     }
     diffusion = scheduler.read_noise(configs["scheduler"], "config key model.scheduler")
     model = pipeline.TextToImage(modules, params, tokenize, diffusion, scaling, latents.shape[1:])
@@ -108,7 +108,7 @@ def networks(
     return configs, modules
 
 
-def fresh(config: ConfigDict, name: str, module: nn.Module) -> Params:
+def init_params(config: ConfigDict, name: str, module: nn.Module) -> Params:
     """Initial parameters of a network, from `train.init_seed`."""
     part = stable_diffusion.PARTS[name]
     place = sorted(stable_diffusion.PARTS).index(name)
@@ -128,7 +128,7 @@ def fit_autoencoder(
     def decode(params, latents):
         return module.apply({"params": params}, latents, method="decode")
 
-    params = fresh(config, "vae", module)
+    params = init_params(config, "vae", module)
     result = fit(
         objectives.autoencoder(encode, decode, kl_weight=settings.kl_weight),
         params,
