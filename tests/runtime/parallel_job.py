@@ -3,7 +3,8 @@
     python parallel_job.py FOLDER [--fsdp=N] [--mode=pmap] [--accumulate=N]
                            [--coordinator=… --processes=N --process=I]
 
-Writes FOLDER/bytes.json and, through `fit`, FOLDER/ddpm and FOLDER/vdu.
+Writes FOLDER/bytes.json, FOLDER/draw.txt (the compiled program that draws VDU's noise) and, through
+`fit`, FOLDER/ddpm and FOLDER/vdu.
 """
 
 import sys
@@ -25,10 +26,11 @@ BATCH, STEPS = 16, 20
 
 
 def small_network():
-    """A noise predictor and its parameters."""
+    """A noise predictor with dropout, and its parameters."""
     net = unet.UNet(
-        1, (8,), layers_per_block=1, num_groups=4, attention_levels=(), mid_attention=False
-    )
+        1, (8,), layers_per_block=1, num_groups=4, attention_levels=(), mid_attention=False,
+        dropout=0.2,
+    )  # fmt: skip
 
     @jax.jit
     def start(key):
@@ -48,7 +50,7 @@ def make(name, network=small_network):
         jnp.int32(5),
     )
     if name == "ddpm":
-        objective = objectives.ddpm(score_fn, schedule)
+        objective = objectives.ddpm(score_fn, schedule, dropout=True)
     else:
         settings = {"demixing": {"forget_share": 0.1, "reference_images": 32}}.get(name, {})
         objective = objectives.FACTORIES[name](score_fn, schedule, trained, 40, **settings)
@@ -95,6 +97,11 @@ def main(folder, fsdp=1, mode="jit", accumulate=1, coordinator=None, **which):
         "devices": jax.device_count(),
     }
     artifacts.write_json(Path(folder) / "bytes.json", held)
+    batch = {kind: {"image": next(loader)["image"]} for kind, loader in loaders.items()}
+    batch = parallel.shard_batch(batch, mesh)
+    draw = jax.jit(parallel.shard_draw(objective.draw, mesh))
+    program = draw.lower(jax.random.key(1), batch).compile().as_text()
+    processes.from_leader((Path(folder) / "draw.txt").write_text, program)
     processes.leave(failed=False)
 
 

@@ -1,11 +1,9 @@
 """The forward process and the noise-prediction error."""
 
-import contextlib
-import contextvars
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import chex
@@ -111,44 +109,6 @@ def relabelled_error(
     return factor * jnp.square(gap).mean(tuple(range(1, x0.ndim)))
 
 
-class _Part(NamedTuple):
-    """count: parts in the batch. take: what belongs to the part, of an array of the whole batch."""
-
-    count: int
-    take: Callable[[jax.Array], jax.Array]
-
-
-_WHOLE = _Part(1, lambda a: a)
-_PART: contextvars.ContextVar[_Part] = contextvars.ContextVar("part", default=_WHOLE)
-
-
-@contextlib.contextmanager
-def part_of_batch(count: int, take: Callable[[jax.Array], jax.Array]) -> Iterator[None]:
-    """While this lasts, the images of a loss are a part of a batch; see `draw_for`.
-
-    It is known while a step is traced, so the traced step stays a pure function. Parts nest.
-
-    Args:
-      count: of parts, equal in size. take: an array (B, …) of the batch -> its rows (B/count, …).
-    """
-    outer = _PART.get()
-    token = _PART.set(_Part(outer.count * count, lambda a: take(outer.take(a))))
-    try:
-        yield
-    finally:
-        _PART.reset(token)
-
-
-def draw_for(x0: jax.Array, draw: Callable[[int], jax.Array]) -> jax.Array:
-    """`draw(B)`, with a row for each image of x0 (B, …).
-
-    Where x0 is a part of a batch, all of the batch is drawn for and the part's rows are taken, so
-    that a step draws the same whether a batch is computed at once or in parts.
-    """
-    part = _PART.get()
-    return part.take(draw(len(x0) * part.count))
-
-
 class Noising(NamedTuple):
     """One draw of times and noise: t (B,) int32, eps (B, H, W, C)."""
 
@@ -165,19 +125,14 @@ def draw_noising(
     uniform, and a mean over the batch varies less (Kingma et al. 2021, arXiv 2107.00630, sec. I.1).
     """
     t_key, eps_key = jax.random.split(key)
-
-    def times(count):
-        if not stratified:
-            return jax.random.randint(t_key, (count,), 0, schedule.num_steps)
-        shift_key, order_key = jax.random.split(t_key)
-        places = (jax.random.uniform(shift_key) + jnp.arange(count) / count) % 1.0
-        t = (jax.random.permutation(order_key, places) * schedule.num_steps).astype(jnp.int32)
-        return jnp.minimum(t, schedule.num_steps - 1)
-
-    def noise(count):
-        return jax.random.normal(eps_key, (count, *x0.shape[1:]), x0.dtype)
-
-    return Noising(draw_for(x0, times), draw_for(x0, noise))
+    count = len(x0)
+    eps = jax.random.normal(eps_key, x0.shape, x0.dtype)
+    if not stratified:
+        return Noising(jax.random.randint(t_key, (count,), 0, schedule.num_steps), eps)
+    shift_key, order_key = jax.random.split(t_key)
+    places = (jax.random.uniform(shift_key) + jnp.arange(count) / count) % 1.0
+    t = (jax.random.permutation(order_key, places) * schedule.num_steps).astype(jnp.int32)
+    return Noising(jnp.minimum(t, schedule.num_steps - 1), eps)
 
 
 def network_inputs(
@@ -223,11 +178,14 @@ def eps_error(
     schedule: Schedule,
     x0: jax.Array,
     noising: Noising,
-    dropout_key=None,
+    dropout_key: jax.Array | None = None,
 ) -> jax.Array:
     """e(θ; x_0, t, ε) = mean over pixels of (ε_θ(x_t, t) − ε)², per example: (B,).
 
     Ho et al. 2020, eq. 14 without the expectation.
+
+    Args:
+      dropout_key: (B,) keys, for a network with dropout; see `vdu_jax.types.ScoreFn`.
     """
     xt = q_sample(schedule, x0, noising.t, noising.eps)
     prediction = score_fn(params, xt, noising.t, dropout_key=dropout_key)

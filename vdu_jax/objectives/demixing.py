@@ -32,6 +32,13 @@ class DemixingState(NamedTuple):
     posterior: Posterior
 
 
+class DemixingNoise(NamedTuple):
+    """Of each image of D_f and of replay, at stratified times."""
+
+    forget: process.Noising
+    replay: process.Noising
+
+
 def correction(
     schedule: Schedule, forget: jax.Array, replay: jax.Array, share: float, xt: jax.Array, t
 ) -> jax.Array:
@@ -94,11 +101,16 @@ def demixing(
         replay = take(batches["replay"], reference_images)
         return DemixingState(params, forget, replay, anchored(posterior, params, anchor))
 
-    def loss(params, state, batch, key):
+    def draw(key, batch):
         forget_key, replay_key = jax.random.split(key)
         x0, replay = batch["forget"]["image"], batch["replay"]["image"]
-        noising = process.draw_noising(forget_key, schedule, x0, stratified=True)
-        again = process.draw_noising(replay_key, schedule, replay, stratified=True)
+        return DemixingNoise(
+            process.draw_noising(forget_key, schedule, x0, stratified=True),
+            process.draw_noising(replay_key, schedule, replay, stratified=True),
+        )
+
+    def loss(params, state, batch, noise):
+        noising, again = noise
         parts = [
             process.network_inputs(schedule, batch["forget"], noising),
             process.network_inputs(schedule, batch["replay"], again),
@@ -119,4 +131,12 @@ def demixing(
         metrics = {"corrected": corrected.mean(), "drift": drift, "energy": away}
         return total, metrics | {"forget_error": forget_error}
 
-    return Objective(frozenset({"forget", "replay"}), init, loss, init_computes=False)
+    return Objective(
+        sees=frozenset({"forget", "replay"}),
+        needs=frozenset({"posterior"}),
+        init=init,
+        draw=draw,
+        loss=loss,
+        is_mean=True,
+        init_computes=False,
+    )

@@ -1,5 +1,7 @@
 """EraseDiff (Wu et al. 2024, arXiv 2401.05779)."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -8,6 +10,14 @@ from vdu_jax.diffusion import process
 from vdu_jax.diffusion.schedule import Schedule
 from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, ScoreFn, no_state
+
+
+class EraseDiffNoise(NamedTuple):
+    """retain, forget: of each image of D_r and D_f. target: u, (B, H, W, C) in [0, 1)."""
+
+    retain: process.Noising
+    forget: process.Noising
+    target: jax.Array
 
 
 def multiplier(retain_grad, forget_grad, strength: float) -> jax.Array:
@@ -45,14 +55,20 @@ def erase_diff(
     if strength <= 0:
         raise ValueError(f"strength must be > 0, not {strength}")
 
-    def loss(params, state, batch, key):
-        del state
-        retain_key, forget_key, noise_key = jax.random.split(key, 3)
+    def draw(key, batch):
+        retain_key, forget_key, target_key = jax.random.split(key, 3)
         retained, x0 = batch["retain"]["image"], batch["forget"]["image"]
-        kept = process.draw_noising(retain_key, schedule, retained)
-        noising = process.draw_noising(forget_key, schedule, x0)
+        return EraseDiffNoise(
+            process.draw_noising(retain_key, schedule, retained),
+            process.draw_noising(forget_key, schedule, x0),
+            jax.random.uniform(target_key, x0.shape),
+        )
+
+    def loss(params, state, batch, noise):
+        del state
+        retained, x0 = batch["retain"]["image"], batch["forget"]["image"]
+        kept, noising, target = noise
         xt = process.q_sample(schedule, x0, noising.t, noising.eps)
-        target = jax.random.uniform(noise_key, x0.shape)
         predict_kept = process.bind_condition(score_fn, batch["retain"])
         predict = process.bind_condition(score_fn, batch["forget"])
         weights = process.bcast(schedule.simple_weights[noising.t], x0)
@@ -69,4 +85,12 @@ def erase_diff(
         metrics = {"retain_error": retain, "erasure_error": forget, "multiplier": weight}
         return retain + weight * forget, metrics
 
-    return Objective(frozenset({"forget", "retain"}), no_state, loss, is_mean=False)
+    return Objective(
+        sees=frozenset({"forget", "retain"}),
+        needs=frozenset(),
+        init=no_state,
+        draw=draw,
+        loss=loss,
+        is_mean=False,  # λ depends on the gradients of the whole batch
+        init_computes=False,
+    )

@@ -73,9 +73,11 @@ def esd(
             tuned, opt_state = teach(tuned, opt_state, part, jax.random.fold_in(key, step))
         return ESDState(params, tuned)
 
-    def loss(params, state, batch, key):
+    def draw(key, batch):
+        return process.draw_noising(key, schedule, batch["forget"]["image"])
+
+    def loss(params, state, batch, noising):
         x0 = batch["forget"]["image"]
-        noising = process.draw_noising(key, schedule, x0)
         xt = process.q_sample(schedule, x0, noising.t, noising.eps)
         predict = process.bind_condition(score_fn, batch["forget"])
         if teacher == "text":
@@ -90,4 +92,12 @@ def esd(
         weights = process.bcast(schedule.simple_weights[noising.t], xt)
         return (weights * jnp.square(prediction - target)).mean(), {"forget_error": forget_error}
 
-    return Objective(frozenset({"forget"}), init, loss)
+    return Objective(
+        sees=frozenset({"forget"}),
+        needs=frozenset(),
+        init=init,
+        draw=draw,
+        loss=loss,
+        is_mean=True,
+        init_computes=teacher == "fine_tuned",
+    )

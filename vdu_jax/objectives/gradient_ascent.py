@@ -16,14 +16,24 @@ def gradient_ascent(
     """
     del posterior, num_forget
 
-    def loss(params, state, batch, key):
+    def draw(key, batch):
+        return process.draw_noising(key, schedule, batch["forget"]["image"])
+
+    def loss(params, state, batch, noising):
         del state
         x0 = batch["forget"]["image"]
-        noising = process.draw_noising(key, schedule, x0)
         error = process.eps_error(
             process.bind_condition(score_fn, batch["forget"]), params, schedule, x0, noising
         )
         ascent = (schedule.simple_weights[noising.t] * error).mean()
         return -ascent, {"forget_error": error.mean()}
 
-    return Objective(frozenset({"forget"}), no_state, loss)
+    return Objective(
+        sees=frozenset({"forget"}),
+        needs=frozenset(),
+        init=no_state,
+        draw=draw,
+        loss=loss,
+        is_mean=True,
+        init_computes=False,
+    )

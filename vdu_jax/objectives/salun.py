@@ -17,6 +17,15 @@ class SalUnState(NamedTuple):
     mask: Params
 
 
+class SalUnNoise(NamedTuple):
+    """forget, replay: of each image of D_f and of replay. partner: x_r, the replay image that each
+    image of D_f is to denoise to, (B, H, W, C)."""
+
+    forget: process.Noising
+    replay: process.Noising
+    partner: jax.Array
+
+
 def salient(gradient: Params, share: float) -> Params:
     """True for the `share` of all parameters whose gradient is largest in size (eq. 3)."""
     sizes = jnp.concatenate([jnp.abs(g).ravel() for g in jax.tree.leaves(gradient)])
@@ -69,23 +78,36 @@ def salun(
             total = jax.tree.map(jnp.add, total, gradient)
         return SalUnState(salient(total, share))
 
-    def loss(params, state, batch, key):
+    def draw(key, batch):
+        forget_key, replay_key, pair_key = jax.random.split(key, 3)
+        x0, replay = batch["forget"]["image"], batch["replay"]["image"]
+        return SalUnNoise(
+            process.draw_noising(forget_key, schedule, x0),
+            process.draw_noising(replay_key, schedule, replay),
+            replay[jax.random.randint(pair_key, (len(x0),), 0, len(replay))],
+        )
+
+    def loss(params, state, batch, noise):
         # A parameter outside the mask is a constant: no gradient reaches it.
         params = jax.tree.map(
             lambda p, m: jnp.where(m, p, jax.lax.stop_gradient(p)), params, state.mask
         )
-        forget_key, replay_key, pair_key = jax.random.split(key, 3)
         x0, replay = batch["forget"]["image"], batch["replay"]["image"]
-        target = replay[jax.random.randint(pair_key, (len(x0),), 0, len(replay))]
-        noising = process.draw_noising(forget_key, schedule, x0)
+        predict = process.bind_condition(score_fn, batch["forget"])
         relabelled = process.relabelled_error(
-            process.bind_condition(score_fn, batch["forget"]), params, schedule, x0, noising, target
+            predict, params, schedule, x0, noise.forget, noise.partner
         ).mean()
-        noising = process.draw_noising(replay_key, schedule, replay)
-        kept = process.simple_error(
-            process.bind_condition(score_fn, batch["replay"]), params, schedule, replay, noising
-        ).mean()
+        predict = process.bind_condition(score_fn, batch["replay"])
+        kept = process.simple_error(predict, params, schedule, replay, noise.replay).mean()
         metrics = {"relabelled_error": relabelled, "replay_error": kept}
         return relabelled + replay_weight * kept, metrics
 
-    return Objective(frozenset({"forget", "replay"}), init, loss, is_mean=False)
+    return Objective(
+        sees=frozenset({"forget", "replay"}),
+        needs=frozenset(),
+        init=init,
+        draw=draw,
+        loss=loss,
+        is_mean=True,
+        init_computes=True,
+    )

@@ -18,6 +18,14 @@ class AmnesiaState(NamedTuple):
     fisher: Params
 
 
+class AmnesiaNoise(NamedTuple):
+    """forget, replay: of each image of D_f and of replay. target: u, (B, H, W, C) in [-1, 1)."""
+
+    forget: process.Noising
+    replay: process.Noising
+    target: jax.Array
+
+
 def selective_amnesia(
     score_fn: ScoreFn,
     schedule: Schedule,
@@ -53,21 +61,23 @@ def selective_amnesia(
         fisher = diagonal_fisher(score_fn, schedule, params, replay, key)
         return AmnesiaState(params, fisher)
 
-    def loss(params, state, batch, key):
-        forget_key, replay_key, noise_key = jax.random.split(key, 3)
+    def draw(key, batch):
+        forget_key, replay_key, target_key = jax.random.split(key, 3)
         x0, replay = batch["forget"]["image"], batch["replay"]["image"]
-        target = process.draw_for(
-            x0,
-            lambda count: jax.random.uniform(noise_key, (count, *x0.shape[1:]), minval=-1.0),
+        return AmnesiaNoise(
+            process.draw_noising(forget_key, schedule, x0),
+            process.draw_noising(replay_key, schedule, replay),
+            jax.random.uniform(target_key, x0.shape, minval=-1.0),
         )
-        noising = process.draw_noising(forget_key, schedule, x0)
+
+    def loss(params, state, batch, noise):
+        x0, replay = batch["forget"]["image"], batch["replay"]["image"]
+        predict = process.bind_condition(score_fn, batch["forget"])
         amnesia = process.relabelled_error(
-            process.bind_condition(score_fn, batch["forget"]), params, schedule, x0, noising, target
+            predict, params, schedule, x0, noise.forget, noise.target
         ).mean()
-        noising = process.draw_noising(replay_key, schedule, replay)
-        kept = process.simple_error(
-            process.bind_condition(score_fn, batch["replay"]), params, schedule, replay, noising
-        ).mean()
+        predict = process.bind_condition(score_fn, batch["replay"])
+        kept = process.simple_error(predict, params, schedule, replay, noise.replay).mean()
         pulls = jax.tree.map(
             lambda p, o, f: jnp.sum(f * jnp.square(p - o)), params, state.original, state.fisher
         )
@@ -77,4 +87,12 @@ def selective_amnesia(
         }  # fmt: skip
         return amnesia + replay_weight * kept + fisher_weight * consolidation, metrics
 
-    return Objective(frozenset({"forget", "replay"}), init, loss)
+    return Objective(
+        sees=frozenset({"forget", "replay"}),
+        needs=frozenset(),
+        init=init,
+        draw=draw,
+        loss=loss,
+        is_mean=True,
+        init_computes=True,
+    )

@@ -1,5 +1,7 @@
 """Subtracted importance sampled scores (Alberti et al. 2025, OpenReview SuHScQv5gP)."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -8,6 +10,13 @@ from vdu_jax.diffusion import process
 from vdu_jax.diffusion.schedule import Schedule
 from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, ScoreFn, no_state
+
+
+class SISSNoise(NamedTuple):
+    """noising: of each pair (x, a). from_forget: (B,) bool, True where m_t is noised from a."""
+
+    noising: process.Noising
+    from_forget: jax.Array
 
 
 def siss(
@@ -38,14 +47,18 @@ def siss(
     if not 0 < mixture < 1 or share < 0:
         raise ValueError("mixture must lie in (0, 1), share be ≥ 0")
 
-    def loss(params, state, batch, key):
-        del state
+    def draw(key, batch):
         noise_key, choice_key = jax.random.split(key)
+        a = batch["forget"]["image"]
+        noising = process.draw_noising(noise_key, schedule, a)
+        return SISSNoise(noising, jax.random.bernoulli(choice_key, mixture, (len(a),)))
+
+    def loss(params, state, batch, noise):
+        del state
+        noising, from_a = noise
         a = batch["forget"]["image"]
         retained = batch["retain"]["image"]
         x = retained[jnp.arange(len(a)) % len(retained)]
-        noising = process.draw_noising(noise_key, schedule, a)
-        from_a = jax.random.bernoulli(choice_key, mixture, (len(a),))
         source = jnp.where(process.bcast(from_a, a), a, x)
         predict = score_fn
         if "cond" in batch["forget"]:
@@ -88,4 +101,12 @@ def siss(
         metrics = {"retain_error": keep, "forget_error": forget, "scale": scale}
         return keep - scale * forget, metrics
 
-    return Objective(frozenset({"forget", "retain"}), no_state, loss, is_mean=False)
+    return Objective(
+        sees=frozenset({"forget", "retain"}),
+        needs=frozenset(),
+        init=no_state,
+        draw=draw,
+        loss=loss,
+        is_mean=False,  # s depends on the gradients of the whole batch
+        init_computes=False,
+    )

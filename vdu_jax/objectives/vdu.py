@@ -89,9 +89,11 @@ def vdu(
         del batches, key
         return VDUState(anchored(posterior, params, anchor))
 
-    def loss(params, state, batch, key):
+    def draw(key, batch):
+        return process.draw_noising(key, schedule, batch["forget"]["image"])
+
+    def loss(params, state, batch, noising):
         x0 = batch["forget"]["image"]
-        noising = process.draw_noising(key, schedule, x0)
         error = process.eps_error(
             process.bind_condition(score_fn, batch["forget"]), params, schedule, x0, noising
         )
@@ -100,4 +102,12 @@ def vdu(
         total = -(1 - gamma) * plasticity + gamma * stability_scale * stability
         return total, {"forget_error": error.mean(), "energy": stability / dim}
 
-    return Objective(frozenset({"forget"}), init, loss)
+    return Objective(
+        sees=frozenset({"forget"}),
+        needs=frozenset({"posterior"}),
+        init=init,
+        draw=draw,
+        loss=loss,
+        is_mean=True,
+        init_computes=False,
+    )

@@ -12,7 +12,6 @@ Beyond the paper. Two changes to `objectives.vdu`:
   than the prompt, at low noise, that is θ*'s own error, and nothing is unlearned there.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -33,6 +32,21 @@ class ExtendedState(NamedTuple):
 
     posterior: Posterior
     teacher: Params
+
+
+class ExtendedNoise(NamedTuple):
+    """The random part of a step; None what its terms do not take.
+
+    Attributes:
+      forget: of each image of D_f. replay: of each replay image.
+      dropped: (B,) bool, the replay images that are seen without their condition.
+      other_cond: (B, …), a replay image's condition for each image of D_f.
+    """
+
+    forget: process.Noising
+    replay: process.Noising | None
+    dropped: jax.Array | None
+    other_cond: jax.Array | None
 
 
 def vdu_extended(
@@ -93,17 +107,29 @@ def vdu_extended(
         del batches, key
         return ExtendedState(anchored(posterior, params, anchor), params)
 
-    def loss(params, state, batch, key):
+    def draw(key, batch):
         forget_key, replay_key = jax.random.split(key)
         x0 = batch["forget"]["image"]
-        noising = process.draw_noising(forget_key, schedule, x0)
+        forget = process.draw_noising(forget_key, schedule, x0)
+        replay = dropped = other_cond = None
+        if use_function:
+            images = batch["replay"]["image"]
+            if drop_condition > 0:
+                replay_key, drop_key = jax.random.split(replay_key)
+                dropped = jax.random.bernoulli(drop_key, drop_condition, (len(images),))
+            replay = process.draw_noising(replay_key, schedule, images)
+        if plasticity == "mismatched":
+            others = batch["replay"]["cond"]
+            other_cond = others[jnp.arange(len(x0)) % len(others)]
+        return ExtendedNoise(forget, replay, dropped, other_cond)
+
+    def loss(params, state, batch, noise):
+        x0, noising, again = batch["forget"]["image"], noise.forget, noise.replay
         parts = [process.network_inputs(schedule, batch["forget"], noising)]
         if use_function:
             part = batch["replay"]
-            if drop_condition > 0:
-                replay_key, drop_key = jax.random.split(replay_key)
-                part = guidance.drop_condition(drop_key, part, drop_condition)
-            again = process.draw_noising(replay_key, schedule, part["image"])
+            if noise.dropped is not None:
+                part = guidance.drop_condition(part, noise.dropped)
             parts.append(process.network_inputs(schedule, part, again))
         predictions = process.predict_together(score_fn, params, *parts)
         error = jnp.square(predictions[0] - noising.eps).mean(tuple(range(1, x0.ndim)))
@@ -111,8 +137,7 @@ def vdu_extended(
             # In the units of what the network predicts, where an uninformed one has the error 1.
             bounded = jnp.minimum(error, cap / schedule.simple_weights[noising.t])
         elif plasticity == "mismatched":
-            others = batch["replay"]["cond"]
-            predict = functools.partial(score_fn, cond=others[jnp.arange(len(x0)) % len(others)])
+            predict = process.bind_condition(score_fn, {"cond": noise.other_cond})
             bound = process.eps_error(predict, state.teacher, schedule, x0, noising)
             bounded = jnp.minimum(error, cap * jax.lax.stop_gradient(bound))
         else:
@@ -131,4 +156,12 @@ def vdu_extended(
         return total, metrics
 
     sees = {"forget", "replay"} if use_function or plasticity == "mismatched" else {"forget"}
-    return Objective(frozenset(sees), init, loss)
+    return Objective(
+        sees=frozenset(sees),
+        needs=frozenset({"posterior"}),
+        init=init,
+        draw=draw,
+        loss=loss,
+        is_mean=True,
+        init_computes=False,
+    )

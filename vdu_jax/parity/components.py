@@ -32,6 +32,7 @@ from vdu_jax.interop import layout, stable_diffusion, unet2d
 from vdu_jax.metrics import frechet
 from vdu_jax.models import inception, unet
 from vdu_jax.models.stable_diffusion import unet_condition
+from vdu_jax.objectives.ddpm import DDPMNoise
 from vdu_jax.parity import compare, inputs
 from vdu_jax.runtime import fit
 from vdu_jax.types import Params
@@ -116,16 +117,16 @@ def eps_loss(config_name: str, precision: str) -> tuple[np.ndarray, dict]:
     net = network(inputs.UNETS[config_name], precision)
     weighting = inputs.GRADIENTS[config_name]
     objective = objectives.ddpm(net.score_fn, linear_schedule(), weighting=weighting)
-    return loss_and_gradient(
-        objective, net.params, (), {"retain": inputs.images(2, 4, *net.image_shape)}, inputs.key(0)
-    )
+    images = inputs.images(2, 4, *net.image_shape)
+    noise = DDPMNoise(inputs.training_noising(images.shape), None, None)
+    return loss_and_gradient(objective, net.params, (), {"retain": images}, noise)
 
 
-def loss_and_gradient(objective, params, state, images: Mapping, key) -> tuple[np.ndarray, dict]:
+def loss_and_gradient(objective, params, state, images: Mapping, noise) -> tuple[np.ndarray, dict]:
     """An objective's loss (1,) and its gradient by layer; images: of each kind it sees."""
     batch = {kind: {"image": image} for kind, image in images.items()}
     run = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
-    (loss, _), gradient = run(params, state, batch, key)
+    (loss, _), gradient = run(params, state, batch, noise)
     return np.reshape(loss, 1), compare.by_layer(unet2d.to_tensors(gradient))
 
 
@@ -213,10 +214,11 @@ def vdu_losses(precision: str) -> dict:
     net = network(inputs.SMALLEST, precision)
     params = net.read(inputs.nearby(unet2d.to_tensors(net.params), 0.02, seed=4))
     images = {"forget": inputs.images(5, 4, *net.image_shape)}
+    noising = inputs.vdu_noising(images["forget"].shape)
     results = {}
     for name, case in inputs.VDU_CASES.items():
         objective, state = vdu_objective(net, case)
-        results[name] = loss_and_gradient(objective, params, state, images, inputs.key(1))
+        results[name] = loss_and_gradient(objective, params, state, images, noising)
     return results
 
 
@@ -238,12 +240,13 @@ def vdu_run(precision: str) -> dict[str, dict]:
     net = network(inputs.SMALL, precision)
     objective, state = vdu_objective(net, inputs.VDU_RUN)
     optimizer = optax.adam(inputs.VDU_LEARNING_RATE)
-    step_fn = jax.jit(fit.make_step(objective, optimizer))
+    update = jax.jit(fit.make_update(objective, optimizer))
     fitted = fit.init_state(jax.tree.map(jnp.asarray, net.params), optimizer)
     history = []
     for step in range(inputs.VDU_STEPS):
-        batch = {"forget": {"image": inputs.vdu_batch(step, net.image_shape)}}
-        fitted, metrics = step_fn(fitted, state, batch, inputs.vdu_key(step))
+        images = inputs.vdu_batch(step, net.image_shape)
+        noising = inputs.vdu_run_noising(step, images.shape)
+        fitted, metrics = update(fitted, state, {"forget": {"image": images}}, noising)
         history.append(metrics["loss"])
     start, end = (inputs.flat(unet2d.to_tensors(p)) for p in (net.params, fitted.params))
     return {

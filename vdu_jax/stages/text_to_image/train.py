@@ -129,8 +129,10 @@ def fit_autoencoder(
         return module.apply({"params": params}, latents, method="decode")
 
     params = init_params(config, "vae", module)
+    one = jax.ShapeDtypeStruct((1, *found.image_shape), np.float32)
+    latent_shape = jax.eval_shape(encode, params, one).mean.shape[1:]
     result = fit(
-        objectives.autoencoder(encode, decode, kl_weight=settings.kl_weight),
+        objectives.autoencoder(encode, decode, latent_shape, kl_weight=settings.kl_weight),
         params,
         {"retain": images_build.loader(found, settings.batch_size, config.train.seed)},
         optax.adam(optax.linear_schedule(settings.learning_rate, 0.0, settings.steps)),
