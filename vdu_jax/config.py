@@ -656,20 +656,31 @@ def validate_method(c: Check, name: str, factories) -> None:
     _validate_objective(c, prefix, entry)
 
 
-def _validate_objective(c: Check, prefix: str, entry: ConfigDict) -> None:
-    """The objective's own settings: its factory checks them, on a one-number network."""
+def tiny_objective(entry: ConfigDict) -> Any:
+    """The `Objective` of an entry of `config.methods`, of a network of one number.
+
+    It tells what the objective sees and needs before there is a model.
+
+    Raises:
+      ValueError: for a setting out of range.
+    """
     import jax.numpy as jnp
 
     from vdu_jax import objectives, posterior
     from vdu_jax.diffusion import schedule
 
-    for key in entry.params:
-        c.that(f"{prefix}.params.{key}", lambda v: True, "")
     one = {"w": jnp.ones(1)}
     tiny = posterior.GaussianPosterior(one, one, jnp.int32(2))
+    return objectives.FACTORIES[entry.objective](
+        lambda *a, **k: None, schedule.make_schedule(num_steps=2), tiny, 1, **entry.params
+    )
+
+
+def _validate_objective(c: Check, prefix: str, entry: ConfigDict) -> None:
+    """The objective's own settings, which its factory checks."""
+    for key in entry.params:
+        c.that(f"{prefix}.params.{key}", lambda v: True, "")
     try:
-        objectives.FACTORIES[entry.objective](
-            lambda *a, **k: None, schedule.make_schedule(num_steps=2), tiny, 1, **entry.params
-        )
+        tiny_objective(entry)
     except ValueError as error:
         raise UserError(f"config key {prefix}.params: {error}") from None
