@@ -55,6 +55,7 @@ def ours(size: Size, dtype: str) -> tuple[dict, int]:
 
     from vdu_jax import objectives
     from vdu_jax.diffusion import samplers
+    from vdu_jax.diffusion.parameterization import epsilon
     from vdu_jax.diffusion.schedule import make_schedule
     from vdu_jax.models import unet
     from vdu_jax.stages import build
@@ -73,7 +74,7 @@ def ours(size: Size, dtype: str) -> tuple[dict, int]:
     calls = {
         "forward": lambda: jax.block_until_ready(forward(params, images, times)),
         "training step": timing.update_step(
-            objectives.ddpm(score_fn, schedule), params, optax.adam(1e-4), batch
+            objectives.ddpm(score_fn, epsilon(schedule)), params, optax.adam(1e-4), batch
         ),
         "DDIM": lambda: jax.block_until_ready(sample(params, start)),
     }

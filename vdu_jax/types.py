@@ -21,9 +21,10 @@ Noise = chex.ArrayTree
 so it is split over devices, processes and parts of a batch exactly as those images are."""
 
 ScoreFn = Callable[..., chex.Array]
-"""`score_fn(params, xt, t, cond=None, *, dropout_key=None) -> eps`.
+"""A network, `score_fn(params, xt, t, cond=None, *, dropout_key=None) -> prediction`.
 
-xt (B, H, W, C); t (B,) integer or real time in [0, T); returns the predicted noise (B, H, W, C).
+xt (B, H, W, C); t (B,) integer or real time in [0, T); returns (B, H, W, C). What it predicts is
+said by a `Parameterization` beside it; where there is none, it predicts the noise ε.
 `dropout_key` (B,): a random key for each image, from which its dropout masks are drawn. Without it
 the network is deterministic.
 """

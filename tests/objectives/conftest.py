@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdu_jax.diffusion import process
+from vdu_jax.diffusion import parameterization, process
 from vdu_jax.diffusion.schedule import make_schedule
 from vdu_jax.posterior import GaussianPosterior
 
@@ -35,6 +35,11 @@ class Toy(NamedTuple):
     @staticmethod
     def images(seed, n):
         return np.random.default_rng(seed).uniform(-1, 1, (n, 4, 3, 2)).astype(np.float32)
+
+    @property
+    def predicts(self):
+        """Noise, as `score_fn` does."""
+        return parameterization.epsilon(self.schedule)
 
     @property
     def levels(self):

@@ -38,7 +38,7 @@ def test_the_condition_of_each_kind_of_data_reaches_the_network(toy, name):
             for i, kind in enumerate(kinds)
         }
         objective = objectives.FACTORIES[name](
-            score_fn, toy.schedule, toy.posterior, 40, **SETTINGS.get(name, {})
+            score_fn, toy.predicts, toy.posterior, 40, **SETTINGS.get(name, {})
         )
         batches = {k: itertools.repeat(v) for k, v in batch.items() if k in objective.sees}
         state, noise = objective.init(toy.start, batches, key), objective.draw(key, batch)
@@ -62,9 +62,9 @@ def test_the_simple_weights_weigh_every_error(toy, name):
 
     def gradient(weight):
         weights = jnp.full(toy.schedule.num_steps, weight)
-        schedule = toy.schedule._replace(simple_weights=weights)
+        predicts = toy.predicts._replace(simple_weights=weights)
         objective = objectives.FACTORIES[name](
-            toy.score_fn, schedule, toy.posterior, 40, **SETTINGS.get(name, {})
+            toy.score_fn, predicts, toy.posterior, 40, **SETTINGS.get(name, {})
         )
         batches = {k: itertools.repeat(v) for k, v in images.items() if k in objective.sees}
         state, noise = objective.init(toy.start, batches, key), objective.draw(key, images)
@@ -86,9 +86,9 @@ def data(toy):
 def made(toy, name, **settings):
     settings = SETTINGS.get(name, {}) | settings
     if name == "ddpm":
-        return objectives.ddpm(toy.score_fn, toy.schedule, **settings)
+        return objectives.ddpm(toy.score_fn, toy.predicts, **settings)
     factory = objectives.FACTORIES[name]
-    return factory(toy.score_fn, toy.schedule, toy.posterior, 40, **settings)
+    return factory(toy.score_fn, toy.predicts, toy.posterior, 40, **settings)
 
 
 @pytest.mark.parametrize("name", sorted(objectives.FACTORIES))

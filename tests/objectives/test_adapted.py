@@ -18,7 +18,7 @@ def score_fn(params, xt, t, cond=None, *, dropout_key=None):
 def test_the_gradient_is_the_chain_rules(toy):
     """∂L/∂B = Aᵀ ∂L/∂W, and ∂L/∂A = ∂L/∂W Bᵀ, with the posterior's energy in L."""
     posterior = GaussianPosterior(START, jax.tree.map(lambda p: 0.3 + p, START), jnp.int32(4))
-    inner = objectives.vdu(score_fn, toy.schedule, posterior, 40, gamma=0.3)
+    inner = objectives.vdu(score_fn, toy.predicts, posterior, 40, gamma=0.3)
     objective = objectives.adapted(inner, START)
     assert objective.sees == {"forget"}
     adapters = lora.init_adapters(START, 3, jax.random.key(0))

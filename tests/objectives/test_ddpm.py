@@ -12,7 +12,7 @@ from vdu_jax.objectives.ddpm import DDPMNoise
 @pytest.mark.parametrize("weighting", ["simple", "exact"])
 def test_loss_and_gradient_by_hand(toy, weighting):
     x0, noising = toy.images(0, 6), toy.noising(4, 6)
-    objective = ddpm(toy.score_fn, toy.schedule, weighting=weighting)
+    objective = ddpm(toy.score_fn, toy.predicts, weighting=weighting)
     noise = DDPMNoise(noising, None, None)
     loss, metrics, grad = toy.run(objective, {"retain": {"image": x0}}, noise)
     draw = toy.noised(noising, x0, weighting)
@@ -24,7 +24,7 @@ def test_loss_and_gradient_by_hand(toy, weighting):
 
 
 def test_it_sees_retain_alone_and_needs_no_state(toy):
-    objective = ddpm(toy.score_fn, toy.schedule)
+    objective = ddpm(toy.score_fn, toy.predicts)
     assert objective.sees == {"retain"}
     assert objective.init(toy.params, {}, jax.random.key(0)) == ()
     noise, other = DDPMNoise(toy.noising(0, 2), None, None), {"image": toy.images(0, 2)}
@@ -34,11 +34,11 @@ def test_it_sees_retain_alone_and_needs_no_state(toy):
 
 def test_it_sees_another_kind_if_told_so(toy):
     batch, key = {"image": toy.images(0, 2)}, jax.random.key(0)
-    objective = ddpm(toy.score_fn, toy.schedule, kind="forget")
+    objective = ddpm(toy.score_fn, toy.predicts, kind="forget")
     assert objective.sees == {"forget"}
     noise = objective.draw(key, {"forget": batch})
     loss, _ = objective.loss(toy.params, (), {"forget": batch}, noise)
-    same, _ = ddpm(toy.score_fn, toy.schedule).loss(toy.params, (), {"retain": batch}, noise)
+    same, _ = ddpm(toy.score_fn, toy.predicts).loss(toy.params, (), {"retain": batch}, noise)
     assert loss == same
 
 
@@ -50,7 +50,7 @@ def test_each_image_has_a_dropout_key_of_its_own_if_asked_for(toy, dropout):
         seen.append(dropout_key)
         return params["a"] * xt
 
-    objective, batch = ddpm(score_fn, toy.schedule, dropout=dropout), {"image": toy.images(0, 3)}
+    objective, batch = ddpm(score_fn, toy.predicts, dropout=dropout), {"image": toy.images(0, 3)}
     noise = objective.draw(jax.random.key(0), {"retain": batch})
     objective.loss(toy.params, (), {"retain": batch}, noise)
     if dropout:
@@ -69,7 +69,7 @@ def test_a_condition_may_be_dropped(toy, share, expected):
 
     cond, negative = np.full((5, 2), 1.0), np.full((5, 2), -3.0)
     batch = {"image": toy.images(0, 5), "cond": cond, "negative": negative}
-    objective = ddpm(score_fn, toy.schedule, drop_condition=share)
+    objective = ddpm(score_fn, toy.predicts, drop_condition=share)
     noise = objective.draw(jax.random.key(0), {"retain": batch})
     objective.loss(toy.params, (), {"retain": batch}, noise)
     np.testing.assert_array_equal(seen[0], np.full((5, 2), expected))
@@ -77,13 +77,13 @@ def test_a_condition_may_be_dropped(toy, share, expected):
 
 def test_unknown_weighting_raises(toy):
     with pytest.raises(ValueError, match="unknown weighting"):
-        ddpm(toy.score_fn, toy.schedule, weighting="p2")
+        ddpm(toy.score_fn, toy.predicts, weighting="p2")
 
 
 def test_gradient_descent_reaches_the_optimal_linear_predictor(toy):
     """For white data the best a x_t + b is known: a = E[σ_t] / E[S_t²], b = 0."""
     x0 = np.random.default_rng(0).normal(size=(256, 4, 3, 2)).astype(np.float32) * 0.6
-    objective, batch = ddpm(toy.score_fn, toy.schedule), {"retain": {"image": x0}}
+    objective, batch = ddpm(toy.score_fn, toy.predicts), {"retain": {"image": x0}}
     grad_fn = jax.grad(lambda p, k: objective.loss(p, (), batch, objective.draw(k, batch))[0])
 
     @jax.jit

@@ -11,7 +11,7 @@ from vdu_jax.objectives.demixing import DemixingNoise, DemixingState, correction
 
 
 def make(toy, **settings):
-    return demixing(toy.score_fn, toy.schedule, toy.posterior, 6, forget_share=0.3, **settings)
+    return demixing(toy.score_fn, toy.predicts, toy.posterior, 6, forget_share=0.3, **settings)
 
 
 def batch(toy):
@@ -97,4 +97,4 @@ def test_the_sets_that_stand_for_the_parts(toy):
 def test_settings_out_of_range(toy, bad):
     settings = {"forget_share": 0.3} | bad
     with pytest.raises(ValueError):
-        demixing(toy.score_fn, toy.schedule, toy.posterior, 6, **settings)
+        demixing(toy.score_fn, toy.predicts, toy.posterior, 6, **settings)

@@ -28,7 +28,7 @@ def test_the_multiplier_is_the_least_that_lowers_the_forget_loss(
 
 @pytest.mark.parametrize("strength", [0.1, 2.0])
 def test_loss_and_gradient_by_hand(toy, strength):
-    objective = erase_diff(toy.score_fn, toy.schedule, toy.posterior, 40, strength=strength)
+    objective = erase_diff(toy.score_fn, toy.predicts, toy.posterior, 40, strength=strength)
     assert objective.sees == {"forget", "retain"}
     data = {"forget": {"image": toy.images(0, 6)}, "retain": {"image": toy.images(1, 9)}}
     target = np.abs(toy.images(2, 6))
@@ -48,7 +48,7 @@ def test_loss_and_gradient_by_hand(toy, strength):
 
 
 def test_the_target_is_uniform_in_0_1(toy):
-    objective = erase_diff(toy.score_fn, toy.schedule, toy.posterior, 40)
+    objective = erase_diff(toy.score_fn, toy.predicts, toy.posterior, 40)
     data = {"forget": {"image": toy.images(0, 50)}, "retain": {"image": toy.images(1, 9)}}
     target = np.asarray(objective.draw(jax.random.key(4), data).target)
     assert target.shape == (50, 4, 3, 2)
@@ -57,4 +57,4 @@ def test_the_target_is_uniform_in_0_1(toy):
 
 def test_strength_must_be_positive(toy):
     with pytest.raises(ValueError, match="strength"):
-        erase_diff(toy.score_fn, toy.schedule, toy.posterior, 40, strength=0.0)
+        erase_diff(toy.score_fn, toy.predicts, toy.posterior, 40, strength=0.0)

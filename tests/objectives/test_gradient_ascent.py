@@ -7,7 +7,7 @@ from vdu_jax.objectives import gradient_ascent
 
 
 def test_loss_and_gradient_by_hand(toy):
-    objective = gradient_ascent(toy.score_fn, toy.schedule, toy.posterior, 40)
+    objective = gradient_ascent(toy.score_fn, toy.predicts, toy.posterior, 40)
     assert objective.sees == {"forget"}
     x0, noising = toy.images(0, 6), toy.noising(3, 6)
     loss, metrics, grad = toy.run(objective, {"forget": {"image": x0}}, noising)

@@ -7,7 +7,7 @@ from vdu_jax.objectives import fine_tune, retrain
 
 
 def test_it_is_fine_tuning_and_sees_only_what_is_retained(toy):
-    arguments = (toy.score_fn, toy.schedule, toy.posterior, 40)
+    arguments = (toy.score_fn, toy.predicts, toy.posterior, 40)
     batch = {"retain": {"image": toy.images(0, 6)}}
     noise = fine_tune(*arguments).draw(jax.random.key(3), batch)
     assert retrain(*arguments).sees == {"retain"}

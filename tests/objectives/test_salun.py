@@ -11,7 +11,7 @@ from vdu_jax.objectives.salun import SalUnNoise, SalUnState, salient
 
 
 def make(toy, **settings):
-    return salun(toy.score_fn, toy.schedule, toy.posterior, 40, **settings)
+    return salun(toy.score_fn, toy.predicts, toy.posterior, 40, **settings)
 
 
 def batch(toy):

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from vdu_jax.diffusion import process
+from vdu_jax.diffusion.parameterization import relabelled_error
 from vdu_jax.objectives import selective_amnesia
 from vdu_jax.objectives.selective_amnesia import AmnesiaNoise, AmnesiaState
 
 
 def make(toy, **settings):
-    return selective_amnesia(toy.score_fn, toy.schedule, toy.posterior, 40, **settings)
+    return selective_amnesia(toy.score_fn, toy.predicts, toy.posterior, 40, **settings)
 
 
 def batch(toy):
@@ -27,8 +28,8 @@ def test_the_loss_is_its_three_terms(toy):
     loss, metrics = objective.loss(toy.params, state, data, noise)
 
     x0 = jnp.asarray(data["forget"]["image"])
-    relabelled = process.relabelled_error(
-        toy.score_fn, toy.params, toy.schedule, x0, noise.forget, target
+    relabelled = relabelled_error(
+        toy.score_fn, toy.params, toy.predicts, x0, noise.forget, target
     ).mean()
     replayed = toy.noised(noise.replay, data["replay"]["image"])
     kept = toy.error(toy.params, replayed.xt, replayed.eps)[0].mean()

@@ -9,7 +9,7 @@ from vdu_jax.objectives.siss import SISSNoise
 
 
 def make(toy, **settings):
-    return siss(toy.score_fn, toy.schedule, toy.posterior, 40, **settings)
+    return siss(toy.score_fn, toy.predicts, toy.posterior, 40, **settings)
 
 
 def batch(toy, count=6):

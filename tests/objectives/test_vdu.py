@@ -12,7 +12,7 @@ NUM_FORGET = 40
 
 
 def make(toy, **kwargs):
-    return vdu(toy.score_fn, toy.schedule, toy.posterior, NUM_FORGET, **kwargs)
+    return vdu(toy.score_fn, toy.predicts, toy.posterior, NUM_FORGET, **kwargs)
 
 
 def batch(toy, seed=0, n=6):
@@ -78,7 +78,7 @@ def test_gamma_0_is_gradient_ascent_whatever_the_posterior(toy):
     noising, data = toy.noising(0, 6), batch(toy)
     tight = toy.posterior._replace(variance=jax.tree.map(lambda v: v / 1e3, toy.posterior.variance))
     loss, _, grad = toy.run(make(toy, gamma=0.0), data, noising)
-    same = vdu(toy.score_fn, toy.schedule, tight, NUM_FORGET, gamma=0.0)
+    same = vdu(toy.score_fn, toy.predicts, tight, NUM_FORGET, gamma=0.0)
     assert loss == pytest.approx(toy.run(same, data, noising)[0], rel=1e-6)
     draw = toy.noised(noising, data["forget"]["image"])
     error, by_a, _ = toy.error(toy.params, draw.xt, draw.eps)
@@ -90,7 +90,7 @@ def test_plasticity_scales_with_the_forget_set_and_not_with_the_batch(toy):
     data, noising = batch(toy), toy.noising(0, 6)
 
     def plasticity(num_forget, data, noising):
-        objective = vdu(toy.score_fn, toy.schedule, toy.posterior, num_forget, gamma=0.0)
+        objective = vdu(toy.score_fn, toy.predicts, toy.posterior, num_forget, gamma=0.0)
         return toy.run(objective, data, noising)[0]
 
     once = plasticity(40, data, noising)
@@ -102,7 +102,7 @@ def test_plasticity_scales_with_the_forget_set_and_not_with_the_batch(toy):
 def test_a_minibatch_is_an_unbiased_estimate_of_the_whole_loss(toy):
     """The whole loss, Σ over D_f and E over t and ε, has a closed form for a linear predictor."""
     data, gamma = toy.images(3, 20), 0.3
-    objective = vdu(toy.score_fn, toy.schedule, toy.posterior, 20, gamma=gamma, weighting="exact")
+    objective = vdu(toy.score_fn, toy.predicts, toy.posterior, 20, gamma=gamma, weighting="exact")
     state = objective.init(toy.start, {}, jax.random.key(0))
 
     @jax.jit
@@ -142,7 +142,7 @@ def test_any_family_holds_the_parameters_by_its_own_energy(toy, factory, anchor)
     family = posterior.floor_variance(posterior.low_rank(around), 0.01)
     options = dict(plasticity_reduction="sum", stability_reduction="sum")
     objective = factory(
-        toy.score_fn, toy.schedule, family, NUM_FORGET, gamma=1.0, anchor=anchor, **options
+        toy.score_fn, toy.predicts, family, NUM_FORGET, gamma=1.0, anchor=anchor, **options
     )
     data = batch(toy) | {"replay": {"image": toy.images(1, 4)}}
     loss, metrics, _ = toy.run(objective, data, objective.draw(jax.random.key(0), data))

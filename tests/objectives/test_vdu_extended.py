@@ -11,7 +11,7 @@ NUM_FORGET = 40
 
 
 def make(toy, **kwargs):
-    return vdu_extended(toy.score_fn, toy.schedule, toy.posterior, NUM_FORGET, **kwargs)
+    return vdu_extended(toy.score_fn, toy.predicts, toy.posterior, NUM_FORGET, **kwargs)
 
 
 def batch(toy, forget_scale=1.0):
@@ -76,7 +76,7 @@ def test_linear_with_posterior_alone_is_plain_vdu(toy):
     data, noising = batch(toy), toy.noising(2, 6)
     settings = dict(gamma=0.3, anchor="mean", weighting="exact")
     sums = dict(plasticity_reduction="sum", stability_reduction="sum")
-    plain = vdu(toy.score_fn, toy.schedule, toy.posterior, NUM_FORGET, **settings)
+    plain = vdu(toy.score_fn, toy.predicts, toy.posterior, NUM_FORGET, **settings)
     extended = make(toy, plasticity="linear", stability="posterior", **settings, **sums)
     loss, _, grad = toy.run(plain, data, noising)
     other, _, other_grad = toy.run(extended, data, ExtendedNoise(noising, None, None, None))
@@ -146,7 +146,7 @@ def test_forget_and_replay_are_noised_independently(toy):
         seen.append(np.asarray(xt))
         return params["a"] * xt
 
-    objective = vdu_extended(score_fn, toy.schedule, toy.posterior, NUM_FORGET)
+    objective = vdu_extended(score_fn, toy.predicts, toy.posterior, NUM_FORGET)
     state = objective.init(toy.start, {}, jax.random.key(0))
     objective.loss(toy.params, state, same, objective.draw(jax.random.key(0), same))
     both, teacher = seen
@@ -168,7 +168,7 @@ def test_forgetting_ends_at_the_error_with_another_prompt(toy):
         "replay": {"image": toy.images(1, 4), "cond": other},
     }
     settings = dict(gamma=0.0, plasticity="mismatched", stability="posterior", cap=0.9)
-    objective = vdu_extended(score_fn, toy.schedule, toy.posterior, NUM_FORGET, **settings)
+    objective = vdu_extended(score_fn, toy.predicts, toy.posterior, NUM_FORGET, **settings)
     assert objective.sees == {"forget", "replay"}
     given = objective.draw(key, data)
     np.testing.assert_array_equal(given.other_cond, other[[0, 1, 2, 3, 0, 1]])
@@ -201,7 +201,7 @@ def test_the_condition_of_replay_may_be_dropped(toy, share, expected):
     conditions = {"cond": np.full((6, 2), 1.0), "negative": np.full((6, 2), -3.0)}
     data = {kind: {"image": toy.images(0, 6)} | conditions for kind in ("forget", "replay")}
     settings = dict(drop_condition=share)
-    objective = vdu_extended(score_fn, toy.schedule, toy.posterior, NUM_FORGET, **settings)
+    objective = vdu_extended(score_fn, toy.predicts, toy.posterior, NUM_FORGET, **settings)
     state = objective.init(toy.start, {}, jax.random.key(0))
     objective.loss(toy.params, state, data, objective.draw(jax.random.key(0), data))
     both, teacher = seen

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from vdu_jax import data, objectives, posterior
+from vdu_jax.diffusion.parameterization import epsilon
 from vdu_jax.diffusion.schedule import make_schedule
 from vdu_jax.models import unet
 from vdu_jax.runtime import artifacts, parallel, processes
@@ -43,17 +44,17 @@ def small_network():
 def make(name, network=small_network):
     """The objective, the start and the loaders of a job: the same for every layout."""
     score_fn, params = network()
-    schedule = make_schedule(num_steps=50)
+    predicts = epsilon(make_schedule(num_steps=50))
     trained = posterior.GaussianPosterior(
         jax.tree.map(lambda p: p + 0.01, params),
         jax.tree.map(lambda p: jnp.full(p.shape, 1e-3), params),
         jnp.int32(5),
     )
     if name == "ddpm":
-        objective = objectives.ddpm(score_fn, schedule, dropout=True)
+        objective = objectives.ddpm(score_fn, predicts, dropout=True)
     else:
         settings = {"demixing": {"forget_share": 0.1, "reference_images": 32}}.get(name, {})
-        objective = objectives.FACTORIES[name](score_fn, schedule, trained, 40, **settings)
+        objective = objectives.FACTORIES[name](score_fn, predicts, trained, 40, **settings)
     images = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
     loaders = {
         kind: data.make_loader(

@@ -13,8 +13,6 @@ import jax.numpy as jnp
 from vdu_jax.diffusion.schedule import Schedule
 from vdu_jax.types import Params, ScoreFn
 
-WEIGHTINGS = ("simple", "exact")
-
 
 def bcast(values: jax.Array, like: jax.Array) -> jax.Array:
     """(B,) -> (B, 1, …, 1), to broadcast against `like`."""
@@ -38,24 +36,6 @@ def predict_x0(schedule: Schedule, xt: jax.Array, t: jax.Array, eps: jax.Array) 
     return (xt - jnp.sqrt(1 - a) * eps) / jnp.sqrt(a)
 
 
-def noise_predictor(score_fn: ScoreFn, schedule: Schedule, prediction: str) -> ScoreFn:
-    """The `ScoreFn`, which predicts ε, of a network that predicts "epsilon" or "v_prediction".
-
-    v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans and Ho 2022, arXiv 2202.00512, sec. 4), hence
-    ε = √ᾱ_t v + √(1 − ᾱ_t) x_t. At high noise ε is nearly x_t, and what is left of the image is in
-    the last digits of a predicted ε; of a predicted v it is nearly all.
-    """
-    if prediction == "epsilon":
-        return score_fn
-
-    def predict(params, xt, t, cond=None, *, dropout_key=None):
-        v = score_fn(params, xt, t, cond, dropout_key=dropout_key)
-        a = bcast(schedule.alphas_cumprod[t], xt)
-        return jnp.sqrt(a) * v + jnp.sqrt(1 - a) * xt
-
-    return predict
-
-
 def bind_condition(score_fn: ScoreFn, part: Mapping[str, jax.Array]) -> ScoreFn:
     """The score function with the condition of a part of a batch, if it has one.
 
@@ -67,46 +47,16 @@ def bind_condition(score_fn: ScoreFn, part: Mapping[str, jax.Array]) -> ScoreFn:
     return functools.partial(score_fn, cond=part["cond"])
 
 
-def loss_weights(schedule: Schedule, weighting: str = "simple") -> jax.Array:
-    """w_t of the evidence bound, (T,).
+def exact_weights(schedule: Schedule) -> jax.Array:
+    """The factor of the *summed* squared error of ε in the evidence bound, (T,).
 
-    "simple": the schedule's `simple_weights`, so 1 for a network that predicts ε (Ho et al. 2020,
-    eq. 14). "exact": β_t² / (2 σ_t² α_t (1 − ᾱ_t)) with σ_t² = β̃_t
-    (eq. 12), the factor of the *summed* squared error in the bound. At t = 0, where β̃_0 = 0, σ_0²
-    is β̃_1, as in the code of Ho et al.
-
-    Raises:
-      ValueError: for an unknown weighting.
+    β_t² / (2 σ_t² α_t (1 − ᾱ_t)) with σ_t² = β̃_t (Ho et al. 2020, eq. 12). At t = 0, where β̃_0 = 0,
+    σ_0² is β̃_1, as in the code of Ho et al.
     """
-    if weighting == "simple":
-        return schedule.simple_weights
-    if weighting != "exact":
-        raise ValueError(f"unknown weighting {weighting!r}; one of {', '.join(WEIGHTINGS)}")
     variance = jnp.concatenate([schedule.posterior_variance[1:2], schedule.posterior_variance[1:]])
     # 1 − ᾱ from the betas: as a difference from the float32 ᾱ_0 = 0.9999 it keeps only 4 digits.
     level = -jnp.expm1(jnp.cumsum(jnp.log1p(-schedule.betas)))
     return schedule.betas**2 / (2 * variance * (1 - schedule.betas) * level)
-
-
-def relabelled_error(
-    score_fn: ScoreFn, params: Params, schedule: Schedule, x0: jax.Array, noising, target: jax.Array
-) -> jax.Array:
-    """How far the network is from denoising x_t, noised from x0, to another image: (B,).
-
-    The mean over pixels of (ε_θ(x_t, t) − ε')², where ε' = (x_t − √ᾱ_t target) / √(1 − ᾱ_t) is the
-    noise that would lead from the target to x_t, weighted as the simple loss; but where ε' can be
-    arbitrarily large, at low noise, the squared error of the predicted image counts instead.
-
-    Args:
-      x0, target: (B, H, W, C) in [-1, 1].
-    """
-    xt = q_sample(schedule, x0, noising.t, noising.eps)
-    a = schedule.alphas_cumprod[noising.t]
-    prediction = score_fn(params, xt, noising.t)
-    gap = predict_x0(schedule, xt, noising.t, prediction) - target
-    # ‖ε_θ − ε'‖² = ᾱ/(1 − ᾱ) ‖x̂_0 − target‖².
-    factor = jnp.minimum(1.0, schedule.simple_weights[noising.t] * a / (1 - a))
-    return factor * jnp.square(gap).mean(tuple(range(1, x0.ndim)))
 
 
 class Noising(NamedTuple):
@@ -190,11 +140,3 @@ def eps_error(
     xt = q_sample(schedule, x0, noising.t, noising.eps)
     prediction = score_fn(params, xt, noising.t, dropout_key=dropout_key)
     return jnp.square(prediction - noising.eps).mean(tuple(range(1, x0.ndim)))
-
-
-def simple_error(
-    score_fn: ScoreFn, params: Params, schedule: Schedule, x0: jax.Array, noising: Noising
-) -> jax.Array:
-    """`eps_error` in the units of what the network predicts, the terms of the simple loss: (B,)."""
-    error = eps_error(score_fn, params, schedule, x0, noising)
-    return schedule.simple_weights[noising.t] * error

@@ -7,8 +7,8 @@ sample (`config.sampler`).
 from collections.abc import Mapping
 from typing import Any
 
+from vdu_jax.diffusion.parameterization import PARAMETERIZATIONS
 from vdu_jax.diffusion.samplers import VARIANCES
-from vdu_jax.diffusion.schedule import PREDICTIONS
 from vdu_jax.errors import UserError
 
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
@@ -139,7 +139,11 @@ def read_noise(config: Mapping[str, Any], where: str) -> dict:
             lambda v: isinstance(v, str) and v in names,
             f"it must be one of {', '.join(names)}",
         ),
-        ("prediction_type", lambda v: v in PREDICTIONS, f"it must be {' or '.join(PREDICTIONS)}"),
+        (
+            "prediction_type",
+            lambda v: isinstance(v, str) and v in PARAMETERIZATIONS,
+            f"it must be {' or '.join(PARAMETERIZATIONS)}",
+        ),
         ("trained_betas", lambda v: v is None, "it must be null"),
         ("rescale_betas_zero_snr", lambda v: not v, "it must be false"),
         *((key, lambda v: type(v) in (int, float) and v > 0, "it must be > 0") for key in numbers),

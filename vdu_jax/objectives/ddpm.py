@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 
 from vdu_jax.diffusion import guidance, process
-from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.diffusion.parameterization import Parameterization, loss_weights
 from vdu_jax.types import Objective, ScoreFn, no_state
 
 
@@ -25,7 +25,7 @@ class DDPMNoise(NamedTuple):
 
 def ddpm(
     score_fn: ScoreFn,
-    schedule: Schedule,
+    parameterization: Parameterization,
     *,
     weighting: str = "simple",
     dropout: bool = False,
@@ -35,14 +35,16 @@ def ddpm(
     """E w_t e(θ; x_0, t, ε) (Ho et al. 2020, eq. 14 for w_t = 1).
 
     Args:
-      weighting: see `process.loss_weights`.
+      weighting: see `parameterization.loss_weights`.
       dropout: draw dropout masks; for networks with a dropout rate above 0.
       drop_condition: share of images that are seen without their condition, in [0, 1]; see
         `guidance.drop_condition`.
       kind: the data that it sees. Before anything is to be forgotten, "retain" is the whole
         training set.
     """
-    weights = process.loss_weights(schedule, weighting)
+    weights = loss_weights(parameterization, weighting)
+    schedule = parameterization.schedule
+    predict_eps = parameterization.noise_predictor(score_fn)
 
     def draw(key, batch):
         x0, dropped = batch[kind]["image"], None
@@ -60,7 +62,7 @@ def ddpm(
         if noise.dropped is not None:
             part = guidance.drop_condition(part, noise.dropped)
         error = process.eps_error(
-            process.bind_condition(score_fn, part),
+            process.bind_condition(predict_eps, part),
             params,
             schedule,
             part["image"],

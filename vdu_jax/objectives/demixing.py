@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from vdu_jax.diffusion import empirical, process
+from vdu_jax.diffusion.parameterization import Parameterization
 from vdu_jax.diffusion.schedule import Schedule
 from vdu_jax.objectives.vdu import anchored, check_anchor
 from vdu_jax.posterior import Posterior, energy, num_parameters
@@ -56,7 +57,7 @@ def correction(
 
 def demixing(
     score_fn: ScoreFn,
-    schedule: Schedule,
+    parameterization: Parameterization,
     posterior: Posterior,
     num_forget: int,
     *,
@@ -71,7 +72,7 @@ def demixing(
     c is the `correction`; x_t noised D_f, x'_t noised replay, at stratified times; v_t =
     min(1, (1 − ᾱ_t)/ᾱ_t), so that at low noise the error of the predicted image counts; ‖·‖² the
     mean over pixels; S the posterior energy of `vdu` divided by d. For a network that predicts v,
-    both 1s, in v_t and before the second term, are the schedule's simple_weights.
+    both 1s, in v_t and before the second term, are the simple_weights of its parameterization.
 
     Args:
       forget_share: π, the share of the model's samples that is forget-like, in (0, 1); 0 for what
@@ -88,6 +89,8 @@ def demixing(
         )
     check_anchor(anchor)
     dim = num_parameters(posterior.mean)
+    schedule = parameterization.schedule
+    predict_eps = parameterization.noise_predictor(score_fn)
 
     def take(batches, count):
         parts = []
@@ -115,12 +118,12 @@ def demixing(
             process.network_inputs(schedule, batch["forget"], noising),
             process.network_inputs(schedule, batch["replay"], again),
         ]
-        target, kept = process.predict_together(score_fn, state.teacher, *parts)
-        prediction, of_replay = process.predict_together(score_fn, params, *parts)
+        target, kept = process.predict_together(predict_eps, state.teacher, *parts)
+        prediction, of_replay = process.predict_together(predict_eps, params, *parts)
         xt = parts[0]["xt"]
         target += correction(schedule, state.forget, state.replay, forget_share, xt, noising.t)
         a = process.bcast(schedule.alphas_cumprod[noising.t], xt)
-        simple = process.bcast(schedule.simple_weights, xt)
+        simple = process.bcast(parameterization.simple_weights, xt)
         corrected = jnp.minimum(simple[noising.t], (1 - a) / a) * jnp.square(
             prediction - jax.lax.stop_gradient(target)
         )

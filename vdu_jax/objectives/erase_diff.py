@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from vdu_jax.diffusion import process
-from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.diffusion.parameterization import Parameterization, simple_error
 from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, ScoreFn, no_state
 
@@ -32,7 +32,7 @@ def multiplier(retain_grad, forget_grad, strength: float) -> jax.Array:
 
 def erase_diff(
     score_fn: ScoreFn,
-    schedule: Schedule,
+    parameterization: Parameterization,
     posterior: Posterior,
     num_forget: int,
     *,
@@ -54,6 +54,8 @@ def erase_diff(
     del posterior, num_forget
     if strength <= 0:
         raise ValueError(f"strength must be > 0, not {strength}")
+    schedule = parameterization.schedule
+    predict_eps = parameterization.noise_predictor(score_fn)
 
     def draw(key, batch):
         retain_key, forget_key, target_key = jax.random.split(key, 3)
@@ -69,12 +71,12 @@ def erase_diff(
         retained, x0 = batch["retain"]["image"], batch["forget"]["image"]
         kept, noising, target = noise
         xt = process.q_sample(schedule, x0, noising.t, noising.eps)
-        predict_kept = process.bind_condition(score_fn, batch["retain"])
-        predict = process.bind_condition(score_fn, batch["forget"])
-        weights = process.bcast(schedule.simple_weights[noising.t], x0)
+        retained_fn = process.bind_condition(score_fn, batch["retain"])
+        predict = process.bind_condition(predict_eps, batch["forget"])
+        weights = process.bcast(parameterization.simple_weights[noising.t], x0)
 
         def retain_loss(p):
-            return process.simple_error(predict_kept, p, schedule, retained, kept).mean()
+            return simple_error(retained_fn, p, parameterization, retained, kept).mean()
 
         def forget_loss(p):
             return (weights * jnp.square(predict(p, xt, noising.t) - target)).mean()

@@ -1,13 +1,13 @@
 """Gradient ascent on the forget data, also called NegGrad."""
 
 from vdu_jax.diffusion import process
-from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.diffusion.parameterization import Parameterization
 from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, ScoreFn, no_state
 
 
 def gradient_ascent(
-    score_fn: ScoreFn, schedule: Schedule, posterior: Posterior, num_forget: int
+    score_fn: ScoreFn, parameterization: Parameterization, posterior: Posterior, num_forget: int
 ) -> Objective:
     """L = −E e(θ; x_0, t, ε), x_0 from D_f: the training loss with its sign turned.
 
@@ -15,6 +15,8 @@ def gradient_ascent(
     keeps the rest: see `runtime.fit.Guard`.
     """
     del posterior, num_forget
+    schedule = parameterization.schedule
+    predict_eps = parameterization.noise_predictor(score_fn)
 
     def draw(key, batch):
         return process.draw_noising(key, schedule, batch["forget"]["image"])
@@ -23,9 +25,9 @@ def gradient_ascent(
         del state
         x0 = batch["forget"]["image"]
         error = process.eps_error(
-            process.bind_condition(score_fn, batch["forget"]), params, schedule, x0, noising
+            process.bind_condition(predict_eps, batch["forget"]), params, schedule, x0, noising
         )
-        ascent = (schedule.simple_weights[noising.t] * error).mean()
+        ascent = (parameterization.simple_weights[noising.t] * error).mean()
         return -ascent, {"forget_error": error.mean()}
 
     return Objective(

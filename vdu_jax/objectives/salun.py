@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vdu_jax.diffusion import process
-from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.diffusion.parameterization import Parameterization, relabelled_error, simple_error
 from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, Params, ScoreFn
 
@@ -35,7 +35,7 @@ def salient(gradient: Params, share: float) -> Params:
 
 def salun(
     score_fn: ScoreFn,
-    schedule: Schedule,
+    parameterization: Parameterization,
     posterior: Posterior,
     num_forget: int,
     *,
@@ -48,7 +48,7 @@ def salun(
     The mask is taken from the gradient of the forget error at θ*, by `init`. The source relabels a
     noised forget image with another class (eq. 7). An unconditional network knows no classes, so
     the image is asked to denoise to a replay image x_r, drawn from the model itself: r is
-    `process.relabelled_error`. Where the source keeps to retained data, β weighs replay, too.
+    `parameterization.relabelled_error`. Where the source keeps to retained data, β weighs replay.
 
     Args:
       share: of the parameters that may change, in (0, 1]; 0.5 in the source.
@@ -61,12 +61,13 @@ def salun(
     del posterior, num_forget
     if not 0 < share <= 1 or mask_batches < 1 or replay_weight < 0:
         raise ValueError("share must lie in (0, 1], mask_batches be ≥ 1, replay_weight ≥ 0")
+    schedule = parameterization.schedule
 
     @jax.jit
     def forget_gradient(params, part, key):
-        x0, predict = part["image"], process.bind_condition(score_fn, part)
+        x0, bound = part["image"], process.bind_condition(score_fn, part)
         noising = process.draw_noising(key, schedule, x0)
-        return jax.grad(lambda p: process.simple_error(predict, p, schedule, x0, noising).mean())(
+        return jax.grad(lambda p: simple_error(bound, p, parameterization, x0, noising).mean())(
             params
         )
 
@@ -93,12 +94,12 @@ def salun(
             lambda p, m: jnp.where(m, p, jax.lax.stop_gradient(p)), params, state.mask
         )
         x0, replay = batch["forget"]["image"], batch["replay"]["image"]
-        predict = process.bind_condition(score_fn, batch["forget"])
-        relabelled = process.relabelled_error(
-            predict, params, schedule, x0, noise.forget, noise.partner
+        bound = process.bind_condition(score_fn, batch["forget"])
+        relabelled = relabelled_error(
+            bound, params, parameterization, x0, noise.forget, noise.partner
         ).mean()
-        predict = process.bind_condition(score_fn, batch["replay"])
-        kept = process.simple_error(predict, params, schedule, replay, noise.replay).mean()
+        bound = process.bind_condition(score_fn, batch["replay"])
+        kept = simple_error(bound, params, parameterization, replay, noise.replay).mean()
         metrics = {"relabelled_error": relabelled, "replay_error": kept}
         return relabelled + replay_weight * kept, metrics
 

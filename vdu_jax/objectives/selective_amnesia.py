@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vdu_jax.diffusion import process
-from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.diffusion.parameterization import Parameterization, relabelled_error, simple_error
 from vdu_jax.posterior import Posterior, diagonal_fisher
 from vdu_jax.types import Objective, Params, ScoreFn
 
@@ -28,7 +28,7 @@ class AmnesiaNoise(NamedTuple):
 
 def selective_amnesia(
     score_fn: ScoreFn,
-    schedule: Schedule,
+    parameterization: Parameterization,
     posterior: Posterior,
     num_forget: int,
     *,
@@ -41,7 +41,7 @@ def selective_amnesia(
     Elastic weight consolidation and generative replay hold the model while the forget class is led
     to uniform noise (eq. 6 there). The source relabels a class given by its label. An unconditional
     network has no labels, so noised forget images are asked to denoise to u: r is
-    `process.relabelled_error`. F, made by `init`, is the diagonal Fisher of e over replay
+    `parameterization.relabelled_error`. F, made by `init`, is the diagonal Fisher of e over replay
     (`posterior.diagonal_fisher`). The source sums errors over the D numbers of an image where we
     take the mean; with the factor D, λ weighs the same.
 
@@ -55,10 +55,11 @@ def selective_amnesia(
     del posterior, num_forget
     if replay_weight < 0 or fisher_weight < 0 or fisher_batches < 1:
         raise ValueError("replay_weight and fisher_weight must be ≥ 0, fisher_batches ≥ 1")
+    schedule = parameterization.schedule
 
     def init(params, batches, key):
         replay = (next(batches["replay"]) for _ in range(fisher_batches))
-        fisher = diagonal_fisher(score_fn, schedule, params, replay, key)
+        fisher = diagonal_fisher(score_fn, parameterization, params, replay, key)
         return AmnesiaState(params, fisher)
 
     def draw(key, batch):
@@ -72,12 +73,12 @@ def selective_amnesia(
 
     def loss(params, state, batch, noise):
         x0, replay = batch["forget"]["image"], batch["replay"]["image"]
-        predict = process.bind_condition(score_fn, batch["forget"])
-        amnesia = process.relabelled_error(
-            predict, params, schedule, x0, noise.forget, noise.target
+        bound = process.bind_condition(score_fn, batch["forget"])
+        amnesia = relabelled_error(
+            bound, params, parameterization, x0, noise.forget, noise.target
         ).mean()
-        predict = process.bind_condition(score_fn, batch["replay"])
-        kept = process.simple_error(predict, params, schedule, replay, noise.replay).mean()
+        bound = process.bind_condition(score_fn, batch["replay"])
+        kept = simple_error(bound, params, parameterization, replay, noise.replay).mean()
         pulls = jax.tree.map(
             lambda p, o, f: jnp.sum(f * jnp.square(p - o)), params, state.original, state.fisher
         )

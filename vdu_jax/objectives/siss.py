@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from vdu_jax.diffusion import process
-from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.diffusion.parameterization import Parameterization
 from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, ScoreFn, no_state
 
@@ -21,7 +21,7 @@ class SISSNoise(NamedTuple):
 
 def siss(
     score_fn: ScoreFn,
-    schedule: Schedule,
+    parameterization: Parameterization,
     posterior: Posterior,
     num_forget: int,
     *,
@@ -46,6 +46,8 @@ def siss(
     del posterior, num_forget
     if not 0 < mixture < 1 or share < 0:
         raise ValueError("mixture must lie in (0, 1), share be ≥ 0")
+    schedule = parameterization.schedule
+    predict_eps = parameterization.noise_predictor(score_fn)
 
     def draw(key, batch):
         noise_key, choice_key = jax.random.split(key)
@@ -60,12 +62,12 @@ def siss(
         retained = batch["retain"]["image"]
         x = retained[jnp.arange(len(a)) % len(retained)]
         source = jnp.where(process.bcast(from_a, a), a, x)
-        predict = score_fn
+        predict = predict_eps
         if "cond" in batch["forget"]:
             of_a, of_x = (batch[kind]["cond"] for kind in ("forget", "retain"))
             of_x = of_x[jnp.arange(len(a)) % len(of_x)]
             cond = jnp.where(process.bcast(from_a, of_a), of_a, of_x)
-            predict = process.bind_condition(score_fn, {"cond": cond})
+            predict = process.bind_condition(predict_eps, {"cond": cond})
         mt = process.q_sample(schedule, source, noising.t, noising.eps)
         level = process.bcast(schedule.alphas_cumprod[noising.t], a)
 
@@ -84,7 +86,7 @@ def siss(
         def terms(p):
             prediction = predict(p, mt, noising.t)
             axes = tuple(range(1, a.ndim))
-            simple = schedule.simple_weights[noising.t]
+            simple = parameterization.simple_weights[noising.t]
             error_x = simple * jnp.square(prediction - eps_x).mean(axes)
             error_a = simple * jnp.square(prediction - eps_a).mean(axes)
             # Where a weight is 0 its ε is of no meaning and as large as can be.

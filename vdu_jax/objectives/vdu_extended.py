@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from vdu_jax.diffusion import guidance, process
-from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.diffusion.parameterization import Parameterization, loss_weights
 from vdu_jax.objectives.vdu import anchored, check_anchor, reduction_scale
 from vdu_jax.posterior import Posterior, energy, num_parameters
 from vdu_jax.types import Objective, Params, ScoreFn
@@ -51,7 +51,7 @@ class ExtendedNoise(NamedTuple):
 
 def vdu_extended(
     score_fn: ScoreFn,
-    schedule: Schedule,
+    parameterization: Parameterization,
     posterior: Posterior,
     num_forget: int,
     *,
@@ -96,12 +96,14 @@ def vdu_extended(
         raise ValueError("cap must be > 0 and function_weight ≥ 0")
     if not 0 <= drop_condition <= 1:
         raise ValueError(f"drop_condition must lie in [0, 1], not {drop_condition}")
-    weights = process.loss_weights(schedule, weighting)
+    weights = loss_weights(parameterization, weighting)
     dim = num_parameters(posterior.mean)
     plasticity_scale = reduction_scale(plasticity_reduction, num_forget)
     stability_scale = reduction_scale(stability_reduction, dim) / dim
     use_posterior = stability in ("posterior", "both")
     use_function = stability in ("function", "both")
+    schedule = parameterization.schedule
+    predict_eps = parameterization.noise_predictor(score_fn)
 
     def init(params, batches, key):
         del batches, key
@@ -131,13 +133,13 @@ def vdu_extended(
             if noise.dropped is not None:
                 part = guidance.drop_condition(part, noise.dropped)
             parts.append(process.network_inputs(schedule, part, again))
-        predictions = process.predict_together(score_fn, params, *parts)
+        predictions = process.predict_together(predict_eps, params, *parts)
         error = jnp.square(predictions[0] - noising.eps).mean(tuple(range(1, x0.ndim)))
         if plasticity == "capped":
             # In the units of what the network predicts, where an uninformed one has the error 1.
-            bounded = jnp.minimum(error, cap / schedule.simple_weights[noising.t])
+            bounded = jnp.minimum(error, cap / parameterization.simple_weights[noising.t])
         elif plasticity == "mismatched":
-            predict = process.bind_condition(score_fn, {"cond": noise.other_cond})
+            predict = process.bind_condition(predict_eps, {"cond": noise.other_cond})
             bound = process.eps_error(predict, state.teacher, schedule, x0, noising)
             bounded = jnp.minimum(error, cap * jax.lax.stop_gradient(bound))
         else:
@@ -148,8 +150,8 @@ def vdu_extended(
         if use_posterior:
             total += gamma * stability_scale * posterior_energy
         if use_function:
-            (target,) = process.predict_together(score_fn, state.teacher, parts[1])
-            simple = process.bcast(schedule.simple_weights[again.t], target)
+            (target,) = process.predict_together(predict_eps, state.teacher, parts[1])
+            simple = process.bcast(parameterization.simple_weights[again.t], target)
             drift = (simple * jnp.square(predictions[1] - jax.lax.stop_gradient(target))).mean()
             total += function_weight * drift
             metrics["drift"] = drift

@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 from vdu_jax import objectives, posterior
-from vdu_jax.diffusion import guidance, process, samplers
+from vdu_jax.diffusion import guidance, parameterization, process, samplers
 from vdu_jax.diffusion.schedule import NAMES as SCHEDULES
 from vdu_jax.diffusion.schedule import make_schedule
 from vdu_jax.interop import clip as clip_weights
@@ -105,6 +105,10 @@ def linear_schedule():
     return make_schedule("linear", inputs.NUM_TRAIN_STEPS)
 
 
+def predicted_noise():
+    return parameterization.epsilon(linear_schedule())
+
+
 def forward(config: Mapping, precision: str) -> dict:
     net = network(config, precision)
     xt = inputs.normal(1, len(inputs.TIMES), *net.image_shape)
@@ -116,7 +120,7 @@ def eps_loss(config_name: str, precision: str) -> tuple[np.ndarray, dict]:
     """The training loss of a batch of 4 images, and its gradient."""
     net = network(inputs.UNETS[config_name], precision)
     weighting = inputs.GRADIENTS[config_name]
-    objective = objectives.ddpm(net.score_fn, linear_schedule(), weighting=weighting)
+    objective = objectives.ddpm(net.score_fn, predicted_noise(), weighting=weighting)
     images = inputs.images(2, 4, *net.image_shape)
     noise = DDPMNoise(inputs.training_noising(images.shape), None, None)
     return loss_and_gradient(objective, net.params, (), {"retain": images}, noise)
@@ -150,7 +154,7 @@ def schedule(name: str, precision: str) -> dict:
 def exact_weights(precision: str) -> dict:
     del precision
     schedules = {name: make_schedule(name, inputs.NUM_TRAIN_STEPS) for name in SCHEDULES}
-    return {name: process.loss_weights(noise, "exact") for name, noise in schedules.items()}
+    return {name: process.exact_weights(noise) for name, noise in schedules.items()}
 
 
 def sampler_steps(cases: Mapping[str, inputs.SamplerCase], precision: str) -> dict:
@@ -196,7 +200,7 @@ def vdu_objective(net: Network, case: inputs.VDUCase):
     p_theta = posterior.GaussianPosterior(net.read(mean), net.read(variance), jnp.int32(5))
     objective = objectives.vdu(
         net.score_fn,
-        linear_schedule(),
+        predicted_noise(),
         p_theta,
         inputs.NUM_FORGET,
         gamma=case.gamma,
@@ -335,15 +339,16 @@ def text_to_image(prediction: str, precision: str) -> dict:
     config = inputs.GUIDED
     module, params = stable_diffusion_part("unet", config["unet"], precision)
     decoder, decoder_params = stable_diffusion_part("vae", inputs.AUTOENCODER, precision)
-    schedule = make_schedule("scaled_linear", inputs.NUM_TRAIN_STEPS, 0.00085, 0.012, prediction)
-    score_fn = process.noise_predictor(unet_condition.make_score_fn(module), schedule, prediction)
+    schedule = make_schedule("scaled_linear", inputs.NUM_TRAIN_STEPS, 0.00085, 0.012)
+    predicts = parameterization.make_parameterization(prediction, schedule)
+    predict = predicts.noise_predictor(unet_condition.make_score_fn(module))
     plan = samplers.make_plan(schedule, "ddim", inputs.GUIDED_STEPS)
     text, negative = np.split(text_embeddings(config["text_encoder"], precision)["embeddings"], 2)
 
     @jax.jit
     def draw(start):
         latents = samplers.integrate(
-            guidance.guided(score_fn, inputs.GUIDANCE),
+            guidance.guided(predict, inputs.GUIDANCE),
             params, plan, start, clip_x0=False, cond=(text, negative),
         )  # fmt: skip
         latents = latents / inputs.SCALING

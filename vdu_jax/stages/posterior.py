@@ -144,7 +144,7 @@ def laplace(config: ConfigDict, workdir: Path, found: data.Dataset) -> posterior
 
     fisher = posterior.diagonal_fisher(
         build.score_fn(config, found.image_shape),
-        build.schedule(config),
+        build.parameterization(config),
         params,
         batches(),
         jax.random.key(section.fisher_seed),

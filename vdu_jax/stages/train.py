@@ -66,7 +66,7 @@ def check(config: ConfigDict) -> None:
 def make_objective(config: ConfigDict, image_shape: tuple[int, int, int]) -> Objective:
     return objectives.ddpm(
         build.score_fn(config, image_shape),
-        build.schedule(config),
+        build.parameterization(config),
         weighting=config.train.weighting,
         dropout=config.model.dropout > 0,
     )

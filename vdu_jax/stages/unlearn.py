@@ -88,7 +88,7 @@ def build_objective(
         params["forget_share"] = share
     return objectives.FACTORIES[settings.objective](
         build.score_fn(config, image_shape),
-        build.schedule(config),
+        build.parameterization(config),
         trained,
         num_forget,
         **params,

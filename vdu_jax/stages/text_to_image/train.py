@@ -151,7 +151,9 @@ def fit_unet(
     settings = config.train
     score_fn = build.score_fn(model, config.parallel.remat)
     return fit(
-        objectives.ddpm(score_fn, build.schedule(model), drop_condition=settings.drop_condition),
+        objectives.ddpm(
+            score_fn, build.parameterization(model), drop_condition=settings.drop_condition
+        ),
         model.params["unet"],
         {"retain": images_build.loader(source, settings.batch_size, settings.seed)},
         images_build.optimizer(images_build.learning_rate(config), settings.clip_norm),
