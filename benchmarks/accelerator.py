@@ -485,7 +485,7 @@ def plan_training(visit: Visit, config) -> None:
     if count is None:
         shape = plan.image_shape(config)
         step = steps_benchmark.step_of(config, None, config.train.batch_size)
-        params = train_stage.fresh(config, shape)
+        params = train_stage.init_params(config, shape)
         draw = build.sampler(config, shape)
         drawn = config.sampler.batch_size
         calls = {"step": step, "draw": lambda: draw(params, 0, drawn, "probe")}

@@ -62,6 +62,7 @@ def ours(size: Size, dtype: str) -> tuple[dict, dict]:
 
     from vdu_jax import objectives
     from vdu_jax.diffusion import samplers
+    from vdu_jax.diffusion.parameterization import epsilon
     from vdu_jax.diffusion.schedule import make_schedule
     from vdu_jax.models import unet
     from vdu_jax.runtime import fit
@@ -78,7 +79,7 @@ def ours(size: Size, dtype: str) -> tuple[dict, dict]:
     start = jax.random.normal(jax.random.key(3), (size.images, *shape))
     sample = jax.jit(lambda params, x: samplers.integrate(score_fn, params, plan, x))
     batch = {"retain": {"image": images}}
-    objective = objectives.ddpm(score_fn, schedule)
+    objective = objectives.ddpm(score_fn, epsilon(schedule))
     training = timing.Step(objective, params, optax.adam(1e-4), batch)
     side = 512 if jax.default_backend() == "cpu" else 8192
     matrix = jax.random.normal(jax.random.key(4), (side, side), jnp.dtype(dtype))

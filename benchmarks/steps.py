@@ -42,7 +42,7 @@ def step_of(config, method: str | None, batch_size: int) -> timing.Step:
     from vdu_jax.stages import build, plan, train, unlearn
 
     shape = plan.image_shape(config)
-    params = train.fresh(config, shape)
+    params = train.init_params(config, shape)
     images = jax.random.uniform(jax.random.key(1), (batch_size, *shape), minval=-1, maxval=1)
     batch = {"image": images, "label": jnp.zeros(batch_size, jnp.int32)}
     if method is None:

@@ -59,7 +59,7 @@ class Step:
         of_objective = objective.init(params, endless, jax.random.key(2))
         # Fresh arrays, for the step uses its state up.
         start = functools.partial(fit.init_state, optimizer=optimizer)
-        self._state = parallel.fresh(start, parallel.make_mesh(layout.fsdp), params)
+        self._state = parallel.init_sharded(start, parallel.make_mesh(layout.fsdp), params)
         self._rest = of_objective, batch, jax.random.key(3)
         made = functools.partial(fit.make_step, objective, optimizer)
         self._step = parallel.compile_step(lambda wrap: made(wrap=wrap), layout, self._state)

@@ -4,7 +4,7 @@ import pytest
 
 from vdu_jax import text_config
 from vdu_jax.errors import UserError
-from vdu_jax.text_config import method, validate
+from vdu_jax.text_config import method, needs_posterior, validate
 
 
 @pytest.fixture
@@ -97,3 +97,24 @@ def test_one_folder_will_do_for_methods_without_a_posterior(config):
     config.model.folder = "v1-4"
     config.methods = {"esd_x": method("esd", "cross_attention")}
     validate(config)
+
+
+@pytest.mark.parametrize(
+    ("entry", "takes"),
+    [
+        (method("vdu"), True),
+        (method("vdu_extended", stability="function"), True),  # its energy is logged
+        (method("esd"), False),
+        (method("salun"), False),
+        (method("salun", optimizer="natural"), True),
+    ],
+)
+def test_who_takes_the_posterior(config, entry, takes):
+    config.model.folder = "v1-4"
+    config.methods = {"one": entry}
+    assert needs_posterior(config) == takes
+    if takes:
+        with pytest.raises(UserError, match="posterior.folders"):
+            validate(config)
+    else:
+        validate(config)

@@ -451,7 +451,7 @@ def validate(config: ConfigDict) -> None:
       UserError: with the key, its value, and what it must be.
     """
     from vdu_jax import data, objectives
-    from vdu_jax.diffusion import process, samplers
+    from vdu_jax.diffusion import parameterization, samplers
     from vdu_jax.interop import inception
 
     check_types(config, default(), "")
@@ -475,7 +475,7 @@ def validate(config: ConfigDict) -> None:
         "train.log_every",
     )
     c.not_negative("train.warmup_steps", "train.init_seed", "train.seed")
-    c.one_of("train.weighting", process.WEIGHTINGS)
+    c.one_of("train.weighting", parameterization.WEIGHTINGS)
     c.one_of("train.decay", ("constant", "cosine", "linear"))
     c.that("train.ema_decay", lambda v: 0 <= v < 1, "must lie in [0, 1)")
 
@@ -648,11 +648,11 @@ def validate_diffusion(config: ConfigDict) -> None:
     Raises:
       UserError: as `validate`.
     """
-    from vdu_jax.diffusion import schedule
+    from vdu_jax.diffusion import parameterization, schedule
 
     c = Check(config)
     c.one_of("diffusion.schedule", schedule.NAMES)
-    c.one_of("diffusion.prediction", schedule.PREDICTIONS)
+    c.one_of("diffusion.prediction", parameterization.PARAMETERIZATIONS)
     c.that("diffusion.num_steps", lambda v: 2 <= v <= 10**6, "must lie in 2..1000000")
     for key in ("diffusion.beta_start", "diffusion.beta_end"):
         c.that(key, lambda v: 0 < v < 1, "must lie in (0, 1)")
@@ -799,20 +799,32 @@ def validate_method(c: Check, name: str, factories) -> None:
     _validate_objective(c, prefix, entry)
 
 
-def _validate_objective(c: Check, prefix: str, entry: ConfigDict) -> None:
-    """The objective's own settings: its factory checks them, on a one-number network."""
+def tiny_objective(entry: ConfigDict) -> Any:
+    """The `Objective` of an entry of `config.methods`, of a network of one number.
+
+    It tells what the objective sees and needs before there is a model.
+
+    Raises:
+      ValueError: for a setting out of range.
+    """
     import jax.numpy as jnp
 
     from vdu_jax import objectives, posterior
-    from vdu_jax.diffusion import schedule
+    from vdu_jax.diffusion import parameterization, schedule
 
-    for key in entry.params:
-        c.that(f"{prefix}.params.{key}", lambda v: True, "")
     one = {"w": jnp.ones(1)}
     tiny = posterior.GaussianPosterior(one, one, jnp.int32(2))
+    predicts = parameterization.epsilon(schedule.make_schedule(num_steps=2))
+    return objectives.FACTORIES[entry.objective](
+        lambda *a, **k: None, predicts, tiny, 1, **entry.params
+    )
+
+
+def _validate_objective(c: Check, prefix: str, entry: ConfigDict) -> None:
+    """The objective's own settings, which its factory checks."""
+    for key in entry.params:
+        c.that(f"{prefix}.params.{key}", lambda v: True, "")
     try:
-        objectives.FACTORIES[entry.objective](
-            lambda *a, **k: None, schedule.make_schedule(num_steps=2), tiny, 1, **entry.params
-        )
+        tiny_objective(entry)
     except ValueError as error:
         raise UserError(f"config key {prefix}.params: {error}") from None

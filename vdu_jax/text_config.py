@@ -18,7 +18,6 @@ OBJECTIVES = (
     "vdu", "vdu_extended",
 )  # fmt: skip
 DETECTORS = ("colour", "clip", "nudenet")
-USE_POSTERIOR = ("vdu", "vdu_extended")
 # Every setting that is a path, or a tuple of paths.
 PATHS = (
     "data.dir", "data.manual_dir", "model.folder", "posterior.folders", "detector.folder",
@@ -245,7 +244,6 @@ def validate(config: ConfigDict) -> None:
         _validate_training(c)
     elif not config.model.folder.strip():
         c.that("model.folder", lambda v: False, "must name a folder")
-    _validate_posterior(c)
 
     c.one_of("sampler.name", [name for name in samplers.NAMES if name != "ddpm"])
     c.that("sampler.steps", lambda v: 1 <= v <= 1000, "must lie in 1..1000")
@@ -262,6 +260,7 @@ def validate(config: ConfigDict) -> None:
     images.validate_shared(c)
     for name in config.methods:
         _validate_method(c, name, objectives.FACTORIES)
+    _validate_posterior(c)
 
 
 def _validate_detector(c: images.Check) -> None:
@@ -304,7 +303,7 @@ def _validate_training(c: images.Check) -> None:
 
 def takes_posterior(entry: ConfigDict) -> bool:
     """Whether a method's loss or optimiser has the posterior in it."""
-    return entry.objective in USE_POSTERIOR or entry.optimizer == "natural"
+    return "posterior" in images.tiny_objective(entry).needs or entry.optimizer == "natural"
 
 
 def needs_posterior(config: ConfigDict) -> bool:

@@ -16,37 +16,54 @@ conditional network "cond"."""
 
 Metrics = Mapping[str, chex.Array]
 
-ScoreFn = Callable[..., chex.Array]
-"""`score_fn(params, xt, t, cond=None, *, dropout_key=None) -> eps`.
+Noise = chex.ArrayTree
+"""Every random number of one update step. Each array has a row for each image of one kind of data,
+so it is split over devices, processes and parts of a batch exactly as those images are."""
 
-xt (B, H, W, C); t (B,) integer or real time in [0, T); returns the predicted noise (B, H, W, C).
-Without `dropout_key` the network is deterministic.
+ScoreFn = Callable[..., chex.Array]
+"""A network, `score_fn(params, xt, t, cond=None, *, dropout_key=None) -> prediction`.
+
+xt (B, H, W, C); t (B,) integer or real time in [0, T); returns (B, H, W, C). What it predicts is
+said by a `Parameterization` beside it; where there is none, it predicts the noise ε.
+`dropout_key` (B,): a random key for each image, from which its dropout masks are drawn. Without it
+the network is deterministic.
 """
 
 KINDS = frozenset({"forget", "retain", "replay"})
 """The kinds of data that an objective may ask to see."""
 
+PREREQUISITES = frozenset({"posterior"})
+"""What an objective may need besides the model and the data that it sees."""
+
 
 class Objective(NamedTuple):
     """A training or unlearning method, in the manner of `optax.GradientTransformation`.
 
+    One step is `loss(params, state, batch, draw(key, batch))`. Nothing has a default: whoever makes
+    an objective says all of it.
+
     Attributes:
       sees: the kinds of data that the method may see, a subset of `KINDS`.
+      needs: what must have been made before, a subset of `PREREQUISITES`.
       init: `(params, batches, key) -> state`, called once. `batches` maps each kind in `sees` to
         an iterator over batches; the state is a pytree of arrays (a Fisher, a mask, a teacher) or
         `()`.
-      loss: `(params, state, batch, key) -> (scalar, metrics)`, pure and differentiable.
-      is_mean: whether the loss is a mean over images (and terms without images), with what it draws
-        for them drawn by `process.draw_for`. Then a batch may be computed in parts.
+      draw: `(key, batch) -> noise`, all that is random in a step, drawn for a whole batch; see
+        `Noise`. What one image gets from another one of the batch (a partner) is part of it.
+      loss: `(params, state, batch, noise) -> (scalar, metrics)`, deterministic and differentiable.
+      is_mean: whether the loss is a mean over images, plus terms without images. Only then is the
+        loss of a batch the mean of the losses of its parts.
       init_computes: whether `init` passes the images that it takes through the network; for the
         count of operations.
     """
 
-    sees: frozenset
+    sees: frozenset[str]
+    needs: frozenset[str]
     init: Callable[[Params, Mapping[str, Any], chex.PRNGKey], Any]
-    loss: Callable[[Params, Any, Batch, chex.PRNGKey], tuple[chex.Array, Metrics]]
-    is_mean: bool = True
-    init_computes: bool = True
+    draw: Callable[[chex.PRNGKey, Batch], Noise]
+    loss: Callable[[Params, Any, Batch, Noise], tuple[chex.Array, Metrics]]
+    is_mean: bool
+    init_computes: bool
 
 
 def no_state(params: Params, batches: Mapping[str, Any], key: chex.PRNGKey) -> tuple:

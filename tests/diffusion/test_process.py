@@ -46,10 +46,6 @@ def test_predict_x0_inverts_q_sample():
     np.testing.assert_allclose(process.predict_x0(SCHEDULE, xt, t, eps), x0, atol=1e-3)
 
 
-def test_simple_weights_are_one():
-    np.testing.assert_array_equal(process.loss_weights(SCHEDULE), np.ones(100))
-
-
 @pytest.mark.parametrize("name", ["linear", "cosine"])
 def test_exact_weights_formula(name):
     schedule = make_schedule(name, 200)
@@ -60,7 +56,7 @@ def test_exact_weights_formula(name):
     sigma2[0] = sigma2[1]
     expected = betas**2 / (2 * sigma2 * (1 - betas) * (1 - levels))
     # 1 − ᾱ of a float32 ᾱ has lost digits at small t.
-    np.testing.assert_allclose(process.loss_weights(schedule, "exact"), expected, rtol=1e-3)
+    np.testing.assert_allclose(process.exact_weights(schedule), expected, rtol=1e-3)
 
 
 def test_exact_weights_are_the_kl_between_reverse_gaussians():
@@ -76,13 +72,8 @@ def test_exact_weights_are_the_kl_between_reverse_gaussians():
     predicted = (xt - np.sqrt(1 - level) * guess) / np.sqrt(level)
     variance = beta * (1 - previous) / (1 - level)
     kl = (reverse_mean(x0) - reverse_mean(predicted)) ** 2 / (2 * variance)
-    weight = process.loss_weights(SCHEDULE, "exact")[t]
+    weight = process.exact_weights(SCHEDULE)[t]
     assert float(weight) * (guess - eps) ** 2 == pytest.approx(kl, rel=1e-4)
-
-
-def test_unknown_weighting_raises():
-    with pytest.raises(ValueError, match="unknown weighting 'snr'; one of simple, exact"):
-        process.loss_weights(SCHEDULE, "snr")
 
 
 def test_draw_noising_is_uniform_in_time_and_normal_in_noise():
@@ -114,7 +105,7 @@ def test_eps_error_by_hand():
         assert dropout_key is None
         return params * xt + t[:, None, None, None] / 100 + cond
 
-    predict = process.given(score_fn, {"image": x0, "cond": 0.1})
+    predict = process.bind_condition(score_fn, {"image": x0, "cond": 0.1})
     noising = process.Noising(jnp.asarray(t), jnp.asarray(eps))
     error = process.eps_error(predict, 0.8, SCHEDULE, x0, noising)
     a = LEVELS[t][:, None, None, None]
@@ -133,37 +124,6 @@ def test_eps_error_hands_the_dropout_key_on():
     np.testing.assert_array_equal(error, np.zeros(2))
 
 
-def test_relabelled_error_is_the_eps_error_of_the_other_image_at_high_noise():
-    """And at low noise the squared error of the predicted image, so that it stays bounded."""
-    x0, target, eps = normal(0, 4, 3, 3, 2), normal(1, 4, 3, 3, 2), normal(2, 4, 3, 3, 2)
-    t = np.array([0, 10, 60, 95])
-    a = LEVELS[t][:, None, None, None]
-    assert a[1] > 0.5 > a[2]
-    xt = np.sqrt(a) * x0 + np.sqrt(1 - a) * eps
-    prediction = normal(3, *xt.shape)
-    image_error = ((xt - np.sqrt(1 - a) * prediction) / np.sqrt(a) - target) ** 2
-    eps_error = (prediction - (xt - np.sqrt(a) * target) / np.sqrt(1 - a)) ** 2
-    expected = np.where(a > 0.5, image_error, eps_error).mean((1, 2, 3))
-    found = process.relabelled_error(
-        lambda p, x, t: prediction, None, SCHEDULE, x0, process.Noising(t, eps), target
-    )
-    np.testing.assert_allclose(found, expected, rtol=2e-3)
-
-
-def test_relabelled_error_vanishes_for_a_network_that_denoises_to_the_target():
-    x0, target, eps = normal(0, 3, 3, 3, 2), normal(1, 3, 3, 3, 2), normal(2, 3, 3, 3, 2)
-    t = np.array([5, 50, 90])
-
-    def score_fn(params, xt, t):
-        a = LEVELS[np.asarray(t)][:, None, None, None]
-        return (xt - np.sqrt(a) * target) / np.sqrt(1 - a)
-
-    noising = process.Noising(t, eps)
-    error = process.relabelled_error(score_fn, None, SCHEDULE, x0, noising, target)
-    assert np.abs(error).max() < 1e-6
-    assert process.relabelled_error(score_fn, None, SCHEDULE, x0, noising, x0)[0] > 0.5
-
-
 def test_stratified_times_are_uniform_and_spread():
     x0 = jnp.zeros((10, 1, 1, 1))
     draw = jax.vmap(lambda k: process.draw_noising(k, SCHEDULE, x0, stratified=True).t)
@@ -176,33 +136,6 @@ def test_stratified_times_are_uniform_and_spread():
     loose = jax.vmap(lambda k: process.draw_noising(k, SCHEDULE, x0).t)
     other = np.asarray(loose(jax.random.split(jax.random.key(0), 2000)))
     assert t.mean(1).std() < other.mean(1).std() / 3
-
-
-def test_a_network_that_predicts_v_gives_the_noise_of_its_image():
-    """ε from v = √ᾱ ε − √(1−ᾱ) x_0 (Salimans and Ho 2022), at every level."""
-    x0, eps = normal(0, 4, 3, 3, 2), normal(1, 4, 3, 3, 2)
-    t = np.array([0, 10, 50, 99])
-    a = LEVELS[t][:, None, None, None]
-    v = (np.sqrt(a) * eps - np.sqrt(1 - a) * x0).astype(np.float32)
-    score_fn = process.noise_predictor(lambda *args, **_: jnp.asarray(v), SCHEDULE, "v_prediction")
-    xt = process.q_sample(SCHEDULE, x0, t, eps)
-    np.testing.assert_allclose(score_fn({}, xt, t), eps, atol=1e-5)
-
-
-def test_the_simple_loss_of_such_a_network_is_its_own_squared_error():
-    schedule = make_schedule("linear", 100, 1e-3, 0.2, "v_prediction")
-    x0, eps, v = normal(0, 4, 3, 3, 2), normal(1, 4, 3, 3, 2), normal(2, 4, 3, 3, 2)
-    t = np.array([0, 10, 50, 99])
-    a = LEVELS[t][:, None, None, None]
-    score_fn = process.noise_predictor(lambda *args, **_: jnp.asarray(v), schedule, "v_prediction")
-    error = process.simple_error(score_fn, {}, schedule, x0, process.Noising(t, eps))
-    expected = np.square(v - (np.sqrt(a) * eps - np.sqrt(1 - a) * x0)).mean((1, 2, 3))
-    np.testing.assert_allclose(error, expected, rtol=1e-4)
-
-
-def test_an_unknown_prediction_is_refused():
-    with pytest.raises(ValueError, match="unknown prediction 'sample'; one of epsilon"):
-        make_schedule("linear", 100, prediction="sample")
 
 
 @pytest.mark.parametrize("sizes", [(4, 4), (2, 6), (6, 4, 8), (5,)])
@@ -218,7 +151,7 @@ def test_parts_predicted_together_are_each_as_alone(sizes, conditioned):
         if conditioned:
             part["cond"] = normal(seed + 9, size, 2)
         noising = process.draw_noising(jax.random.key(seed), SCHEDULE, part["image"])
-        parts.append(process.noised(SCHEDULE, part, noising))
+        parts.append(process.network_inputs(SCHEDULE, part, noising))
     calls = []
 
     def once(*arguments, **given):
@@ -228,7 +161,7 @@ def test_parts_predicted_together_are_each_as_alone(sizes, conditioned):
     together = process.predict_together(once, 2.0, *parts)
     assert len(calls) == 1
     for part, found in zip(parts, together, strict=True):
-        alone = process.given(score_fn, part)(2.0, part["xt"], part["t"])
+        alone = process.bind_condition(score_fn, part)(2.0, part["xt"], part["t"])
         np.testing.assert_array_equal(found, alone)
 
 

@@ -85,11 +85,23 @@ def test_without_a_dropout_key_the_network_is_deterministic(tiny):
     _, score_fn, params, xt, t = tiny
     plain = score_fn(params, xt, t)
     np.testing.assert_array_equal(plain, score_fn(params, xt, t))
-    one, same, two = (
-        score_fn(params, xt, t, dropout_key=jax.random.key(seed, impl="rbg")) for seed in (1, 1, 2)
-    )
+    keys = jax.random.split(jax.random.key(1), len(xt))
+    one, same, two = (score_fn(params, xt, t, dropout_key=k) for k in (keys, keys, keys[::-1]))
     np.testing.assert_array_equal(one, same)
     assert np.abs(one - plain).max() > 0.01 and np.abs(one - two).max() > 0.01
+
+
+def test_an_images_dropout_masks_hang_on_its_own_key_alone(tiny):
+    """Whatever the batch that it is part of, and whatever its place in it."""
+    _, score_fn, params, xt, t = tiny
+    keys, some = jax.random.split(jax.random.key(1), len(xt)), np.array([2, 0, 2])
+    whole = score_fn(params, xt, t, dropout_key=keys)
+    found = score_fn(params, xt[some], t[some], dropout_key=keys[some])
+    np.testing.assert_allclose(found, whole[some], rtol=1e-4, atol=1e-5)
+    # The same image under another key has other masks.
+    other = score_fn(params, xt[some], t[some], dropout_key=keys[np.array([2, 0, 1])])
+    np.testing.assert_allclose(other[0], whole[2], rtol=1e-4, atol=1e-5)
+    assert np.abs(other[2] - whole[2]).max() > 0.01
 
 
 def test_images_and_times_of_a_batch_do_not_mix(tiny):

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdu_jax.diffusion import process
+from vdu_jax.diffusion import parameterization, process
 from vdu_jax.diffusion.schedule import make_schedule
 from vdu_jax.posterior import GaussianPosterior
 
 
-class Draw(NamedTuple):
+class Noised(NamedTuple):
     """A noised batch in float64, and w_t of each image."""
 
     xt: np.ndarray
@@ -37,6 +37,11 @@ class Toy(NamedTuple):
         return np.random.default_rng(seed).uniform(-1, 1, (n, 4, 3, 2)).astype(np.float32)
 
     @property
+    def predicts(self):
+        """Noise, as `score_fn` does."""
+        return parameterization.epsilon(self.schedule)
+
+    @property
     def levels(self):
         return np.cumprod(1 - np.asarray(self.schedule.betas, np.float64))
 
@@ -49,12 +54,18 @@ class Toy(NamedTuple):
         variance[0] = variance[1]
         return betas**2 / (2 * variance * (1 - betas) * (1 - levels))
 
-    def draw(self, key, x0, weighting="simple"):
-        """The noising that an objective draws with this key."""
-        t, eps = (np.asarray(a) for a in process.draw_noising(key, self.schedule, jnp.asarray(x0)))
-        level = self.levels[t][:, None, None, None]
+    def noising(self, seed, n):
+        """Times and noise for n images, handed to an objective."""
+        draw = np.random.default_rng(seed)
+        eps = draw.normal(size=(n, 4, 3, 2)).astype(np.float32)
+        return process.Noising(draw.integers(0, self.schedule.num_steps, n, np.int32), eps)
+
+    def noised(self, noising, x0, weighting="simple"):
+        """What the network sees of x0, and is to predict."""
+        level = self.levels[noising.t][:, None, None, None]
+        eps = noising.eps.astype(np.float64)
         xt = np.sqrt(level) * x0 + np.sqrt(1 - level) * eps
-        return Draw(xt, eps.astype(np.float64), self.weights(weighting)[t])
+        return Noised(xt, eps, self.weights(weighting)[noising.t])
 
     @staticmethod
     def error(params, xt, target):
@@ -73,15 +84,15 @@ class Toy(NamedTuple):
             grad[name] = gap / np.asarray(variance, np.float64)
         return value, grad
 
-    def run(self, objective, batch, key, params=None):
+    def run(self, objective, batch, noise, params=None):
         """(loss, metrics, gradient) at `params` after `init` at the start.
 
         Not jitted: the few operations are compiled once for all tests.
         """
-        state = objective.init(self.start, {}, key)
+        state = objective.init(self.start, {}, jax.random.key(0))
         grad_fn = jax.value_and_grad(objective.loss, has_aux=True)
         params = self.params if params is None else params
-        (loss, metrics), grad = grad_fn(params, state, batch, key)
+        (loss, metrics), grad = grad_fn(params, state, batch, noise)
         return float(loss), metrics, grad
 
 

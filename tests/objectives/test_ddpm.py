@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from vdu_jax.objectives import ddpm
+from vdu_jax.objectives.ddpm import DDPMNoise
 
 
 @pytest.mark.parametrize("weighting", ["simple", "exact"])
 def test_loss_and_gradient_by_hand(toy, weighting):
-    x0, key = toy.images(0, 6), jax.random.key(4)
-    objective = ddpm(toy.score_fn, toy.schedule, weighting=weighting)
-    loss, metrics, grad = toy.run(objective, {"retain": {"image": x0}}, key)
-    draw = toy.draw(jax.random.split(key)[0], x0, weighting)
+    x0, noising = toy.images(0, 6), toy.noising(4, 6)
+    objective = ddpm(toy.score_fn, toy.predicts, weighting=weighting)
+    noise = DDPMNoise(noising, None, None)
+    loss, metrics, grad = toy.run(objective, {"retain": {"image": x0}}, noise)
+    draw = toy.noised(noising, x0, weighting)
     error, by_a, by_b = toy.error(toy.params, draw.xt, draw.eps)
     assert loss == pytest.approx((draw.weights * error).mean(), rel=1e-4)
     assert float(metrics["error"]) == pytest.approx(error.mean(), rel=1e-5)
@@ -22,33 +24,39 @@ def test_loss_and_gradient_by_hand(toy, weighting):
 
 
 def test_it_sees_retain_alone_and_needs_no_state(toy):
-    objective = ddpm(toy.score_fn, toy.schedule)
+    objective = ddpm(toy.score_fn, toy.predicts)
     assert objective.sees == {"retain"}
     assert objective.init(toy.params, {}, jax.random.key(0)) == ()
+    noise, other = DDPMNoise(toy.noising(0, 2), None, None), {"image": toy.images(0, 2)}
     with pytest.raises(KeyError, match="retain"):
-        objective.loss(toy.params, (), {"forget": {"image": toy.images(0, 2)}}, jax.random.key(0))
+        objective.loss(toy.params, (), {"forget": other}, noise)
 
 
 def test_it_sees_another_kind_if_told_so(toy):
     batch, key = {"image": toy.images(0, 2)}, jax.random.key(0)
-    objective = ddpm(toy.score_fn, toy.schedule, kind="forget")
+    objective = ddpm(toy.score_fn, toy.predicts, kind="forget")
     assert objective.sees == {"forget"}
-    loss, _ = objective.loss(toy.params, (), {"forget": batch}, key)
-    same, _ = ddpm(toy.score_fn, toy.schedule).loss(toy.params, (), {"retain": batch}, key)
+    noise = objective.draw(key, {"forget": batch})
+    loss, _ = objective.loss(toy.params, (), {"forget": batch}, noise)
+    same, _ = ddpm(toy.score_fn, toy.predicts).loss(toy.params, (), {"retain": batch}, noise)
     assert loss == same
 
 
 @pytest.mark.parametrize("dropout", [False, True])
-def test_dropout_key_is_given_only_if_asked_for(toy, dropout):
+def test_each_image_has_a_dropout_key_of_its_own_if_asked_for(toy, dropout):
     seen = []
 
     def score_fn(params, xt, t, cond=None, *, dropout_key=None):
         seen.append(dropout_key)
         return params["a"] * xt
 
-    objective = ddpm(score_fn, toy.schedule, dropout=dropout)
-    objective.loss(toy.params, (), {"retain": {"image": toy.images(0, 2)}}, jax.random.key(0))
-    assert [key is not None for key in seen] == [dropout]
+    objective, batch = ddpm(score_fn, toy.predicts, dropout=dropout), {"image": toy.images(0, 3)}
+    noise = objective.draw(jax.random.key(0), {"retain": batch})
+    objective.loss(toy.params, (), {"retain": batch}, noise)
+    if dropout:
+        assert len(np.unique(jax.random.key_data(seen[0]), axis=0)) == 3
+    else:
+        assert seen == [None]
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 1.0), (1.0, -3.0)])
@@ -61,21 +69,22 @@ def test_a_condition_may_be_dropped(toy, share, expected):
 
     cond, negative = np.full((5, 2), 1.0), np.full((5, 2), -3.0)
     batch = {"image": toy.images(0, 5), "cond": cond, "negative": negative}
-    objective = ddpm(score_fn, toy.schedule, drop_condition=share)
-    objective.loss(toy.params, (), {"retain": batch}, jax.random.key(0))
+    objective = ddpm(score_fn, toy.predicts, drop_condition=share)
+    noise = objective.draw(jax.random.key(0), {"retain": batch})
+    objective.loss(toy.params, (), {"retain": batch}, noise)
     np.testing.assert_array_equal(seen[0], np.full((5, 2), expected))
 
 
 def test_unknown_weighting_raises(toy):
     with pytest.raises(ValueError, match="unknown weighting"):
-        ddpm(toy.score_fn, toy.schedule, weighting="p2")
+        ddpm(toy.score_fn, toy.predicts, weighting="p2")
 
 
 def test_gradient_descent_reaches_the_optimal_linear_predictor(toy):
     """For white data the best a x_t + b is known: a = E[σ_t] / E[S_t²], b = 0."""
     x0 = np.random.default_rng(0).normal(size=(256, 4, 3, 2)).astype(np.float32) * 0.6
-    objective = ddpm(toy.score_fn, toy.schedule)
-    grad_fn = jax.grad(lambda p, k: objective.loss(p, (), {"retain": {"image": x0}}, k)[0])
+    objective, batch = ddpm(toy.score_fn, toy.predicts), {"retain": {"image": x0}}
+    grad_fn = jax.grad(lambda p, k: objective.loss(p, (), batch, objective.draw(k, batch))[0])
 
     @jax.jit
     def fit(params, keys):

@@ -7,11 +7,11 @@ import pytest
 
 from vdu_jax.diffusion import empirical, process
 from vdu_jax.objectives import demixing
-from vdu_jax.objectives.demixing import DemixingState, correction
+from vdu_jax.objectives.demixing import DemixingNoise, DemixingState, correction
 
 
 def make(toy, **settings):
-    return demixing(toy.score_fn, toy.schedule, toy.posterior, 6, forget_share=0.3, **settings)
+    return demixing(toy.score_fn, toy.predicts, toy.posterior, 6, forget_share=0.3, **settings)
 
 
 def batch(toy):
@@ -43,20 +43,17 @@ def test_a_perfect_model_of_the_mixture_becomes_one_of_the_rest(toy, share):
 
 @pytest.mark.parametrize(("weight", "gamma"), [(0.0, 0.0), (2.0, 0.0), (0.5, 0.3)])
 def test_loss_by_hand(toy, weight, gamma):
-    key, data, start = jax.random.key(5), batch(toy), state(toy)
+    noise, data, start = DemixingNoise(toy.noising(5, 6), toy.noising(6, 9)), batch(toy), state(toy)
     objective = make(toy, replay_weight=weight, gamma=gamma)
-    loss, metrics = objective.loss(toy.params, start, data, key)
-    forget_key, replay_key = jax.random.split(key)
+    loss, metrics = objective.loss(toy.params, start, data, noise)
 
     def prediction(params, xt):
         return np.asarray(params["a"], np.float64) * xt + np.asarray(params["b"], np.float64)
 
     draws = {}
-    for kind, k in (("forget", forget_key), ("replay", replay_key)):
-        x0 = data[kind]["image"]
-        t, eps = process.draw_noising(k, toy.schedule, jnp.asarray(x0), stratified=True)
-        level = toy.levels[np.asarray(t)][:, None, None, None]
-        draws[kind] = (np.sqrt(level) * x0 + np.sqrt(1 - level) * np.asarray(eps), t, level)
+    for kind, (t, eps) in noise._asdict().items():
+        level = toy.levels[t][:, None, None, None]
+        draws[kind] = (np.sqrt(level) * data[kind]["image"] + np.sqrt(1 - level) * eps, t, level)
     xt, t, level = draws["forget"]
     shift = correction(
         toy.schedule, start.forget, start.replay, 0.3, jnp.asarray(xt, jnp.float32), t
@@ -100,4 +97,4 @@ def test_the_sets_that_stand_for_the_parts(toy):
 def test_settings_out_of_range(toy, bad):
     settings = {"forget_share": 0.3} | bad
     with pytest.raises(ValueError):
-        demixing(toy.score_fn, toy.schedule, toy.posterior, 6, **settings)
+        demixing(toy.score_fn, toy.predicts, toy.posterior, 6, **settings)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vdu_jax.objectives import erase_diff
-from vdu_jax.objectives.erase_diff import multiplier
+from vdu_jax.objectives.erase_diff import EraseDiffNoise, multiplier
 
 
 @pytest.mark.parametrize(
@@ -28,16 +28,14 @@ def test_the_multiplier_is_the_least_that_lowers_the_forget_loss(
 
 @pytest.mark.parametrize("strength", [0.1, 2.0])
 def test_loss_and_gradient_by_hand(toy, strength):
-    objective = erase_diff(toy.score_fn, toy.schedule, toy.posterior, 40, strength=strength)
+    objective = erase_diff(toy.score_fn, toy.predicts, toy.posterior, 40, strength=strength)
     assert objective.sees == {"forget", "retain"}
     data = {"forget": {"image": toy.images(0, 6)}, "retain": {"image": toy.images(1, 9)}}
-    key = jax.random.key(4)
-    loss, metrics, grad = toy.run(objective, data, key)
-    retain_key, forget_key, noise_key = jax.random.split(key, 3)
-    kept = toy.draw(retain_key, data["retain"]["image"])
-    drawn = toy.draw(forget_key, data["forget"]["image"])
-    target = np.asarray(jax.random.uniform(noise_key, (6, 4, 3, 2)), np.float64)
-    assert target.min() >= 0 and target.max() <= 1
+    target = np.abs(toy.images(2, 6))
+    noise = EraseDiffNoise(toy.noising(4, 9), toy.noising(5, 6), target)
+    loss, metrics, grad = toy.run(objective, data, noise)
+    kept = toy.noised(noise.retain, data["retain"]["image"])
+    drawn = toy.noised(noise.forget, data["forget"]["image"])
     f = toy.error(toy.params, kept.xt, kept.eps)
     g = toy.error(toy.params, drawn.xt, target)
     gradients = [np.array([a.mean(), *b.mean(0)]) for _, a, b in (f, g)]
@@ -49,6 +47,14 @@ def test_loss_and_gradient_by_hand(toy, strength):
     np.testing.assert_allclose(found, gradients[0] + weight * gradients[1], rtol=2e-3, atol=1e-4)
 
 
+def test_the_target_is_uniform_in_0_1(toy):
+    objective = erase_diff(toy.score_fn, toy.predicts, toy.posterior, 40)
+    data = {"forget": {"image": toy.images(0, 50)}, "retain": {"image": toy.images(1, 9)}}
+    target = np.asarray(objective.draw(jax.random.key(4), data).target)
+    assert target.shape == (50, 4, 3, 2)
+    assert 0 <= target.min() < 0.01 and 0.99 < target.max() <= 1
+
+
 def test_strength_must_be_positive(toy):
     with pytest.raises(ValueError, match="strength"):
-        erase_diff(toy.score_fn, toy.schedule, toy.posterior, 40, strength=0.0)
+        erase_diff(toy.score_fn, toy.predicts, toy.posterior, 40, strength=0.0)

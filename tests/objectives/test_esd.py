@@ -13,18 +13,18 @@ from vdu_jax.objectives.esd import ESDState
 
 
 def make(toy, **settings):
-    return esd(toy.score_fn, toy.schedule, toy.posterior, 40, **settings)
+    return esd(toy.score_fn, toy.predicts, toy.posterior, 40, **settings)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 2.5])
 def test_loss_and_gradient_by_hand(toy, guidance):
     forget = {"a": jnp.float32(0.9), "b": jnp.float32([0.2, 0.3])}
     state = ESDState(toy.start, forget)
-    x0, key = toy.images(0, 6), jax.random.key(3)
+    x0, noising = toy.images(0, 6), toy.noising(3, 6)
     grad_fn = jax.value_and_grad(make(toy, guidance=guidance).loss, has_aux=True)
-    (loss, metrics), grad = grad_fn(toy.params, state, {"forget": {"image": x0}}, key)
+    (loss, metrics), grad = grad_fn(toy.params, state, {"forget": {"image": x0}}, noising)
 
-    draw = toy.draw(key, x0)
+    draw = toy.noised(noising, x0)
     original, taught = (float(p["a"]) * draw.xt + np.asarray(p["b"]) for p in state)
     target = original - guidance * (taught - original)
     error, by_a, by_b = toy.error(toy.params, draw.xt, target)
@@ -36,9 +36,9 @@ def test_loss_and_gradient_by_hand(toy, guidance):
 
 
 def test_the_targets_are_constants(toy):
-    state, key = ESDState(toy.start, toy.params), jax.random.key(3)
+    state, noising = ESDState(toy.start, toy.params), toy.noising(3, 6)
     batch = {"forget": {"image": toy.images(0, 6)}}
-    by_state = jax.grad(lambda s: make(toy).loss(toy.params, s, batch, key)[0])(state)
+    by_state = jax.grad(lambda s: make(toy).loss(toy.params, s, batch, noising)[0])(state)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(by_state))
 
 
@@ -63,16 +63,16 @@ def test_a_text_is_erased_by_the_network_itself(toy):
     def score_fn(params, xt, t, cond, *, dropout_key=None):
         return params["a"] * xt + params["b"] + cond[:, None, None, :]
 
-    x0, key = toy.images(0, 6), jax.random.key(3)
+    x0, noising = toy.images(0, 6), toy.noising(3, 6)
     given, negative = (toy.images(i, 6)[:, 0, 0] for i in (1, 2))
     objective = esd(
-        score_fn, toy.schedule, toy.posterior, 40, teacher="text", guidance=2.0, teacher_steps=1
+        score_fn, toy.predicts, toy.posterior, 40, teacher="text", guidance=2.0, teacher_steps=1
     )
-    state = objective.init(toy.start, {}, key)  # no image is taken
+    state = objective.init(toy.start, {}, jax.random.key(0))  # no image is taken
     batch = {"forget": {"image": x0, "cond": given, "negative": negative}}
-    loss, _ = objective.loss(toy.params, state, batch, key)
+    loss, _ = objective.loss(toy.params, state, batch, noising)
 
-    xt = toy.draw(key, x0).xt
+    xt = toy.noised(noising, x0).xt
     without = float(toy.start["a"]) * xt + np.asarray(toy.start["b"]) + negative[:, None, None]
     away = without - 2.0 * (given - negative)[:, None, None]
     error, *_ = toy.error(toy.params, xt, away - given[:, None, None])

@@ -38,11 +38,11 @@ def test_the_gradient_of_a_part_is_that_part_of_the_gradient(toy, name):
     def gradient(objective, start, params):
         some = {kind: batch[kind] for kind in objective.sees}
         batches = {kind: itertools.repeat(images) for kind, images in some.items()}
-        state = objective.init(start, batches, key)
-        return state, jax.grad(lambda p: objective.loss(p, state, some, key)[0])(params)
+        state, noise = objective.init(start, batches, key), objective.draw(key, some)
+        return state, jax.grad(lambda p: objective.loss(p, state, some, noise)[0])(params)
 
     def make(posterior):
-        return lambda f: objectives.FACTORIES[name](f, toy.schedule, posterior, 40, **settings)
+        return lambda f: objectives.FACTORIES[name](f, toy.predicts, posterior, 40, **settings)
 
     _, expected = gradient(
         make(toy.posterior)(score_fn), toy.start, toy.params | {"b": toy.start["b"]}
@@ -61,14 +61,14 @@ def test_the_gradient_of_a_part_is_that_part_of_the_gradient(toy, name):
 def test_the_rest_is_an_argument_of_the_compiled_step(toy):
     """Not a constant in it: another state gives another loss, and nothing is compiled again."""
     part, rest = subset.split(toy.params, "a")
-    objective = objectives.on_part(lambda f: objectives.ddpm(f, toy.schedule), toy.score_fn, rest)
+    objective = objectives.on_part(lambda f: objectives.ddpm(f, toy.predicts), toy.score_fn, rest)
     compiled = jax.jit(objective.loss)
     batch, key = {"retain": {"image": toy.images(0, 6)}}, jax.random.key(0)
-    state = objective.init(part, {}, key)
+    state, noise = objective.init(part, {}, key), objective.draw(key, batch)
     other = state._replace(rest=jax.tree.map(lambda a: a + 1, rest))
-    whole = objectives.ddpm(toy.score_fn, toy.schedule)
+    whole = objectives.ddpm(toy.score_fn, toy.predicts)
     for given in (state, other):
-        loss, _ = compiled(part, given, batch, key)
-        expected, _ = whole.loss(subset.merge(part, given.rest), (), batch, key)
+        loss, _ = compiled(part, given, batch, noise)
+        expected, _ = whole.loss(subset.merge(part, given.rest), (), batch, noise)
         assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     assert compiled._cache_size() == 1

@@ -7,15 +7,21 @@ import pytest
 
 from vdu_jax.diffusion import process
 from vdu_jax.objectives import salun
-from vdu_jax.objectives.salun import SalUnState, salient
+from vdu_jax.objectives.salun import SalUnNoise, SalUnState, salient
 
 
 def make(toy, **settings):
-    return salun(toy.score_fn, toy.schedule, toy.posterior, 40, **settings)
+    return salun(toy.score_fn, toy.predicts, toy.posterior, 40, **settings)
 
 
 def batch(toy):
     return {"forget": {"image": toy.images(0, 6)}, "replay": {"image": toy.images(1, 9)}}
+
+
+def noise(toy):
+    """Each image of D_f with a replay image of its own choice."""
+    partner = batch(toy)["replay"]["image"][[3, 0, 8, 3, 1, 7]]
+    return SalUnNoise(toy.noising(5, 6), toy.noising(6, 9), partner)
 
 
 def open_mask(toy):
@@ -24,19 +30,14 @@ def open_mask(toy):
 
 @pytest.mark.parametrize("weight", [0.0, 1.5])
 def test_loss_by_hand(toy, weight):
-    key, data = jax.random.key(5), batch(toy)
-    loss, metrics = make(toy, replay_weight=weight).loss(toy.params, open_mask(toy), data, key)
-    forget_key, replay_key, pair_key = jax.random.split(key, 3)
-    pairs = np.asarray(jax.random.randint(pair_key, (6,), 0, 9))
-    assert len(set(pairs.tolist())) > 1
-    target, x0 = data["replay"]["image"][pairs], data["forget"]["image"]
-    draw = toy.draw(forget_key, x0)
-    t = np.asarray(process.draw_noising(forget_key, toy.schedule, jnp.asarray(x0)).t)
-    level = toy.levels[t][:, None, None, None]
-    noise = (draw.xt - np.sqrt(level) * target) / np.sqrt(1 - level)
-    error = toy.error(toy.params, draw.xt, noise)[0]
+    given, data = noise(toy), batch(toy)
+    loss, metrics = make(toy, replay_weight=weight).loss(toy.params, open_mask(toy), data, given)
+    draw = toy.noised(given.forget, data["forget"]["image"])
+    level = toy.levels[given.forget.t][:, None, None, None]
+    wanted = (draw.xt - np.sqrt(level) * given.partner) / np.sqrt(1 - level)
+    error = toy.error(toy.params, draw.xt, wanted)[0]
     error = error * np.minimum(1, (1 - level) / level).ravel()
-    replayed = toy.draw(replay_key, data["replay"]["image"])
+    replayed = toy.noised(given.replay, data["replay"]["image"])
     kept = toy.error(toy.params, replayed.xt, replayed.eps)[0].mean()
     assert float(metrics["relabelled_error"]) == pytest.approx(error.mean(), rel=1e-3)
     assert float(loss) == pytest.approx(error.mean() + weight * kept, rel=1e-3)
@@ -45,9 +46,9 @@ def test_loss_by_hand(toy, weight):
 def test_no_gradient_reaches_what_is_not_salient(toy):
     mask = {"a": jnp.array(False), "b": jnp.array([True, False])}
     loss = make(toy).loss
-    key, data = jax.random.key(5), batch(toy)
-    masked = jax.grad(lambda p: loss(p, SalUnState(mask), data, key)[0])(toy.params)
-    whole = jax.grad(lambda p: loss(p, open_mask(toy), data, key)[0])(toy.params)
+    given, data = noise(toy), batch(toy)
+    masked = jax.grad(lambda p: loss(p, SalUnState(mask), data, given)[0])(toy.params)
+    whole = jax.grad(lambda p: loss(p, open_mask(toy), data, given)[0])(toy.params)
     assert float(masked["a"]) == 0 and float(masked["b"][1]) == 0
     assert float(masked["b"][0]) == float(whole["b"][0]) != 0
     assert float(whole["a"]) != 0
@@ -68,7 +69,9 @@ def test_the_mask_is_taken_over_batches_of_the_forget_data(toy):
     assert next(batches["forget"], None) is None  # all were taken
     total = {"a": 0.0, "b": np.zeros(2)}
     for index, x0 in enumerate(images):
-        draw = toy.draw(jax.random.fold_in(jax.random.key(0), index), x0)
+        key = jax.random.fold_in(jax.random.key(0), index)
+        noising = process.draw_noising(key, toy.schedule, x0)
+        draw = toy.noised(jax.tree.map(np.asarray, noising), x0)
         _, by_a, by_b = toy.error(toy.start, draw.xt, draw.eps)
         total["a"] += by_a.mean()
         total["b"] += by_b.mean(0)

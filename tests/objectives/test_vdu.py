@@ -12,7 +12,7 @@ NUM_FORGET = 40
 
 
 def make(toy, **kwargs):
-    return vdu(toy.score_fn, toy.schedule, toy.posterior, NUM_FORGET, **kwargs)
+    return vdu(toy.score_fn, toy.predicts, toy.posterior, NUM_FORGET, **kwargs)
 
 
 def batch(toy, seed=0, n=6):
@@ -26,7 +26,7 @@ def batch(toy, seed=0, n=6):
 def test_loss_and_gradient_by_hand(
     toy, weighting, anchor, plasticity_reduction, stability_reduction
 ):
-    gamma, key, data = 0.3, jax.random.key(7), batch(toy)
+    gamma, noising, data = 0.3, toy.noising(7, 6), batch(toy)
     objective = make(
         toy,
         gamma=gamma,
@@ -35,9 +35,9 @@ def test_loss_and_gradient_by_hand(
         plasticity_reduction=plasticity_reduction,
         stability_reduction=stability_reduction,
     )
-    loss, metrics, grad = toy.run(objective, data, key)
+    loss, metrics, grad = toy.run(objective, data, noising)
 
-    draw = toy.draw(key, data["forget"]["image"], weighting)
+    draw = toy.noised(noising, data["forget"]["image"], weighting)
     error, by_a, by_b = toy.error(toy.params, draw.xt, draw.eps)
     energy, pull = toy.energy(toy.params, toy.posterior.mean if anchor == "mean" else toy.start)
     forget = -(1 - gamma) * (NUM_FORGET if plasticity_reduction == "sum" else 1)
@@ -53,7 +53,7 @@ def test_loss_and_gradient_by_hand(
 
 
 def test_the_defaults_are_the_papers_sums(toy):
-    key, data = jax.random.key(1), batch(toy)
+    noising, data = toy.noising(1, 6), batch(toy)
     explicit = make(
         toy,
         gamma=0.5,
@@ -62,46 +62,47 @@ def test_the_defaults_are_the_papers_sums(toy):
         plasticity_reduction="sum",
         stability_reduction="sum",
     )
-    assert toy.run(make(toy), data, key)[0] == toy.run(explicit, data, key)[0]
+    assert toy.run(make(toy), data, noising)[0] == toy.run(explicit, data, noising)[0]
 
 
 def test_gamma_1_stays_whatever_the_data(toy):
     objective = make(toy, gamma=1.0)
     energy, pull = toy.energy(toy.params, toy.posterior.mean)
     for seed in range(2):
-        loss, _, grad = toy.run(objective, batch(toy, seed), jax.random.key(seed))
+        loss, _, grad = toy.run(objective, batch(toy, seed), toy.noising(seed, 6))
         assert loss == pytest.approx(energy, rel=1e-5)
         np.testing.assert_allclose(grad["b"], pull["b"], rtol=1e-5)
 
 
 def test_gamma_0_is_gradient_ascent_whatever_the_posterior(toy):
-    key, data = jax.random.key(0), batch(toy)
+    noising, data = toy.noising(0, 6), batch(toy)
     tight = toy.posterior._replace(variance=jax.tree.map(lambda v: v / 1e3, toy.posterior.variance))
-    loss, _, grad = toy.run(make(toy, gamma=0.0), data, key)
-    other, _, _ = toy.run(vdu(toy.score_fn, toy.schedule, tight, NUM_FORGET, gamma=0.0), data, key)
-    assert loss == pytest.approx(other, rel=1e-6)
-    draw = toy.draw(key, data["forget"]["image"])
+    loss, _, grad = toy.run(make(toy, gamma=0.0), data, noising)
+    same = vdu(toy.score_fn, toy.predicts, tight, NUM_FORGET, gamma=0.0)
+    assert loss == pytest.approx(toy.run(same, data, noising)[0], rel=1e-6)
+    draw = toy.noised(noising, data["forget"]["image"])
     error, by_a, _ = toy.error(toy.params, draw.xt, draw.eps)
     assert loss == pytest.approx(-NUM_FORGET * error.mean(), rel=1e-5)
     assert float(grad["a"]) == pytest.approx(-NUM_FORGET * by_a.mean(), rel=1e-4)
 
 
 def test_plasticity_scales_with_the_forget_set_and_not_with_the_batch(toy):
-    key, data = jax.random.key(0), batch(toy)
+    data, noising = batch(toy), toy.noising(0, 6)
 
-    def plasticity(num_forget, data):
-        objective = vdu(toy.score_fn, toy.schedule, toy.posterior, num_forget, gamma=0.0)
-        return toy.run(objective, data, key)[0]
+    def plasticity(num_forget, data, noising):
+        objective = vdu(toy.score_fn, toy.predicts, toy.posterior, num_forget, gamma=0.0)
+        return toy.run(objective, data, noising)[0]
 
-    assert plasticity(80, data) == pytest.approx(2 * plasticity(40, data), rel=1e-5)
-    # Twice as many images of the same kind: the variance of e is small at this size.
-    assert plasticity(40, batch(toy, 0, 12)) == pytest.approx(plasticity(40, data), rel=0.4)
+    once = plasticity(40, data, noising)
+    assert plasticity(80, data, noising) == pytest.approx(2 * once, rel=1e-5)
+    twice = jax.tree.map(lambda a: np.concatenate([a, a]), (data, noising))
+    assert plasticity(40, *twice) == pytest.approx(once, rel=1e-5)
 
 
 def test_a_minibatch_is_an_unbiased_estimate_of_the_whole_loss(toy):
     """The whole loss, Σ over D_f and E over t and ε, has a closed form for a linear predictor."""
     data, gamma = toy.images(3, 20), 0.3
-    objective = vdu(toy.score_fn, toy.schedule, toy.posterior, 20, gamma=gamma, weighting="exact")
+    objective = vdu(toy.score_fn, toy.predicts, toy.posterior, 20, gamma=gamma, weighting="exact")
     state = objective.init(toy.start, {}, jax.random.key(0))
 
     @jax.jit
@@ -109,7 +110,8 @@ def test_a_minibatch_is_an_unbiased_estimate_of_the_whole_loss(toy):
     def estimate(key):
         pick, draw = jax.random.split(key)
         images = jax.random.choice(pick, jnp.asarray(data), (4,), replace=False)
-        return objective.loss(toy.params, state, {"forget": {"image": images}}, draw)[0]
+        some = {"forget": {"image": images}}
+        return objective.loss(toy.params, state, some, objective.draw(draw, some))[0]
 
     losses = np.asarray(estimate(jax.random.split(jax.random.key(1), 20_000)), np.float64)
 
@@ -137,13 +139,13 @@ def test_the_state_is_the_anchored_posterior(toy):
 @pytest.mark.parametrize("anchor", ["mean", "pretrained"])
 def test_any_family_holds_the_parameters_by_its_own_energy(toy, factory, anchor):
     around = [toy.start, toy.params, toy.posterior.mean]
-    family = posterior.apply_floor(posterior.low_rank(around), 0.01)
+    family = posterior.floor_variance(posterior.low_rank(around), 0.01)
     options = dict(plasticity_reduction="sum", stability_reduction="sum")
     objective = factory(
-        toy.score_fn, toy.schedule, family, NUM_FORGET, gamma=1.0, anchor=anchor, **options
+        toy.score_fn, toy.predicts, family, NUM_FORGET, gamma=1.0, anchor=anchor, **options
     )
     data = batch(toy) | {"replay": {"image": toy.images(1, 4)}}
-    loss, metrics, _ = toy.run(objective, data, jax.random.key(0))
+    loss, metrics, _ = toy.run(objective, data, objective.draw(jax.random.key(0), data))
     mean = family.mean if anchor == "mean" else toy.start
     expected = float(posterior.energy(family._replace(mean=mean), toy.params))
     assert float(metrics["energy"]) == pytest.approx(expected / 3, rel=1e-5)
@@ -152,10 +154,10 @@ def test_any_family_holds_the_parameters_by_its_own_energy(toy, factory, anchor)
 
 
 def test_jit_changes_nothing(toy):
-    objective, key, data = make(toy), jax.random.key(3), batch(toy)
-    state = objective.init(toy.start, {}, key)
-    loss, metrics = objective.loss(toy.params, state, data, key)
-    jitted, jitted_metrics = jax.jit(objective.loss)(toy.params, state, data, key)
+    objective, noising, data = make(toy), toy.noising(3, 6), batch(toy)
+    state = objective.init(toy.start, {}, jax.random.key(0))
+    loss, metrics = objective.loss(toy.params, state, data, noising)
+    jitted, jitted_metrics = jax.jit(objective.loss)(toy.params, state, data, noising)
     assert float(loss) == pytest.approx(float(jitted), rel=1e-5)
     for name, value in metrics.items():
         assert float(value) == pytest.approx(float(jitted_metrics[name]), rel=1e-5)
@@ -165,10 +167,11 @@ def test_it_sees_forget_alone(toy):
     objective = make(toy)
     assert objective.sees == {"forget"}
     state = objective.init(toy.start, {}, jax.random.key(0))
+    other = {"retain": {"image": toy.images(0, 2)}}
     with pytest.raises(KeyError, match="forget"):
-        objective.loss(
-            toy.params, state, {"retain": {"image": toy.images(0, 2)}}, jax.random.key(0)
-        )
+        objective.draw(jax.random.key(0), other)
+    with pytest.raises(KeyError, match="forget"):
+        objective.loss(toy.params, state, other, toy.noising(0, 2))
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from vdu_jax.objectives import vdu, vdu_extended
+from vdu_jax.objectives.vdu_extended import ExtendedNoise
 
 NUM_FORGET = 40
 
 
 def make(toy, **kwargs):
-    return vdu_extended(toy.score_fn, toy.schedule, toy.posterior, NUM_FORGET, **kwargs)
+    return vdu_extended(toy.score_fn, toy.predicts, toy.posterior, NUM_FORGET, **kwargs)
 
 
 def batch(toy, forget_scale=1.0):
@@ -18,6 +19,10 @@ def batch(toy, forget_scale=1.0):
         "forget": {"image": forget_scale * toy.images(0, 6)},
         "replay": {"image": toy.images(1, 9)},
     }
+
+
+def noise(toy, seed):
+    return ExtendedNoise(toy.noising(seed, 6), toy.noising(seed + 1, 9), None, None)
 
 
 def moved(start, direction, step):
@@ -28,7 +33,7 @@ def moved(start, direction, step):
 @pytest.mark.parametrize("stability", ["posterior", "function", "both"])
 @pytest.mark.parametrize("plasticity", ["linear", "capped"])
 def test_loss_and_gradient_by_hand(toy, plasticity, stability, weighting):
-    gamma, weight, cap, key, data = 0.2, 5.0, 0.62, jax.random.key(11), batch(toy)
+    gamma, weight, cap, given, data = 0.2, 5.0, 0.62, noise(toy, 16), batch(toy)
     objective = make(
         toy,
         gamma=gamma,
@@ -38,10 +43,9 @@ def test_loss_and_gradient_by_hand(toy, plasticity, stability, weighting):
         stability=stability,
         function_weight=weight,
     )
-    loss, metrics, grad = toy.run(objective, data, key)
+    loss, metrics, grad = toy.run(objective, data, given)
 
-    forget_key, replay_key = jax.random.split(key)
-    draw = toy.draw(forget_key, data["forget"]["image"], weighting)
+    draw = toy.noised(given.forget, data["forget"]["image"], weighting)
     error, by_a, by_b = toy.error(toy.params, draw.xt, draw.eps)
     inside = error < (cap if plasticity == "capped" else np.inf)
     if plasticity == "capped":
@@ -56,7 +60,7 @@ def test_loss_and_gradient_by_hand(toy, plasticity, stability, weighting):
         expected_a += gamma * pull["a"] / 3
         expected_b += gamma * pull["b"] / 3
     if stability in ("function", "both"):
-        xt = toy.draw(replay_key, data["replay"]["image"]).xt
+        xt = toy.noised(given.replay, data["replay"]["image"]).xt
         teacher = np.asarray(toy.start["a"]) * xt + np.asarray(toy.start["b"])
         drift, drift_a, drift_b = toy.error(toy.params, xt, teacher)
         assert float(metrics["drift"]) == pytest.approx(drift.mean(), rel=1e-4)
@@ -69,14 +73,13 @@ def test_loss_and_gradient_by_hand(toy, plasticity, stability, weighting):
 
 
 def test_linear_with_posterior_alone_is_plain_vdu(toy):
-    """Up to the key: the extension splits its key between forget and replay."""
-    key, data = jax.random.key(2), batch(toy)
+    data, noising = batch(toy), toy.noising(2, 6)
     settings = dict(gamma=0.3, anchor="mean", weighting="exact")
     sums = dict(plasticity_reduction="sum", stability_reduction="sum")
-    plain = vdu(toy.score_fn, toy.schedule, toy.posterior, NUM_FORGET, **settings)
+    plain = vdu(toy.score_fn, toy.predicts, toy.posterior, NUM_FORGET, **settings)
     extended = make(toy, plasticity="linear", stability="posterior", **settings, **sums)
-    loss, _, grad = toy.run(plain, data, jax.random.split(key)[0])
-    other, _, other_grad = toy.run(extended, data, key)
+    loss, _, grad = toy.run(plain, data, noising)
+    other, _, other_grad = toy.run(extended, data, ExtendedNoise(noising, None, None, None))
     assert loss == pytest.approx(other, rel=1e-6)
     np.testing.assert_allclose(grad["b"], other_grad["b"], rtol=1e-5)
 
@@ -84,43 +87,43 @@ def test_linear_with_posterior_alone_is_plain_vdu(toy):
 def test_beyond_the_cap_nothing_is_left_to_forget(toy):
     """All errors above the cap: the loss is flat, its value the cap's."""
     settings = dict(gamma=0.0, stability="posterior", cap=1e-6)
-    loss, metrics, grad = toy.run(make(toy, **settings), batch(toy), jax.random.key(0))
+    loss, metrics, grad = toy.run(make(toy, **settings), batch(toy), noise(toy, 0))
     assert loss == pytest.approx(-1e-6) and float(metrics["forget_error"]) > 0.1
     assert float(grad["a"]) == 0 and not np.any(grad["b"])
     linear = make(toy, **settings, plasticity="linear")
-    assert abs(float(toy.run(linear, batch(toy), jax.random.key(0))[2]["a"])) > 1e-3
+    assert abs(float(toy.run(linear, batch(toy), noise(toy, 0))[2]["a"])) > 1e-3
 
 
 def test_the_cap_bounds_the_loss_where_plain_vdu_diverges(toy):
     far = moved(toy.start, toy.start, 1e3)
     settings = dict(gamma=0.0, stability="posterior")
-    data, key = batch(toy), jax.random.key(0)
-    assert toy.run(make(toy, **settings), data, key, params=far)[0] == pytest.approx(-1)
+    data, given = batch(toy), noise(toy, 0)
+    assert toy.run(make(toy, **settings), data, given, params=far)[0] == pytest.approx(-1)
     linear = make(toy, **settings, plasticity="linear")
-    assert toy.run(linear, data, key, params=far)[0] < -1e3
+    assert toy.run(linear, data, given, params=far)[0] < -1e3
 
 
 def test_drift_is_zero_at_the_start_and_quadratic_after(toy):
     objective = make(toy, gamma=0.0, cap=1e-6, stability="function")
-    data, key = batch(toy), jax.random.key(5)
+    data, given = batch(toy), noise(toy, 5)
     drift = [
-        float(toy.run(objective, data, key, params=moved(toy.start, toy.params, step))[1]["drift"])
+        float(toy.run(objective, data, given, moved(toy.start, toy.params, step))[1]["drift"])
         for step in (0.0, 0.1, 0.2, -0.1)
     ]
     assert drift[0] == 0 and drift[1] > 1e-4
     assert drift[2] == pytest.approx(4 * drift[1], rel=1e-3)
     assert drift[3] == pytest.approx(drift[1], rel=1e-3)
-    _, _, grad = toy.run(objective, data, key, params=toy.start)
+    _, _, grad = toy.run(objective, data, given, params=toy.start)
     assert float(grad["a"]) == 0 and not np.any(grad["b"])
 
 
 def test_the_function_term_pulls_only_the_student(toy):
     objective = make(toy, stability="function")
-    data, key = batch(toy), jax.random.key(5)
-    state = objective.init(toy.start, {}, key)
+    data, given = batch(toy), noise(toy, 5)
+    state = objective.init(toy.start, {}, jax.random.key(0))
 
     def by_teacher(teacher):
-        return objective.loss(toy.params, state._replace(teacher=teacher), data, key)[0]
+        return objective.loss(toy.params, state._replace(teacher=teacher), data, given)[0]
 
     grad = jax.jit(jax.grad(by_teacher))(toy.start)
     assert float(grad["a"]) == 0 and not np.any(grad["b"])
@@ -128,8 +131,8 @@ def test_the_function_term_pulls_only_the_student(toy):
 
 
 def test_function_weight_scales_the_drift_alone(toy):
-    data, key = batch(toy), jax.random.key(5)
-    runs = [toy.run(make(toy, function_weight=w), data, key) for w in (0.0, 1.0, 3.0)]
+    data, given = batch(toy), noise(toy, 5)
+    runs = [toy.run(make(toy, function_weight=w), data, given) for w in (0.0, 1.0, 3.0)]
     losses, drift = [r[0] for r in runs], float(runs[0][1]["drift"])
     assert losses[1] - losses[0] == pytest.approx(drift, rel=1e-3)
     assert losses[2] - losses[0] == pytest.approx(3 * drift, rel=1e-3)
@@ -143,9 +146,9 @@ def test_forget_and_replay_are_noised_independently(toy):
         seen.append(np.asarray(xt))
         return params["a"] * xt
 
-    objective = vdu_extended(score_fn, toy.schedule, toy.posterior, NUM_FORGET)
+    objective = vdu_extended(score_fn, toy.predicts, toy.posterior, NUM_FORGET)
     state = objective.init(toy.start, {}, jax.random.key(0))
-    objective.loss(toy.params, state, same, jax.random.key(0))
+    objective.loss(toy.params, state, same, objective.draw(jax.random.key(0), same))
     both, teacher = seen
     forget, student = both[0::2], both[1::2]  # one call, the rows alternate
     np.testing.assert_array_equal(teacher, student)
@@ -158,17 +161,19 @@ def test_forgetting_ends_at_the_error_with_another_prompt(toy):
     def score_fn(params, xt, t, cond=None, *, dropout_key=None):
         return params["a"] * xt + params["b"] + cond[:, :1, None, None]
 
-    rng, key = np.random.default_rng(0), jax.random.key(4)
+    rng, key = np.random.default_rng(0), jax.random.key(1)
     own, other = (rng.normal(0, 0.5, (n, 2)).astype(np.float32) for n in (6, 4))
     data = {
         "forget": {"image": toy.images(0, 6), "cond": own},
         "replay": {"image": toy.images(1, 4), "cond": other},
     }
     settings = dict(gamma=0.0, plasticity="mismatched", stability="posterior", cap=0.9)
-    objective = vdu_extended(score_fn, toy.schedule, toy.posterior, NUM_FORGET, **settings)
+    objective = vdu_extended(score_fn, toy.predicts, toy.posterior, NUM_FORGET, **settings)
     assert objective.sees == {"forget", "replay"}
-    loss, _, grad = toy.run(objective, data, key)
-    draw = toy.draw(jax.random.split(key)[0], data["forget"]["image"])
+    given = objective.draw(key, data)
+    np.testing.assert_array_equal(given.other_cond, other[[0, 1, 2, 3, 0, 1]])
+    loss, _, grad = toy.run(objective, data, given)
+    draw = toy.noised(jax.tree.map(np.asarray, given.forget), data["forget"]["image"])
 
     def error(params, prompts):
         return toy.error(params, draw.xt, draw.eps - prompts[:, :1, None, None])
@@ -196,9 +201,9 @@ def test_the_condition_of_replay_may_be_dropped(toy, share, expected):
     conditions = {"cond": np.full((6, 2), 1.0), "negative": np.full((6, 2), -3.0)}
     data = {kind: {"image": toy.images(0, 6)} | conditions for kind in ("forget", "replay")}
     settings = dict(drop_condition=share)
-    objective = vdu_extended(score_fn, toy.schedule, toy.posterior, NUM_FORGET, **settings)
+    objective = vdu_extended(score_fn, toy.predicts, toy.posterior, NUM_FORGET, **settings)
     state = objective.init(toy.start, {}, jax.random.key(0))
-    objective.loss(toy.params, state, data, jax.random.key(0))
+    objective.loss(toy.params, state, data, objective.draw(jax.random.key(0), data))
     both, teacher = seen
     forget, student = both[0::2], both[1::2]  # one call, the rows alternate
     np.testing.assert_array_equal(forget, np.full((6, 2), 1.0))
@@ -220,18 +225,21 @@ def test_it_sees_what_its_terms_need(toy, stability, kinds):
     data, key = batch(toy), jax.random.key(0)
     state = objective.init(toy.start, {}, key)
     needed = {kind: data[kind] for kind in kinds}
-    assert np.isfinite(objective.loss(toy.params, state, needed, key)[0])
+    given = objective.draw(key, needed)
+    assert np.isfinite(objective.loss(toy.params, state, needed, given)[0])
     for kind in kinds:
         without = {k: v for k, v in data.items() if k != kind}
         with pytest.raises(KeyError, match=kind):
-            objective.loss(toy.params, state, without, key)
+            objective.draw(key, without)
+        with pytest.raises(KeyError, match=kind):
+            objective.loss(toy.params, state, without, given)
 
 
 def test_jit_changes_nothing(toy):
-    objective, key, data = make(toy), jax.random.key(3), batch(toy)
-    state = objective.init(toy.start, {}, key)
-    loss, metrics = objective.loss(toy.params, state, data, key)
-    jitted, jitted_metrics = jax.jit(objective.loss)(toy.params, state, data, key)
+    objective, given, data = make(toy), noise(toy, 3), batch(toy)
+    state = objective.init(toy.start, {}, jax.random.key(0))
+    loss, metrics = objective.loss(toy.params, state, data, given)
+    jitted, jitted_metrics = jax.jit(objective.loss)(toy.params, state, data, given)
     assert float(loss) == pytest.approx(float(jitted), rel=1e-5)
     assert set(metrics) == {"forget_error", "energy", "drift"}
     for name, value in metrics.items():

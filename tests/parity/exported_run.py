@@ -12,7 +12,6 @@ from diffusers import DDIMScheduler, DDPMPipeline
 from vdu_jax import cli, data
 from vdu_jax.diffusion import samplers
 from vdu_jax.metrics import pul
-from vdu_jax.models import unet
 from vdu_jax.runtime import progress
 from vdu_jax.stages import build, classifier, exporting, sample
 
@@ -63,8 +62,8 @@ def compare(config_file: Path, workdir: Path, model: str, count: int = 2000) -> 
     params = sample.load_params(config, workdir, model, image_shape)
     start = np.random.RandomState(0).standard_normal((16, *image_shape)).astype(np.float32)
     plan = samplers.make_plan(build.schedule(config), "ddim", STEPS, spacing="trailing")
-    score_fn = unet.make_score_fn(build.net(config, image_shape))
-    ours = jax.jit(lambda p, x: samplers.integrate(score_fn, p, plan, x))(params, start)
+    predict = build.noise_predictor(config, image_shape)
+    ours = jax.jit(lambda p, x: samplers.integrate(predict, p, plan, x))(params, start)
 
     noise = torch.manual_seed(0)
     theirs = []

@@ -14,7 +14,6 @@ import functools
 from unittest import mock
 
 import diffusers
-import jax
 import numpy as np
 import torch
 import torchvision
@@ -95,8 +94,7 @@ def weighted_errors(net, x0, t, eps, weighting):
     return errors * exact_weights(noise)[t] if weighting == "exact" else errors
 
 
-def noising(key, shape):
-    drawn = inputs.noising(key, shape)
+def noising(drawn):
     return as_torch(drawn.t, torch.int64), as_torch(drawn.eps)
 
 
@@ -108,7 +106,7 @@ def eps_loss(config_name):
     config = inputs.UNETS[config_name]
     net = network(config)
     x0 = inputs.images(2, 4, *image_shape(config))
-    t, eps = noising(jax.random.split(inputs.key(0))[0], x0.shape)
+    t, eps = noising(inputs.training_noising(x0.shape))
     errors = weighted_errors(net, as_torch(x0), t, eps, inputs.GRADIENTS[config_name])
     return net, errors.mean()
 
@@ -224,9 +222,9 @@ class VDU:
             for tensors in (centre, variance)
         )
 
-    def loss(self, x0, key):
+    def loss(self, x0, drawn):
         case = self.case
-        t, eps = noising(key, x0.shape)
+        t, eps = noising(drawn)
         plasticity = weighted_errors(self.net, as_torch(x0), t, eps, case.weighting).mean()
         stability = sum(
             ((p - self.centre[name]) ** 2 / (2 * self.variance[name])).sum()
@@ -246,7 +244,8 @@ def vdu_losses():
         net = network(config)
         objective = VDU(net, case)
         load(net, inputs.nearby(inputs.tensors(shapes(net)), 0.02, seed=4))
-        loss = objective.loss(inputs.images(5, 4, *image_shape(config)), inputs.key(1))
+        x0 = inputs.images(5, 4, *image_shape(config))
+        loss = objective.loss(x0, inputs.vdu_noising(x0.shape))
         loss.backward()
         gradient = compare.by_layer(gradient_tensors(net))
         results[name] = loss.detach().numpy().reshape(1), gradient
@@ -279,7 +278,7 @@ def vdu_run():
     start, history = parameters(), []
     for step in range(inputs.VDU_STEPS):
         x0 = inputs.vdu_batch(step, image_shape(inputs.SMALL))
-        loss = objective.loss(x0, inputs.vdu_key(step))
+        loss = objective.loss(x0, inputs.vdu_run_noising(step, x0.shape))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

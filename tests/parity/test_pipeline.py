@@ -14,7 +14,6 @@ from diffusers import DDPMPipeline, DDPMScheduler, EMAModel, UNet2DModel
 from vdu_jax import cli
 from vdu_jax.diffusion import samplers
 from vdu_jax.interop import folder, inception, unet2d
-from vdu_jax.models import unet
 from vdu_jax.stages import build
 
 pytestmark = pytest.mark.torch
@@ -69,15 +68,15 @@ def test_the_moving_average_of_diffusers_is_read(source, tmp_path):
 
 
 def ours(path):
-    """(score function, parameters, schedule, image shape) of an exported folder."""
+    """(predictor of ε, parameters, schedule, image shape) of an exported folder."""
     from vdu_jax.stages import importing
 
     model = folder.read(path)
     config = importing.settings_of(model, path)
     like = build.abstract_params(config, model.image_shape)
     params = unet2d.to_params(model.tensors, like, path)
-    score_fn = unet.make_score_fn(build.net(config, model.image_shape))
-    return score_fn, params, build.schedule(config), model.image_shape
+    predict = build.noise_predictor(config, model.image_shape)
+    return predict, params, build.schedule(config), model.image_shape
 
 
 def test_ddpm_pipeline_draws_images(round_trip):

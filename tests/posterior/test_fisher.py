@@ -7,9 +7,11 @@ import pytest
 
 from vdu_jax import posterior
 from vdu_jax.diffusion import process
+from vdu_jax.diffusion.parameterization import epsilon
 from vdu_jax.diffusion.schedule import make_schedule
 
 SCHEDULE = make_schedule("linear", 50, 1e-3, 0.2)
+PREDICTS = epsilon(SCHEDULE)
 PARAMS = {"mix": jnp.float32([[0.5, -0.3], [0.2, 0.9]]), "shift": jnp.float32([0.1, -0.2])}
 
 
@@ -24,7 +26,7 @@ def images(n, seed=0):
 def test_it_is_the_mean_square_of_single_gradients():
     batches, key = [images(5), images(3, seed=1)], jax.random.key(4)
     parts = ({"image": x0} for x0 in batches)
-    fisher = posterior.diagonal_fisher(score_fn, SCHEDULE, PARAMS, parts, key)
+    fisher = posterior.diagonal_fisher(score_fn, PREDICTS, PARAMS, parts, key)
     squares = []
     for index, x0 in enumerate(batches):
         noising = process.draw_noising(jax.random.fold_in(key, index), SCHEDULE, jnp.asarray(x0))
@@ -44,16 +46,16 @@ def test_it_is_the_mean_square_of_single_gradients():
 
 def test_half_precision_parameters_are_accumulated_in_float32():
     half, part = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS), {"image": images(600)}
-    fisher = posterior.diagonal_fisher(score_fn, SCHEDULE, half, [part], jax.random.key(0))
+    fisher = posterior.diagonal_fisher(score_fn, PREDICTS, half, [part], jax.random.key(0))
     exact = jax.tree.map(lambda p: p.astype(jnp.float32), half)
-    wide = posterior.diagonal_fisher(score_fn, SCHEDULE, exact, [part], jax.random.key(0))
+    wide = posterior.diagonal_fisher(score_fn, PREDICTS, exact, [part], jax.random.key(0))
     assert fisher["mix"].dtype == jnp.float32
     jax.tree.map(lambda f, w: np.testing.assert_allclose(f, w, rtol=0.03), fisher, wide)
 
 
 def test_no_image_raises():
     with pytest.raises(ValueError, match="at least one image"):
-        posterior.diagonal_fisher(score_fn, SCHEDULE, PARAMS, [], jax.random.key(0))
+        posterior.diagonal_fisher(score_fn, PREDICTS, PARAMS, [], jax.random.key(0))
 
 
 def test_laplace_by_hand():

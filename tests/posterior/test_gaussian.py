@@ -18,7 +18,7 @@ GAUSSIAN = posterior.GaussianPosterior(
     variance=tree([[0.25, 4.0], [0.0, 1.0]], [0.5]),
     count=jnp.int32(5),
 )
-POSITIVE = posterior.apply_floor(GAUSSIAN, 0.01)
+POSITIVE = posterior.floor_variance(GAUSSIAN, 0.01)
 
 
 def leaves(params):
@@ -64,7 +64,7 @@ def test_gradient_of_energy():
 
 
 def test_floor_raises_only_what_is_below():
-    floored = posterior.apply_floor(GAUSSIAN, 0.3)
+    floored = posterior.floor_variance(GAUSSIAN, 0.3)
     np.testing.assert_allclose(leaves(floored.variance), [0.3, 4.0, 0.3, 1.0, 0.5])
     np.testing.assert_array_equal(leaves(floored.mean), leaves(GAUSSIAN.mean))
     assert int(floored.count) == 5
@@ -79,7 +79,7 @@ def test_floor_raises_only_what_is_below():
     ],
 )
 def test_shrinkage_moves_towards_the_tensors_mean(amount, expected):
-    shrunk = posterior.apply_shrinkage(GAUSSIAN, amount)
+    shrunk = posterior.shrink_variance(GAUSSIAN, amount)
     np.testing.assert_allclose(leaves(shrunk.variance), expected, rtol=1e-6)
     np.testing.assert_array_equal(leaves(shrunk.mean), leaves(GAUSSIAN.mean))
 
@@ -87,13 +87,13 @@ def test_shrinkage_moves_towards_the_tensors_mean(amount, expected):
 @pytest.mark.parametrize("floor", [0.0, -1e-8, float("nan"), float("inf")])
 def test_a_floor_that_bounds_nothing_raises(floor):
     with pytest.raises(ValueError, match="floor must be > 0"):
-        posterior.apply_floor(GAUSSIAN, floor)
+        posterior.floor_variance(GAUSSIAN, floor)
 
 
 @pytest.mark.parametrize("amount", [-0.1, 1.1, float("nan")])
 def test_a_shrinkage_out_of_range_raises(amount):
     with pytest.raises(ValueError, match="amount must lie in"):
-        posterior.apply_shrinkage(GAUSSIAN, amount)
+        posterior.shrink_variance(GAUSSIAN, amount)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_the_diagonal_of_the_covariance_is_the_diagonal_familys():
 
 @pytest.mark.parametrize("k", [2, 3, 8])
 def test_energy_and_gradient_against_a_dense_solve(k):
-    p = posterior.apply_floor(posterior.low_rank(checkpoints(k)), 0.02)
+    p = posterior.floor_variance(posterior.low_rank(checkpoints(k)), 0.02)
     params = checkpoints(1, seed=7)[0]
     gap = flat(params) - flat(p.mean)
     pulled = np.linalg.solve(covariance(p), gap)
@@ -62,7 +62,7 @@ def test_energy_and_gradient_against_a_dense_solve(k):
 
 
 def test_energy_is_the_negative_log_density_up_to_a_constant():
-    p = posterior.apply_floor(posterior.low_rank(checkpoints(4)), 0.02)
+    p = posterior.floor_variance(posterior.low_rank(checkpoints(4)), 0.02)
     density = scipy.stats.multivariate_normal(flat(p.mean), covariance(p))
     points = checkpoints(4, seed=3)
     sums = [float(posterior.energy(p, t)) + density.logpdf(flat(t)) for t in points]
@@ -70,7 +70,7 @@ def test_energy_is_the_negative_log_density_up_to_a_constant():
 
 
 def test_energy_is_zero_at_the_mean():
-    p = posterior.apply_floor(posterior.low_rank(checkpoints(3)), 1e-6)
+    p = posterior.floor_variance(posterior.low_rank(checkpoints(3)), 1e-6)
     assert float(posterior.energy(p, p.mean)) == 0
 
 
@@ -92,14 +92,14 @@ def test_a_direction_of_the_checkpoints_keeps_its_digits(variance):
 
 def test_equal_checkpoints_leave_the_diagonal_half():
     tree, other = checkpoints(2)
-    p = posterior.apply_floor(posterior.low_rank([tree] * 3), 0.1)
+    p = posterior.floor_variance(posterior.low_rank([tree] * 3), 0.1)
     gap = flat(other) - flat(tree)
     assert float(posterior.energy(p, other)) == pytest.approx(gap @ gap / 0.1, rel=1e-4)
 
 
 def test_floor_and_shrinkage_leave_the_deviations():
     p = posterior.low_rank(checkpoints(3))
-    changed = posterior.apply_floor(posterior.apply_shrinkage(p, 1.0), 0.5)
+    changed = posterior.floor_variance(posterior.shrink_variance(p, 1.0), 0.5)
     assert changed.deviations is p.deviations and changed.mean is p.mean
     assert flat(changed.variance).min() >= 0.5
 

@@ -8,6 +8,7 @@ import pytest
 
 from vdu_jax import objectives, posterior
 from vdu_jax.diffusion import process
+from vdu_jax.diffusion.parameterization import epsilon
 from vdu_jax.diffusion.schedule import make_schedule
 from vdu_jax.runtime import fit
 
@@ -29,7 +30,7 @@ def batch():
 
 @pytest.mark.parametrize("gamma", [0.1, 0.5, 0.9])
 def test_the_first_step_is_the_minimiser_of_the_linearised_loss(gamma):
-    vdu = objectives.vdu(score_fn, SCHEDULE, DIAGONAL, NUM_FORGET, gamma=gamma)
+    vdu = objectives.vdu(score_fn, epsilon(SCHEDULE), DIAGONAL, NUM_FORGET, gamma=gamma)
     optimizer = posterior.natural(VARIANCE, 1 / gamma)
     key = jax.random.key(3)
     state, _ = jax.jit(fit.make_step(vdu, optimizer))(

@@ -3,7 +3,8 @@
     python parallel_job.py FOLDER [--fsdp=N] [--mode=pmap] [--accumulate=N]
                            [--coordinator=… --processes=N --process=I]
 
-Writes FOLDER/bytes.json and, through `fit`, FOLDER/ddpm and FOLDER/vdu.
+Writes FOLDER/bytes.json, FOLDER/draw.txt (the compiled program that draws VDU's noise) and, through
+`fit`, FOLDER/ddpm and FOLDER/vdu.
 """
 
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import optax
 
 from vdu_jax import data, objectives, posterior
+from vdu_jax.diffusion.parameterization import epsilon
 from vdu_jax.diffusion.schedule import make_schedule
 from vdu_jax.models import unet
 from vdu_jax.runtime import artifacts, parallel, processes
@@ -25,10 +27,11 @@ BATCH, STEPS = 16, 20
 
 
 def small_network():
-    """A noise predictor and its parameters."""
+    """A noise predictor with dropout, and its parameters."""
     net = unet.UNet(
-        1, (8,), layers_per_block=1, num_groups=4, attention_levels=(), mid_attention=False
-    )
+        1, (8,), layers_per_block=1, num_groups=4, attention_levels=(), mid_attention=False,
+        dropout=0.2,
+    )  # fmt: skip
 
     @jax.jit
     def start(key):
@@ -41,17 +44,17 @@ def small_network():
 def make(name, network=small_network):
     """The objective, the start and the loaders of a job: the same for every layout."""
     score_fn, params = network()
-    schedule = make_schedule(num_steps=50)
+    predicts = epsilon(make_schedule(num_steps=50))
     trained = posterior.GaussianPosterior(
         jax.tree.map(lambda p: p + 0.01, params),
         jax.tree.map(lambda p: jnp.full(p.shape, 1e-3), params),
         jnp.int32(5),
     )
     if name == "ddpm":
-        objective = objectives.ddpm(score_fn, schedule)
+        objective = objectives.ddpm(score_fn, predicts, dropout=True)
     else:
         settings = {"demixing": {"forget_share": 0.1, "reference_images": 32}}.get(name, {})
-        objective = objectives.FACTORIES[name](score_fn, schedule, trained, 40, **settings)
+        objective = objectives.FACTORIES[name](score_fn, predicts, trained, 40, **settings)
     images = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
     loaders = {
         kind: data.make_loader(
@@ -95,6 +98,11 @@ def main(folder, fsdp=1, mode="jit", accumulate=1, coordinator=None, **which):
         "devices": jax.device_count(),
     }
     artifacts.write_json(Path(folder) / "bytes.json", held)
+    batch = {kind: {"image": next(loader)["image"]} for kind, loader in loaders.items()}
+    batch = parallel.shard_batch(batch, mesh)
+    draw = jax.jit(parallel.shard_draw(objective.draw, mesh))
+    program = draw.lower(jax.random.key(1), batch).compile().as_text()
+    processes.from_leader((Path(folder) / "draw.txt").write_text, program)
     processes.leave(failed=False)
 
 

@@ -21,13 +21,25 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (23, 2, 2, 1), np.uint8)
 START = {"w": jnp.zeros((2, 2, 1)), "b": jnp.zeros(())}
 
 
-def loss(params, state, batch, key):
+def draw(key, batch):
+    return jax.random.normal(key, batch["retain"]["image"].shape)
+
+
+def loss(params, state, batch, noise):
     """Fits the mean image, with noise so that the keys matter."""
-    x = batch["retain"]["image"] + 0.1 * jax.random.normal(key, batch["retain"]["image"].shape)
+    x = batch["retain"]["image"] + 0.1 * noise
     return jnp.square(x - params["w"] - params["b"]).mean(), {"b": params["b"]}
 
 
-OBJECTIVE = Objective(frozenset({"retain"}), no_state, loss)
+OBJECTIVE = Objective(
+    sees=frozenset({"retain"}),
+    needs=frozenset(),
+    init=no_state,
+    draw=draw,
+    loss=loss,
+    is_mean=True,
+    init_computes=True,
+)
 
 
 class Loader:
@@ -113,7 +125,7 @@ def test_a_signal_in_the_last_step_stops_too(tmp_path):
 
 
 def test_the_guard_ends_the_run_before_the_bad_snapshot(tmp_path):
-    def diverging(params, state, batch, key):
+    def diverging(params, state, batch, noise):
         return -params["b"], {"b": params["b"]}
 
     objective = OBJECTIVE._replace(loss=diverging)
@@ -143,6 +155,27 @@ def test_ema_against_numpy():
     assert float(state.ema["b"]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_step_is_its_noise_and_an_update_with_it():
+    batch, key = {"retain": {"image": jnp.ones((4, 2, 2, 1))}}, jax.random.key(3)
+    arguments = OBJECTIVE, optax.sgd(0.1)
+    state = fit_lib.init_state(START, arguments[1])
+    whole = fit_lib.make_step(*arguments)(state, (), batch, key)
+    update = fit_lib.make_update(*arguments)
+    jax.tree.map(np.testing.assert_array_equal, whole, update(state, (), batch, draw(key, batch)))
+    other = update(state, (), batch, draw(jax.random.key(4), batch))
+    assert float(other[1]["loss"]) != float(whole[1]["loss"])
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 4)])
+def test_noise_without_a_row_for_each_image_is_refused(tmp_path, shape):
+    def wrong(key, batch):
+        return {"noise": draw(key, batch), "shift": jax.random.normal(key, shape)}
+
+    wrong = OBJECTIVE._replace(draw=wrong, loss=lambda p, s, b, n: loss(p, s, b, n["noise"]))
+    with pytest.raises(ValueError, match=r"noise\['shift'\] the shape .*; .* one of \[5\] rows"):
+        run(tmp_path, objective=wrong)
+
+
 def test_loaders_must_be_what_the_objective_sees(tmp_path):
     with pytest.raises(ValueError, match="sees"):
         run(tmp_path, objective=OBJECTIVE._replace(sees=frozenset({"forget"})))
@@ -164,8 +197,8 @@ def test_operations_are_counted_and_those_of_the_preparation_too(tmp_path):
 def test_what_is_not_finite_stops_training_with_the_step_and_its_batch(tmp_path):
     """The 8th batch makes a NaN; checked at the 9th step, or before a state is saved of it."""
 
-    def poisoned(params, state, batch, key):
-        value, metrics = loss(params, state, batch, key)
+    def poisoned(params, state, batch, noise):
+        value, metrics = loss(params, state, batch, noise)
         return value + jnp.where(batch["retain"]["label"][0] == 7, jnp.nan, 0.0), metrics
 
     class Poisonous(Loader):
@@ -283,14 +316,14 @@ def test_no_more_than_a_few_steps_are_under_way(tmp_path, monkeypatch, ahead):
         step.lower = step_fn.lower
         return step
 
-    def slow(params, state, batch, key):
+    def slow(params, state, batch, noise):
         work = jax.lax.fori_loop(0, 20, lambda _, x: x @ x / 1e3, jnp.full((300, 300), params["b"]))
-        value, metrics = loss(params, state, batch, key)
+        value, metrics = loss(params, state, batch, noise)
         return value + 0 * jax.lax.stop_gradient(work.sum()), metrics
 
     monkeypatch.setattr(fit_lib.parallel, "compile_step", watched)
     monkeypatch.setattr(fit_lib, "steps_ahead", lambda: ahead)
-    slow = Objective(frozenset({"retain"}), no_state, slow)
+    slow = OBJECTIVE._replace(loss=slow)
     run(tmp_path, 20, slow, snapshot_steps=(20,), save_state_every=20, log_every=20)
     assert len(under_way) == 20 and min(ahead, 1) <= max(under_way) <= ahead
 
@@ -301,7 +334,7 @@ def test_the_first_state_is_fresh_arrays_made_by_one_program(caplog):
     params = fit_lib.parallel.place(START, mesh)
     start = functools.partial(fit_lib.init_state, optimizer=optax.adam(0.05), ema_decay=0.9)
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        state = fit_lib.parallel.fresh(start, mesh, params)
+        state = fit_lib.parallel.init_sharded(start, mesh, params)
     assert sum("Compiling jit" in r.getMessage() for r in caplog.records) == 1
     jax.tree.map(np.testing.assert_array_equal, state, start(params))
     arrays = jax.tree.leaves((state, params))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,10 @@ def test_a_layout_changes_nothing(tmp_path, one_device, layout):
         assert_equal(result(tmp_path / "many" / name), expected)
     held = json.loads((tmp_path / "many" / "bytes.json").read_text())
     assert held["devices"] == 8
+    # Each device draws the noise of its own 2 of 16 images.
+    program = (tmp_path / "many" / "draw.txt").read_text()
+    assert "f32[2,8,8,1]" in program and "[16" not in program
+    assert not re.search("all-gather|all-to-all|all-reduce|collective-permute", program)
     if layout == "fsdp":
         assert held["bytes"] <= held["whole"] * (1 / 8 + 0.05)
 
@@ -92,19 +97,17 @@ def affine():
     return score_fn, {"a": jnp.full((8, 8, 1), 0.5), "b": jnp.full((8, 8, 1), 0.1)}
 
 
-def batch_loss(name, wrap=lambda f: f):
+def batch_loss(name, wrap=lambda f: f, network=affine):
     """Loss, metrics and gradients of one batch of an objective."""
-    objective, params, loaders = parallel_job.make(name, affine)
+    objective, params, loaders = parallel_job.make(name, network)
     state = objective.init(params, loaders, jax.random.key(0))
     batch = {kind: next(loader) for kind, loader in loaders.items()}
     function = wrap(jax.value_and_grad(objective.loss, has_aux=True))
-    return jax.jit(function)(params, state, batch, jax.random.key(9))
+    noise = objective.draw(jax.random.key(9), batch)
+    return jax.jit(function)(params, state, batch, noise)
 
 
-MEANS = [
-    name for name in ["ddpm", *objectives.FACTORIES]
-    if name not in ("erase_diff", "salun", "siss")
-]  # fmt: skip
+MEANS = [name for name in ["ddpm", *objectives.FACTORIES] if name not in ("erase_diff", "siss")]
 
 
 @pytest.mark.parametrize("name", MEANS)
@@ -112,6 +115,32 @@ def test_a_mean_is_the_same_in_parts(name):
     whole = batch_loss(name)
     parts = batch_loss(name, lambda f: parallel.in_parts(f, 4))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), whole, parts)
+
+
+def test_dropout_masks_are_the_same_in_parts():
+    whole = batch_loss("ddpm", network=parallel_job.small_network)
+    parts = batch_loss("ddpm", lambda f: parallel.in_parts(f, 4), parallel_job.small_network)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), whole, parts)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_noise_is_split_as_the_images_are_that_it_belongs_to(parts):
+    """Whatever the numbers of images of each kind; every row in one part, beside its image."""
+    rows = {"forget": jnp.arange(8.0), "replay": jnp.arange(24.0)}
+    batch = {kind: {"image": numbers[:, None]} for kind, numbers in rows.items()}
+    keys = jax.random.split(jax.random.key(0), 24)
+
+    def function(params, state, batch, noise):
+        gaps = [jnp.abs(batch[kind]["image"][:, 0] - noise[kind]).sum() for kind in rows]
+        own = jax.random.key_data(noise["keys"])
+        expected = jax.random.key_data(keys)[batch["replay"]["image"][:, 0].astype(int)]
+        return sum(gaps) + (own != expected).sum(), {k: noise[k].sum() for k in rows}
+
+    noise = rows | {"keys": keys}
+    gap, sums = jax.jit(parallel.in_parts(function, parts))((), (), batch, noise)
+    assert gap == 0
+    for kind, numbers in rows.items():
+        assert float(sums[kind]) * parts == float(numbers.sum())
 
 
 def test_what_is_no_mean_is_not_taken_in_parts(tmp_path):

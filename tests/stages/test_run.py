@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from vdu_jax import cli, data
-from vdu_jax.models import unet
 from vdu_jax.posterior import diagonal_fisher
 from vdu_jax.runtime import artifacts
 from vdu_jax.runtime.checkpoints import Store
@@ -181,7 +180,7 @@ def test_the_fisher_posterior_lies_around_the_original(trained, config):
     images = build.sampler(config, shape)(params, config.posterior.fisher_seed, 60, "")
     x0 = data.to_model_range(images)
     fisher = diagonal_fisher(
-        unet.make_score_fn(build.net(config, shape)), build.schedule(config), params,
+        build.score_fn(config, shape), build.parameterization(config), params,
         [{"image": x0[:50]}, {"image": x0[50:]}], jax.random.key(config.posterior.fisher_seed),
     )  # fmt: skip
     trained_on = artifacts.upstream(trained, "train")["summary"]["images"]

@@ -96,26 +96,26 @@ def test_the_natural_optimizer_steps_by_the_posteriors_variance(workdir, config,
     config.methods = {name: vdu_config.method("vdu", optimizer="natural", **settings)}
     vdu_config.validate(config)
     shape = build.dataset(config).image_shape
-    seen, real = [], fit.make_step
+    seen, real = [], fit.make_update
 
     def watched(objective, *args, **kwargs):
         loss = objective.loss
 
-        def noted(params, state, batch, key):
-            jax.debug.callback(lambda *a: seen.append(a), batch, key)
-            return loss(params, state, batch, key)
+        def noted(params, state, batch, noise):
+            jax.debug.callback(lambda *a: seen.append(a), batch, noise)
+            return loss(params, state, batch, noise)
 
         return real(objective._replace(loss=noted), *args, **kwargs)
 
-    monkeypatch.setattr(fit, "make_step", watched)
+    monkeypatch.setattr(fit, "make_update", watched)
     unlearn.run(config, workdir)
     jax.effects_barrier()
-    ((batch, key),) = seen
+    ((batch, noise),) = seen
     trained = posterior.load(config, workdir, shape)
     objective = unlearn.make_objective(config, workdir, name, shape, trained)
     before = build.load_pretrained(config, workdir, shape)
-    state = objective.init(before, {}, key)
-    grads = jax.jit(jax.grad(objective.loss, has_aux=True))(before, state, batch, key)[0]
+    state = objective.init(before, {}, jax.random.key(0))
+    grads = jax.jit(jax.grad(objective.loss, has_aux=True))(before, state, batch, noise)[0]
     after = sample.load_params(config, workdir, name, shape)
     moved = jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, after, before)
     jax.tree.map(

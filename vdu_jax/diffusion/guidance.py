@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -22,27 +21,22 @@ def guided(score_fn: ScoreFn, scale: float) -> ScoreFn:
 
     def predict(params, xt, t, cond=None, *, dropout_key=None):
         both = jax.tree.map(lambda *parts: jnp.concatenate(parts), *cond)
-        twice = jnp.concatenate([xt, xt]), jnp.concatenate([t, t])
-        eps = score_fn(params, *twice, both, dropout_key=dropout_key)
+        twice = jax.tree.map(lambda a: jnp.concatenate([a, a]), (xt, t, dropout_key))
+        eps = score_fn(params, *twice[:2], both, dropout_key=twice[2])
         given, negative = jnp.split(eps, 2)
         return negative + scale * (given - negative)
 
     return predict
 
 
-def drop_condition(
-    key: chex.PRNGKey, part: Mapping[str, jax.Array], share: float
-) -> dict[str, jax.Array]:
-    """A part of a batch in which some images, each with probability `share`, have no condition.
+def drop_condition(part: Mapping[str, jax.Array], dropped: jax.Array) -> dict[str, jax.Array]:
+    """A part of a batch in which the `dropped` images have no condition.
 
     So one network learns both predictions that guidance needs (Ho and Salimans 2022, alg. 1).
 
     Args:
       part: "image", "cond" and "negative", the condition of an image that has none.
-      share: in [0, 1].
+      dropped: (B,) bool.
     """
-    dropped = process.draw_for(
-        part["image"], lambda count: jax.random.bernoulli(key, share, (count,))
-    )
     cond = jnp.where(process.bcast(dropped, part["cond"]), part["negative"], part["cond"])
     return dict(part) | {"cond": cond}

@@ -50,16 +50,17 @@ def bits_per_dim(
 ) -> jax.Array:
     """Upper bound on −log₂ p(x_0) per dimension, with one noise draw at every one of the T steps.
 
-    The reverse variance is β̃_t (at t = 0: β̃_1), as in `process.loss_weights(…, "exact")`.
+    The reverse variance is β̃_t (at t = 0: β̃_1), as in `process.exact_weights`.
 
     Args:
+      score_fn: predicts ε.
       x0: (B, H, W, C) in [-1, 1], on a grid of `levels` values.
 
     Returns:
       (B,) bits per dimension. T network evaluations of the batch.
     """
     batch, dims = x0.shape[0], x0[0].size
-    weights = process.loss_weights(schedule, "exact")
+    weights = process.exact_weights(schedule)
 
     def term(total, t):
         eps = jax.random.normal(jax.random.fold_in(key, t), x0.shape)

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 NAMES = ("linear", "scaled_linear", "cosine")
-PREDICTIONS = ("epsilon", "v_prediction")
 
 
 class Schedule(NamedTuple):
@@ -20,37 +19,32 @@ class Schedule(NamedTuple):
       betas: β_t in (0, 1).
       alphas_cumprod: ᾱ_t, decreasing in (0, 1).
       posterior_variance: β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t), with β̃_0 = 0 (eq. 7).
-      simple_weights: what turns the squared error of ε into that of the network's own output, as
-        the simple loss takes it (eq. 14): 1 for a network that predicts ε, 1/ᾱ_t for one that
-        predicts v; see `process.noise_predictor`.
+      inverse_alphas_cumprod: 1/ᾱ_t.
     """
 
     betas: jnp.ndarray
     alphas_cumprod: jnp.ndarray
     posterior_variance: jnp.ndarray
-    simple_weights: jnp.ndarray
+    inverse_alphas_cumprod: jnp.ndarray
 
     @property
     def num_steps(self) -> int:
         return self.betas.shape[0]
 
 
-def from_betas(betas: np.ndarray, prediction: str = "epsilon") -> Schedule:
+def from_betas(betas: np.ndarray) -> Schedule:
     """A `Schedule` from β_0 … β_{T−1}.
 
     Raises:
-      ValueError: if the betas are not a vector in (0, 1), or for an unknown prediction.
+      ValueError: if the betas are not a vector in (0, 1).
     """
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"unknown prediction {prediction!r}; one of {', '.join(PREDICTIONS)}")
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or not (betas > 0).all() or not (betas < 1).all():
         raise ValueError("betas must be a vector of numbers in (0, 1)")
     alphas_cumprod = np.cumprod(1.0 - betas)
     previous = np.append(1.0, alphas_cumprod[:-1])
     posterior_variance = betas * (1.0 - previous) / (1.0 - alphas_cumprod)
-    weights = 1.0 / alphas_cumprod if prediction == "v_prediction" else np.ones_like(betas)
-    columns = (betas, alphas_cumprod, posterior_variance, weights)
+    columns = (betas, alphas_cumprod, posterior_variance, 1.0 / alphas_cumprod)
     return Schedule(*(jnp.asarray(column, jnp.float32) for column in columns))
 
 
@@ -59,7 +53,6 @@ def make_schedule(
     num_steps: int = 1000,
     beta_start: float = 1e-4,
     beta_end: float = 0.02,
-    prediction: str = "epsilon",
 ) -> Schedule:
     """A named schedule.
 
@@ -68,7 +61,6 @@ def make_schedule(
         "cosine" (Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17; ignores the two betas).
       num_steps: T ≥ 1.
       beta_start, beta_end: β_0 and β_{T−1}.
-      prediction: what the network predicts, "epsilon" or "v_prediction".
 
     Raises:
       ValueError: for an unknown name or impossible numbers.
@@ -85,4 +77,4 @@ def make_schedule(
         betas = np.minimum(1 - f[1:] / f[:-1], 0.999)
     else:
         raise ValueError(f"unknown schedule {name!r}; one of {', '.join(NAMES)}")
-    return from_betas(betas, prediction)
+    return from_betas(betas)

@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from vdu_jax.diffusion.parameterization import PARAMETERIZATIONS
 from vdu_jax.diffusion.samplers import SPACINGS, VARIANCES
-from vdu_jax.diffusion.schedule import PREDICTIONS
 from vdu_jax.errors import UserError
 from vdu_jax.interop.unet2d import same_kind, says_nothing
 
@@ -200,8 +200,8 @@ class _File:
         steps, schedule = values["num_train_timesteps"], values["beta_schedule"]
         if schedule not in names:
             raise self.refuse("beta_schedule", f"it must be one of {', '.join(names)}")
-        if values["prediction_type"] not in PREDICTIONS:
-            raise self.refuse("prediction_type", f"it must be {' or '.join(PREDICTIONS)}")
+        if values["prediction_type"] not in PARAMETERIZATIONS:
+            raise self.refuse("prediction_type", f"it must be {' or '.join(PARAMETERIZATIONS)}")
         if values.get("trained_betas") is not None:
             raise self.refuse("trained_betas", "it must be null")
         if values["rescale_betas_zero_snr"]:

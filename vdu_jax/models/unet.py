@@ -183,8 +183,16 @@ def make_score_fn(net: UNet) -> ScoreFn:
 
     def score_fn(params, xt, t, cond=None, *, dropout_key=None):
         del cond
-        rngs = None if dropout_key is None else {"dropout": dropout_key}
-        return net.apply({"params": params}, xt, t, deterministic=dropout_key is None, rngs=rngs)
+        if dropout_key is None:
+            return net.apply({"params": params}, xt, t)
+
+        # Each image by its own key: its masks do not depend on the batch that it is part of.
+        def one(x, t, key):
+            rngs = {"dropout": key}
+            found = net.apply({"params": params}, x[None], t[None], deterministic=False, rngs=rngs)
+            return found[0]
+
+        return jax.vmap(one)(xt, t, dropout_key)
 
     return score_fn
 

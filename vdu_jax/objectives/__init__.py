@@ -1,6 +1,6 @@
 """Training and unlearning methods, one file each, all of the type `vdu_jax.types.Objective`.
 
-A factory takes the pure pieces that the method needs (score function, schedule, posterior) and
+A factory takes the pure pieces that the method needs (network, parameterization, posterior) and
 its hyper-parameters, and returns the objective. `FACTORIES` names those that a config's
 `methods.<name>.objective` can ask for; a factory's keyword-only arguments are that method's keys
 in the config. Beside the methods: training by `ddpm` and of an `autoencoder`, and what

@@ -24,8 +24,8 @@ def adapted(objective: Objective, start: Params) -> Objective:
         merged = lora.merge_adapters(adapters, start)
         return AdaptedState(objective.init(merged, batches, key), start)
 
-    def loss(adapters, state, batch, key):
+    def loss(adapters, state, batch, noise):
         merged = lora.merge_adapters(adapters, state.start)
-        return objective.loss(merged, state.inner, batch, key)
+        return objective.loss(merged, state.inner, batch, noise)
 
     return objective._replace(init=init, loss=loss)

@@ -5,11 +5,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from vdu_jax.diffusion import process
 from vdu_jax.types import Objective, no_state
 
 
-def autoencoder(encode: Callable, decode: Callable, *, kl_weight: float = 1e-6) -> Objective:
+def autoencoder(
+    encode: Callable,
+    decode: Callable,
+    latent_shape: tuple[int, int, int],
+    *,
+    kl_weight: float = 1e-6,
+) -> Objective:
     """L = E (x − x̂)² + β KL(q(z|x) ‖ N(0, I)) / pixels, x̂ decoded from a draw of q(z|x).
 
     A weakly regularised autoencoder (Rombach et al. 2022, arXiv 2112.10752, sec. 3.1 and G), with
@@ -17,6 +22,7 @@ def autoencoder(encode: Callable, decode: Callable, *, kl_weight: float = 1e-6) 
 
     Args:
       encode: `(params, images) -> vae.Latents`. decode: `(params, latents) -> images`.
+      latent_shape: (h, w, channels) of one image's latents.
       kl_weight: β ≥ 0, against a squared error that is a mean over pixels and a KL that is summed
         over latents; 1e-6 in the source.
 
@@ -26,12 +32,13 @@ def autoencoder(encode: Callable, decode: Callable, *, kl_weight: float = 1e-6) 
     if kl_weight < 0:
         raise ValueError(f"kl_weight must be ≥ 0, not {kl_weight}")
 
-    def loss(params, state, batch, key):
+    def draw(key, batch):
+        return jax.random.normal(key, (len(batch["retain"]["image"]), *latent_shape))
+
+    def loss(params, state, batch, noise):
         del state
         images = batch["retain"]["image"]
         latents = encode(params, images)
-        shape = latents.mean.shape[1:]
-        noise = process.draw_for(images, lambda count: jax.random.normal(key, (count, *shape)))
         drawn = latents.mean + jnp.exp(0.5 * latents.log_variance) * noise
         error = jnp.square(decode(params, drawn) - images).mean()
         variance = jnp.exp(latents.log_variance)
@@ -39,4 +46,12 @@ def autoencoder(encode: Callable, decode: Callable, *, kl_weight: float = 1e-6) 
         kl = jax.vmap(jnp.sum)(nats).mean()
         return error + kl_weight * kl, {"error": error, "kl": kl}
 
-    return Objective(frozenset({"retain"}), no_state, loss)
+    return Objective(
+        sees=frozenset({"retain"}),
+        needs=frozenset(),
+        init=no_state,
+        draw=draw,
+        loss=loss,
+        is_mean=True,
+        init_computes=False,
+    )

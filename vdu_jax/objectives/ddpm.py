@@ -1,15 +1,31 @@
 """Pretraining: the noise-prediction loss of Ho et al. 2020 (arXiv 2006.11239)."""
 
+from typing import NamedTuple
+
 import jax
 
 from vdu_jax.diffusion import guidance, process
-from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.diffusion.parameterization import Parameterization, loss_weights
 from vdu_jax.types import Objective, ScoreFn, no_state
+
+
+class DDPMNoise(NamedTuple):
+    """The random part of a training step.
+
+    Attributes:
+      noising: of each image.
+      dropped: (B,) bool, the images that are seen without their condition; None if none ever is.
+      dropout_key: (B,) keys of the network's dropout; None without dropout.
+    """
+
+    noising: process.Noising
+    dropped: jax.Array | None
+    dropout_key: jax.Array | None
 
 
 def ddpm(
     score_fn: ScoreFn,
-    schedule: Schedule,
+    parameterization: Parameterization,
     *,
     weighting: str = "simple",
     dropout: bool = False,
@@ -19,31 +35,48 @@ def ddpm(
     """E w_t e(θ; x_0, t, ε) (Ho et al. 2020, eq. 14 for w_t = 1).
 
     Args:
-      weighting: see `process.loss_weights`.
+      weighting: see `parameterization.loss_weights`.
       dropout: draw dropout masks; for networks with a dropout rate above 0.
       drop_condition: share of images that are seen without their condition, in [0, 1]; see
         `guidance.drop_condition`.
       kind: the data that it sees. Before anything is to be forgotten, "retain" is the whole
         training set.
     """
-    weights = process.loss_weights(schedule, weighting)
+    weights = loss_weights(parameterization, weighting)
+    schedule = parameterization.schedule
+    predict_eps = parameterization.noise_predictor(score_fn)
 
-    def loss(params, state, batch, key):
-        del state
-        part, x0 = batch[kind], batch[kind]["image"]
+    def draw(key, batch):
+        x0, dropped = batch[kind]["image"], None
         noise_key, dropout_key = jax.random.split(key)
         if drop_condition > 0:
             noise_key, drop_key = jax.random.split(noise_key)
-            part = guidance.drop_condition(drop_key, part, drop_condition)
+            dropped = jax.random.bernoulli(drop_key, drop_condition, (len(x0),))
         noising = process.draw_noising(noise_key, schedule, x0)
+        dropout_keys = jax.random.split(dropout_key, len(x0)) if dropout else None
+        return DDPMNoise(noising, dropped, dropout_keys)
+
+    def loss(params, state, batch, noise):
+        del state
+        part, noising = batch[kind], noise.noising
+        if noise.dropped is not None:
+            part = guidance.drop_condition(part, noise.dropped)
         error = process.eps_error(
-            process.given(score_fn, part),
+            process.bind_condition(predict_eps, part),
             params,
             schedule,
-            x0,
+            part["image"],
             noising,
-            dropout_key=dropout_key if dropout else None,
+            dropout_key=noise.dropout_key,
         )
         return (weights[noising.t] * error).mean(), {"error": error.mean()}
 
-    return Objective(frozenset({kind}), no_state, loss)
+    return Objective(
+        sees=frozenset({kind}),
+        needs=frozenset(),
+        init=no_state,
+        draw=draw,
+        loss=loss,
+        is_mean=True,
+        init_computes=False,
+    )

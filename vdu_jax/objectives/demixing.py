@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from vdu_jax.diffusion import empirical, process
+from vdu_jax.diffusion.parameterization import Parameterization
 from vdu_jax.diffusion.schedule import Schedule
 from vdu_jax.objectives.vdu import anchored, check_anchor
 from vdu_jax.posterior import Posterior, energy, num_parameters
@@ -30,6 +31,13 @@ class DemixingState(NamedTuple):
     forget: jax.Array
     replay: jax.Array
     posterior: Posterior
+
+
+class DemixingNoise(NamedTuple):
+    """Of each image of D_f and of replay, at stratified times."""
+
+    forget: process.Noising
+    replay: process.Noising
 
 
 def correction(
@@ -49,7 +57,7 @@ def correction(
 
 def demixing(
     score_fn: ScoreFn,
-    schedule: Schedule,
+    parameterization: Parameterization,
     posterior: Posterior,
     num_forget: int,
     *,
@@ -64,7 +72,7 @@ def demixing(
     c is the `correction`; x_t noised D_f, x'_t noised replay, at stratified times; v_t =
     min(1, (1 − ᾱ_t)/ᾱ_t), so that at low noise the error of the predicted image counts; ‖·‖² the
     mean over pixels; S the posterior energy of `vdu` divided by d. For a network that predicts v,
-    both 1s, in v_t and before the second term, are the schedule's simple_weights.
+    both 1s, in v_t and before the second term, are the simple_weights of its parameterization.
 
     Args:
       forget_share: π, the share of the model's samples that is forget-like, in (0, 1); 0 for what
@@ -81,6 +89,8 @@ def demixing(
         )
     check_anchor(anchor)
     dim = num_parameters(posterior.mean)
+    schedule = parameterization.schedule
+    predict_eps = parameterization.noise_predictor(score_fn)
 
     def take(batches, count):
         parts = []
@@ -94,21 +104,26 @@ def demixing(
         replay = take(batches["replay"], reference_images)
         return DemixingState(params, forget, replay, anchored(posterior, params, anchor))
 
-    def loss(params, state, batch, key):
+    def draw(key, batch):
         forget_key, replay_key = jax.random.split(key)
         x0, replay = batch["forget"]["image"], batch["replay"]["image"]
-        noising = process.draw_noising(forget_key, schedule, x0, stratified=True)
-        again = process.draw_noising(replay_key, schedule, replay, stratified=True)
+        return DemixingNoise(
+            process.draw_noising(forget_key, schedule, x0, stratified=True),
+            process.draw_noising(replay_key, schedule, replay, stratified=True),
+        )
+
+    def loss(params, state, batch, noise):
+        noising, again = noise
         parts = [
-            process.noised(schedule, batch["forget"], noising),
-            process.noised(schedule, batch["replay"], again),
+            process.network_inputs(schedule, batch["forget"], noising),
+            process.network_inputs(schedule, batch["replay"], again),
         ]
-        target, kept = process.predict_together(score_fn, state.teacher, *parts)
-        prediction, of_replay = process.predict_together(score_fn, params, *parts)
+        target, kept = process.predict_together(predict_eps, state.teacher, *parts)
+        prediction, of_replay = process.predict_together(predict_eps, params, *parts)
         xt = parts[0]["xt"]
         target += correction(schedule, state.forget, state.replay, forget_share, xt, noising.t)
         a = process.bcast(schedule.alphas_cumprod[noising.t], xt)
-        simple = process.bcast(schedule.simple_weights, xt)
+        simple = process.bcast(parameterization.simple_weights, xt)
         corrected = jnp.minimum(simple[noising.t], (1 - a) / a) * jnp.square(
             prediction - jax.lax.stop_gradient(target)
         )
@@ -119,4 +134,12 @@ def demixing(
         metrics = {"corrected": corrected.mean(), "drift": drift, "energy": away}
         return total, metrics | {"forget_error": forget_error}
 
-    return Objective(frozenset({"forget", "replay"}), init, loss, init_computes=False)
+    return Objective(
+        sees=frozenset({"forget", "replay"}),
+        needs=frozenset({"posterior"}),
+        init=init,
+        draw=draw,
+        loss=loss,
+        is_mean=True,
+        init_computes=False,
+    )

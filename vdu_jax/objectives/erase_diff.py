@@ -1,13 +1,23 @@
 """EraseDiff (Wu et al. 2024, arXiv 2401.05779)."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from vdu_jax.diffusion import process
-from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.diffusion.parameterization import Parameterization, simple_error
 from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, ScoreFn, no_state
+
+
+class EraseDiffNoise(NamedTuple):
+    """retain, forget: of each image of D_r and D_f. target: u, (B, H, W, C) in [0, 1)."""
+
+    retain: process.Noising
+    forget: process.Noising
+    target: jax.Array
 
 
 def multiplier(retain_grad, forget_grad, strength: float) -> jax.Array:
@@ -22,7 +32,7 @@ def multiplier(retain_grad, forget_grad, strength: float) -> jax.Array:
 
 def erase_diff(
     score_fn: ScoreFn,
-    schedule: Schedule,
+    parameterization: Parameterization,
     posterior: Posterior,
     num_forget: int,
     *,
@@ -44,21 +54,29 @@ def erase_diff(
     del posterior, num_forget
     if strength <= 0:
         raise ValueError(f"strength must be > 0, not {strength}")
+    schedule = parameterization.schedule
+    predict_eps = parameterization.noise_predictor(score_fn)
 
-    def loss(params, state, batch, key):
-        del state
-        retain_key, forget_key, noise_key = jax.random.split(key, 3)
+    def draw(key, batch):
+        retain_key, forget_key, target_key = jax.random.split(key, 3)
         retained, x0 = batch["retain"]["image"], batch["forget"]["image"]
-        kept = process.draw_noising(retain_key, schedule, retained)
-        noising = process.draw_noising(forget_key, schedule, x0)
+        return EraseDiffNoise(
+            process.draw_noising(retain_key, schedule, retained),
+            process.draw_noising(forget_key, schedule, x0),
+            jax.random.uniform(target_key, x0.shape),
+        )
+
+    def loss(params, state, batch, noise):
+        del state
+        retained, x0 = batch["retain"]["image"], batch["forget"]["image"]
+        kept, noising, target = noise
         xt = process.q_sample(schedule, x0, noising.t, noising.eps)
-        target = jax.random.uniform(noise_key, x0.shape)
-        predict_kept = process.given(score_fn, batch["retain"])
-        predict = process.given(score_fn, batch["forget"])
-        weights = process.bcast(schedule.simple_weights[noising.t], x0)
+        retained_fn = process.bind_condition(score_fn, batch["retain"])
+        predict = process.bind_condition(predict_eps, batch["forget"])
+        weights = process.bcast(parameterization.simple_weights[noising.t], x0)
 
         def retain_loss(p):
-            return process.simple_error(predict_kept, p, schedule, retained, kept).mean()
+            return simple_error(retained_fn, p, parameterization, retained, kept).mean()
 
         def forget_loss(p):
             return (weights * jnp.square(predict(p, xt, noising.t) - target)).mean()
@@ -69,4 +87,12 @@ def erase_diff(
         metrics = {"retain_error": retain, "erasure_error": forget, "multiplier": weight}
         return retain + weight * forget, metrics
 
-    return Objective(frozenset({"forget", "retain"}), no_state, loss, is_mean=False)
+    return Objective(
+        sees=frozenset({"forget", "retain"}),
+        needs=frozenset(),
+        init=no_state,
+        draw=draw,
+        loss=loss,
+        is_mean=False,  # λ depends on the gradients of the whole batch
+        init_computes=False,
+    )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from vdu_jax.diffusion import process
-from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.diffusion.parameterization import Parameterization, simple_error
 from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, Params, ScoreFn
 
@@ -23,7 +23,7 @@ class ESDState(NamedTuple):
 
 def esd(
     score_fn: ScoreFn,
-    schedule: Schedule,
+    parameterization: Parameterization,
     posterior: Posterior,
     num_forget: int,
     *,
@@ -53,12 +53,14 @@ def esd(
     if guidance < 0 or teacher_steps < 1 or teacher_learning_rate <= 0:
         raise ValueError("guidance must be ≥ 0, teacher_steps ≥ 1, teacher_learning_rate > 0")
     optimizer = optax.adam(teacher_learning_rate)
+    schedule = parameterization.schedule
+    predict_eps = parameterization.noise_predictor(score_fn)
 
     @jax.jit
     def teach(params, opt_state, part, key):
-        x0, predict = part["image"], process.given(score_fn, part)
+        x0, bound = part["image"], process.bind_condition(score_fn, part)
         noising = process.draw_noising(key, schedule, x0)
-        grads = jax.grad(lambda p: process.simple_error(predict, p, schedule, x0, noising).mean())(
+        grads = jax.grad(lambda p: simple_error(bound, p, parameterization, x0, noising).mean())(
             params
         )
         updates, opt_state = optimizer.update(grads, opt_state, params)
@@ -73,21 +75,31 @@ def esd(
             tuned, opt_state = teach(tuned, opt_state, part, jax.random.fold_in(key, step))
         return ESDState(params, tuned)
 
-    def loss(params, state, batch, key):
+    def draw(key, batch):
+        return process.draw_noising(key, schedule, batch["forget"]["image"])
+
+    def loss(params, state, batch, noising):
         x0 = batch["forget"]["image"]
-        noising = process.draw_noising(key, schedule, x0)
         xt = process.q_sample(schedule, x0, noising.t, noising.eps)
-        predict = process.given(score_fn, batch["forget"])
+        predict = process.bind_condition(predict_eps, batch["forget"])
         if teacher == "text":
             negative = batch["forget"]["negative"]
-            original = score_fn(state.original, xt, noising.t, negative)
+            original = predict_eps(state.original, xt, noising.t, negative)
             forget = predict(state.original, xt, noising.t)
         else:
             original, forget = (predict(p, xt, noising.t) for p in state)
         target = jax.lax.stop_gradient(original - guidance * (forget - original))
         prediction = predict(params, xt, noising.t)
         forget_error = jnp.square(prediction - noising.eps).mean()
-        weights = process.bcast(schedule.simple_weights[noising.t], xt)
+        weights = process.bcast(parameterization.simple_weights[noising.t], xt)
         return (weights * jnp.square(prediction - target)).mean(), {"forget_error": forget_error}
 
-    return Objective(frozenset({"forget"}), init, loss)
+    return Objective(
+        sees=frozenset({"forget"}),
+        needs=frozenset(),
+        init=init,
+        draw=draw,
+        loss=loss,
+        is_mean=True,
+        init_computes=teacher == "fine_tuned",
+    )

@@ -1,13 +1,13 @@
 """Gradient ascent on the forget data, also called NegGrad."""
 
 from vdu_jax.diffusion import process
-from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.diffusion.parameterization import Parameterization
 from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, ScoreFn, no_state
 
 
 def gradient_ascent(
-    score_fn: ScoreFn, schedule: Schedule, posterior: Posterior, num_forget: int
+    score_fn: ScoreFn, parameterization: Parameterization, posterior: Posterior, num_forget: int
 ) -> Objective:
     """L = −E e(θ; x_0, t, ε), x_0 from D_f: the training loss with its sign turned.
 
@@ -15,15 +15,27 @@ def gradient_ascent(
     keeps the rest: see `runtime.fit.Guard`.
     """
     del posterior, num_forget
+    schedule = parameterization.schedule
+    predict_eps = parameterization.noise_predictor(score_fn)
 
-    def loss(params, state, batch, key):
+    def draw(key, batch):
+        return process.draw_noising(key, schedule, batch["forget"]["image"])
+
+    def loss(params, state, batch, noising):
         del state
         x0 = batch["forget"]["image"]
-        noising = process.draw_noising(key, schedule, x0)
         error = process.eps_error(
-            process.given(score_fn, batch["forget"]), params, schedule, x0, noising
+            process.bind_condition(predict_eps, batch["forget"]), params, schedule, x0, noising
         )
-        ascent = (schedule.simple_weights[noising.t] * error).mean()
+        ascent = (parameterization.simple_weights[noising.t] * error).mean()
         return -ascent, {"forget_error": error.mean()}
 
-    return Objective(frozenset({"forget"}), no_state, loss)
+    return Objective(
+        sees=frozenset({"forget"}),
+        needs=frozenset(),
+        init=no_state,
+        draw=draw,
+        loss=loss,
+        is_mean=True,
+        init_computes=False,
+    )

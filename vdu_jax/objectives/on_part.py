@@ -34,8 +34,8 @@ def on_part(make: Callable[[ScoreFn], Objective], score_fn: ScoreFn, rest: Param
     def init(params, batches, key):
         return PartState(with_rest(rest).init(params, batches, key), rest)
 
-    def loss(params, state, batch, key):
+    def loss(params, state, batch, noise):
         # Of arrays that are given, not closed over: a compiled step would hold those as constants.
-        return with_rest(state.rest).loss(params, state.inner, batch, key)
+        return with_rest(state.rest).loss(params, state.inner, batch, noise)
 
     return with_rest(rest)._replace(init=init, loss=loss)

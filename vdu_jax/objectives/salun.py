@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vdu_jax.diffusion import process
-from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.diffusion.parameterization import Parameterization, relabelled_error, simple_error
 from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, Params, ScoreFn
 
@@ -15,6 +15,15 @@ class SalUnState(NamedTuple):
     """mask: True where a parameter may change."""
 
     mask: Params
+
+
+class SalUnNoise(NamedTuple):
+    """forget, replay: of each image of D_f and of replay. partner: x_r, the replay image that each
+    image of D_f is to denoise to, (B, H, W, C)."""
+
+    forget: process.Noising
+    replay: process.Noising
+    partner: jax.Array
 
 
 def salient(gradient: Params, share: float) -> Params:
@@ -26,7 +35,7 @@ def salient(gradient: Params, share: float) -> Params:
 
 def salun(
     score_fn: ScoreFn,
-    schedule: Schedule,
+    parameterization: Parameterization,
     posterior: Posterior,
     num_forget: int,
     *,
@@ -39,7 +48,7 @@ def salun(
     The mask is taken from the gradient of the forget error at θ*, by `init`. The source relabels a
     noised forget image with another class (eq. 7). An unconditional network knows no classes, so
     the image is asked to denoise to a replay image x_r, drawn from the model itself: r is
-    `process.relabelled_error`. Where the source keeps to retained data, β weighs replay, too.
+    `parameterization.relabelled_error`. Where the source keeps to retained data, β weighs replay.
 
     Args:
       share: of the parameters that may change, in (0, 1]; 0.5 in the source.
@@ -52,12 +61,13 @@ def salun(
     del posterior, num_forget
     if not 0 < share <= 1 or mask_batches < 1 or replay_weight < 0:
         raise ValueError("share must lie in (0, 1], mask_batches be ≥ 1, replay_weight ≥ 0")
+    schedule = parameterization.schedule
 
     @jax.jit
     def forget_gradient(params, part, key):
-        x0, predict = part["image"], process.given(score_fn, part)
+        x0, bound = part["image"], process.bind_condition(score_fn, part)
         noising = process.draw_noising(key, schedule, x0)
-        return jax.grad(lambda p: process.simple_error(predict, p, schedule, x0, noising).mean())(
+        return jax.grad(lambda p: simple_error(bound, p, parameterization, x0, noising).mean())(
             params
         )
 
@@ -69,23 +79,36 @@ def salun(
             total = jax.tree.map(jnp.add, total, gradient)
         return SalUnState(salient(total, share))
 
-    def loss(params, state, batch, key):
+    def draw(key, batch):
+        forget_key, replay_key, pair_key = jax.random.split(key, 3)
+        x0, replay = batch["forget"]["image"], batch["replay"]["image"]
+        return SalUnNoise(
+            process.draw_noising(forget_key, schedule, x0),
+            process.draw_noising(replay_key, schedule, replay),
+            replay[jax.random.randint(pair_key, (len(x0),), 0, len(replay))],
+        )
+
+    def loss(params, state, batch, noise):
         # A parameter outside the mask is a constant: no gradient reaches it.
         params = jax.tree.map(
             lambda p, m: jnp.where(m, p, jax.lax.stop_gradient(p)), params, state.mask
         )
-        forget_key, replay_key, pair_key = jax.random.split(key, 3)
         x0, replay = batch["forget"]["image"], batch["replay"]["image"]
-        target = replay[jax.random.randint(pair_key, (len(x0),), 0, len(replay))]
-        noising = process.draw_noising(forget_key, schedule, x0)
-        relabelled = process.relabelled_error(
-            process.given(score_fn, batch["forget"]), params, schedule, x0, noising, target
+        bound = process.bind_condition(score_fn, batch["forget"])
+        relabelled = relabelled_error(
+            bound, params, parameterization, x0, noise.forget, noise.partner
         ).mean()
-        noising = process.draw_noising(replay_key, schedule, replay)
-        kept = process.simple_error(
-            process.given(score_fn, batch["replay"]), params, schedule, replay, noising
-        ).mean()
+        bound = process.bind_condition(score_fn, batch["replay"])
+        kept = simple_error(bound, params, parameterization, replay, noise.replay).mean()
         metrics = {"relabelled_error": relabelled, "replay_error": kept}
         return relabelled + replay_weight * kept, metrics
 
-    return Objective(frozenset({"forget", "replay"}), init, loss, is_mean=False)
+    return Objective(
+        sees=frozenset({"forget", "replay"}),
+        needs=frozenset(),
+        init=init,
+        draw=draw,
+        loss=loss,
+        is_mean=True,
+        init_computes=True,
+    )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vdu_jax.diffusion import process
-from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.diffusion.parameterization import Parameterization, relabelled_error, simple_error
 from vdu_jax.posterior import Posterior, diagonal_fisher
 from vdu_jax.types import Objective, Params, ScoreFn
 
@@ -18,9 +18,17 @@ class AmnesiaState(NamedTuple):
     fisher: Params
 
 
+class AmnesiaNoise(NamedTuple):
+    """forget, replay: of each image of D_f and of replay. target: u, (B, H, W, C) in [-1, 1)."""
+
+    forget: process.Noising
+    replay: process.Noising
+    target: jax.Array
+
+
 def selective_amnesia(
     score_fn: ScoreFn,
-    schedule: Schedule,
+    parameterization: Parameterization,
     posterior: Posterior,
     num_forget: int,
     *,
@@ -33,7 +41,7 @@ def selective_amnesia(
     Elastic weight consolidation and generative replay hold the model while the forget class is led
     to uniform noise (eq. 6 there). The source relabels a class given by its label. An unconditional
     network has no labels, so noised forget images are asked to denoise to u: r is
-    `process.relabelled_error`. F, made by `init`, is the diagonal Fisher of e over replay
+    `parameterization.relabelled_error`. F, made by `init`, is the diagonal Fisher of e over replay
     (`posterior.diagonal_fisher`). The source sums errors over the D numbers of an image where we
     take the mean; with the factor D, λ weighs the same.
 
@@ -47,27 +55,30 @@ def selective_amnesia(
     del posterior, num_forget
     if replay_weight < 0 or fisher_weight < 0 or fisher_batches < 1:
         raise ValueError("replay_weight and fisher_weight must be ≥ 0, fisher_batches ≥ 1")
+    schedule = parameterization.schedule
 
     def init(params, batches, key):
         replay = (next(batches["replay"]) for _ in range(fisher_batches))
-        fisher = diagonal_fisher(score_fn, schedule, params, replay, key)
+        fisher = diagonal_fisher(score_fn, parameterization, params, replay, key)
         return AmnesiaState(params, fisher)
 
-    def loss(params, state, batch, key):
-        forget_key, replay_key, noise_key = jax.random.split(key, 3)
+    def draw(key, batch):
+        forget_key, replay_key, target_key = jax.random.split(key, 3)
         x0, replay = batch["forget"]["image"], batch["replay"]["image"]
-        target = process.draw_for(
-            x0,
-            lambda count: jax.random.uniform(noise_key, (count, *x0.shape[1:]), minval=-1.0),
+        return AmnesiaNoise(
+            process.draw_noising(forget_key, schedule, x0),
+            process.draw_noising(replay_key, schedule, replay),
+            jax.random.uniform(target_key, x0.shape, minval=-1.0),
         )
-        noising = process.draw_noising(forget_key, schedule, x0)
-        amnesia = process.relabelled_error(
-            process.given(score_fn, batch["forget"]), params, schedule, x0, noising, target
+
+    def loss(params, state, batch, noise):
+        x0, replay = batch["forget"]["image"], batch["replay"]["image"]
+        bound = process.bind_condition(score_fn, batch["forget"])
+        amnesia = relabelled_error(
+            bound, params, parameterization, x0, noise.forget, noise.target
         ).mean()
-        noising = process.draw_noising(replay_key, schedule, replay)
-        kept = process.simple_error(
-            process.given(score_fn, batch["replay"]), params, schedule, replay, noising
-        ).mean()
+        bound = process.bind_condition(score_fn, batch["replay"])
+        kept = simple_error(bound, params, parameterization, replay, noise.replay).mean()
         pulls = jax.tree.map(
             lambda p, o, f: jnp.sum(f * jnp.square(p - o)), params, state.original, state.fisher
         )
@@ -77,4 +88,12 @@ def selective_amnesia(
         }  # fmt: skip
         return amnesia + replay_weight * kept + fisher_weight * consolidation, metrics
 
-    return Objective(frozenset({"forget", "replay"}), init, loss)
+    return Objective(
+        sees=frozenset({"forget", "replay"}),
+        needs=frozenset(),
+        init=init,
+        draw=draw,
+        loss=loss,
+        is_mean=True,
+        init_computes=True,
+    )

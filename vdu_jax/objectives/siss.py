@@ -1,18 +1,27 @@
 """Subtracted importance sampled scores (Alberti et al. 2025, OpenReview SuHScQv5gP)."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from vdu_jax.diffusion import process
-from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.diffusion.parameterization import Parameterization
 from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, ScoreFn, no_state
 
 
+class SISSNoise(NamedTuple):
+    """noising: of each pair (x, a). from_forget: (B,) bool, True where m_t is noised from a."""
+
+    noising: process.Noising
+    from_forget: jax.Array
+
+
 def siss(
     score_fn: ScoreFn,
-    schedule: Schedule,
+    parameterization: Parameterization,
     posterior: Posterior,
     num_forget: int,
     *,
@@ -37,22 +46,28 @@ def siss(
     del posterior, num_forget
     if not 0 < mixture < 1 or share < 0:
         raise ValueError("mixture must lie in (0, 1), share be ≥ 0")
+    schedule = parameterization.schedule
+    predict_eps = parameterization.noise_predictor(score_fn)
 
-    def loss(params, state, batch, key):
-        del state
+    def draw(key, batch):
         noise_key, choice_key = jax.random.split(key)
+        a = batch["forget"]["image"]
+        noising = process.draw_noising(noise_key, schedule, a)
+        return SISSNoise(noising, jax.random.bernoulli(choice_key, mixture, (len(a),)))
+
+    def loss(params, state, batch, noise):
+        del state
+        noising, from_a = noise
         a = batch["forget"]["image"]
         retained = batch["retain"]["image"]
         x = retained[jnp.arange(len(a)) % len(retained)]
-        noising = process.draw_noising(noise_key, schedule, a)
-        from_a = jax.random.bernoulli(choice_key, mixture, (len(a),))
         source = jnp.where(process.bcast(from_a, a), a, x)
-        predict = score_fn
+        predict = predict_eps
         if "cond" in batch["forget"]:
             of_a, of_x = (batch[kind]["cond"] for kind in ("forget", "retain"))
             of_x = of_x[jnp.arange(len(a)) % len(of_x)]
             cond = jnp.where(process.bcast(from_a, of_a), of_a, of_x)
-            predict = process.given(score_fn, {"cond": cond})
+            predict = process.bind_condition(predict_eps, {"cond": cond})
         mt = process.q_sample(schedule, source, noising.t, noising.eps)
         level = process.bcast(schedule.alphas_cumprod[noising.t], a)
 
@@ -71,7 +86,7 @@ def siss(
         def terms(p):
             prediction = predict(p, mt, noising.t)
             axes = tuple(range(1, a.ndim))
-            simple = schedule.simple_weights[noising.t]
+            simple = parameterization.simple_weights[noising.t]
             error_x = simple * jnp.square(prediction - eps_x).mean(axes)
             error_a = simple * jnp.square(prediction - eps_a).mean(axes)
             # Where a weight is 0 its ε is of no meaning and as large as can be.
@@ -88,4 +103,12 @@ def siss(
         metrics = {"retain_error": keep, "forget_error": forget, "scale": scale}
         return keep - scale * forget, metrics
 
-    return Objective(frozenset({"forget", "retain"}), no_state, loss, is_mean=False)
+    return Objective(
+        sees=frozenset({"forget", "retain"}),
+        needs=frozenset(),
+        init=no_state,
+        draw=draw,
+        loss=loss,
+        is_mean=False,  # s depends on the gradients of the whole batch
+        init_computes=False,
+    )

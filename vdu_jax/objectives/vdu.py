@@ -5,7 +5,7 @@ from typing import NamedTuple
 import chex
 
 from vdu_jax.diffusion import process
-from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.diffusion.parameterization import Parameterization, loss_weights
 from vdu_jax.posterior import Posterior, energy, num_parameters
 from vdu_jax.types import Objective, ScoreFn
 
@@ -48,7 +48,7 @@ def reduction_scale(reduction: str, count: int) -> float:
 
 def vdu(
     score_fn: ScoreFn,
-    schedule: Schedule,
+    parameterization: Parameterization,
     posterior: Posterior,
     num_forget: int,
     *,
@@ -66,11 +66,12 @@ def vdu(
     run must be watched (see `runtime.fit.Guard`).
 
     Args:
+      parameterization: of the network `score_fn`, and the noise schedule.
       posterior: p(θ | D) with positive variances.
       num_forget: |D_f|.
       gamma: γ in [0, 1]; 0 forgets only, 1 stays only.
       anchor: see `anchored`.
-      weighting: w_t, see `process.loss_weights`.
+      weighting: w_t, see `parameterization.loss_weights`.
       plasticity_reduction: "sum" over D_f as in the paper, or "mean" (divided by |D_f|).
       stability_reduction: "sum" over parameters as in the paper, or "mean" (divided by d).
 
@@ -80,24 +81,36 @@ def vdu(
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must lie in [0, 1], not {gamma}")
     check_anchor(anchor)
-    weights = process.loss_weights(schedule, weighting)
+    weights = loss_weights(parameterization, weighting)
     dim = num_parameters(posterior.mean)
     plasticity_scale = reduction_scale(plasticity_reduction, num_forget)
     stability_scale = reduction_scale(stability_reduction, dim) / dim
+    schedule = parameterization.schedule
+    predict_eps = parameterization.noise_predictor(score_fn)
 
     def init(params, batches, key):
         del batches, key
         return VDUState(anchored(posterior, params, anchor))
 
-    def loss(params, state, batch, key):
+    def draw(key, batch):
+        return process.draw_noising(key, schedule, batch["forget"]["image"])
+
+    def loss(params, state, batch, noising):
         x0 = batch["forget"]["image"]
-        noising = process.draw_noising(key, schedule, x0)
         error = process.eps_error(
-            process.given(score_fn, batch["forget"]), params, schedule, x0, noising
+            process.bind_condition(predict_eps, batch["forget"]), params, schedule, x0, noising
         )
         plasticity = plasticity_scale * (weights[noising.t] * error).mean()
         stability = energy(state.posterior, params)
         total = -(1 - gamma) * plasticity + gamma * stability_scale * stability
         return total, {"forget_error": error.mean(), "energy": stability / dim}
 
-    return Objective(frozenset({"forget"}), init, loss)
+    return Objective(
+        sees=frozenset({"forget"}),
+        needs=frozenset({"posterior"}),
+        init=init,
+        draw=draw,
+        loss=loss,
+        is_mean=True,
+        init_computes=False,
+    )

@@ -12,14 +12,13 @@ Beyond the paper. Two changes to `objectives.vdu`:
   than the prompt, at low noise, that is θ*'s own error, and nothing is unlearned there.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from vdu_jax.diffusion import guidance, process
-from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.diffusion.parameterization import Parameterization, loss_weights
 from vdu_jax.objectives.vdu import anchored, check_anchor, reduction_scale
 from vdu_jax.posterior import Posterior, energy, num_parameters
 from vdu_jax.types import Objective, Params, ScoreFn
@@ -35,9 +34,24 @@ class ExtendedState(NamedTuple):
     teacher: Params
 
 
+class ExtendedNoise(NamedTuple):
+    """The random part of a step; None what its terms do not take.
+
+    Attributes:
+      forget: of each image of D_f. replay: of each replay image.
+      dropped: (B,) bool, the replay images that are seen without their condition.
+      other_cond: (B, …), a replay image's condition for each image of D_f.
+    """
+
+    forget: process.Noising
+    replay: process.Noising | None
+    dropped: jax.Array | None
+    other_cond: jax.Array | None
+
+
 def vdu_extended(
     score_fn: ScoreFn,
-    schedule: Schedule,
+    parameterization: Parameterization,
     posterior: Posterior,
     num_forget: int,
     *,
@@ -82,37 +96,50 @@ def vdu_extended(
         raise ValueError("cap must be > 0 and function_weight ≥ 0")
     if not 0 <= drop_condition <= 1:
         raise ValueError(f"drop_condition must lie in [0, 1], not {drop_condition}")
-    weights = process.loss_weights(schedule, weighting)
+    weights = loss_weights(parameterization, weighting)
     dim = num_parameters(posterior.mean)
     plasticity_scale = reduction_scale(plasticity_reduction, num_forget)
     stability_scale = reduction_scale(stability_reduction, dim) / dim
     use_posterior = stability in ("posterior", "both")
     use_function = stability in ("function", "both")
+    schedule = parameterization.schedule
+    predict_eps = parameterization.noise_predictor(score_fn)
 
     def init(params, batches, key):
         del batches, key
         return ExtendedState(anchored(posterior, params, anchor), params)
 
-    def loss(params, state, batch, key):
+    def draw(key, batch):
         forget_key, replay_key = jax.random.split(key)
         x0 = batch["forget"]["image"]
-        noising = process.draw_noising(forget_key, schedule, x0)
-        parts = [process.noised(schedule, batch["forget"], noising)]
+        forget = process.draw_noising(forget_key, schedule, x0)
+        replay = dropped = other_cond = None
         if use_function:
-            part = batch["replay"]
+            images = batch["replay"]["image"]
             if drop_condition > 0:
                 replay_key, drop_key = jax.random.split(replay_key)
-                part = guidance.drop_condition(drop_key, part, drop_condition)
-            again = process.draw_noising(replay_key, schedule, part["image"])
-            parts.append(process.noised(schedule, part, again))
-        predictions = process.predict_together(score_fn, params, *parts)
+                dropped = jax.random.bernoulli(drop_key, drop_condition, (len(images),))
+            replay = process.draw_noising(replay_key, schedule, images)
+        if plasticity == "mismatched":
+            others = batch["replay"]["cond"]
+            other_cond = others[jnp.arange(len(x0)) % len(others)]
+        return ExtendedNoise(forget, replay, dropped, other_cond)
+
+    def loss(params, state, batch, noise):
+        x0, noising, again = batch["forget"]["image"], noise.forget, noise.replay
+        parts = [process.network_inputs(schedule, batch["forget"], noising)]
+        if use_function:
+            part = batch["replay"]
+            if noise.dropped is not None:
+                part = guidance.drop_condition(part, noise.dropped)
+            parts.append(process.network_inputs(schedule, part, again))
+        predictions = process.predict_together(predict_eps, params, *parts)
         error = jnp.square(predictions[0] - noising.eps).mean(tuple(range(1, x0.ndim)))
         if plasticity == "capped":
             # In the units of what the network predicts, where an uninformed one has the error 1.
-            bounded = jnp.minimum(error, cap / schedule.simple_weights[noising.t])
+            bounded = jnp.minimum(error, cap / parameterization.simple_weights[noising.t])
         elif plasticity == "mismatched":
-            others = batch["replay"]["cond"]
-            predict = functools.partial(score_fn, cond=others[jnp.arange(len(x0)) % len(others)])
+            predict = process.bind_condition(predict_eps, {"cond": noise.other_cond})
             bound = process.eps_error(predict, state.teacher, schedule, x0, noising)
             bounded = jnp.minimum(error, cap * jax.lax.stop_gradient(bound))
         else:
@@ -123,12 +150,20 @@ def vdu_extended(
         if use_posterior:
             total += gamma * stability_scale * posterior_energy
         if use_function:
-            (target,) = process.predict_together(score_fn, state.teacher, parts[1])
-            simple = process.bcast(schedule.simple_weights[again.t], target)
+            (target,) = process.predict_together(predict_eps, state.teacher, parts[1])
+            simple = process.bcast(parameterization.simple_weights[again.t], target)
             drift = (simple * jnp.square(predictions[1] - jax.lax.stop_gradient(target))).mean()
             total += function_weight * drift
             metrics["drift"] = drift
         return total, metrics
 
     sees = {"forget", "replay"} if use_function or plasticity == "mismatched" else {"forget"}
-    return Objective(frozenset(sees), init, loss)
+    return Objective(
+        sees=frozenset(sees),
+        needs=frozenset({"posterior"}),
+        init=init,
+        draw=draw,
+        loss=loss,
+        is_mean=True,
+        init_computes=False,
+    )

@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 from vdu_jax import objectives, posterior
-from vdu_jax.diffusion import guidance, process, samplers
+from vdu_jax.diffusion import guidance, parameterization, process, samplers
 from vdu_jax.diffusion.schedule import NAMES as SCHEDULES
 from vdu_jax.diffusion.schedule import make_schedule
 from vdu_jax.interop import clip as clip_weights
@@ -32,6 +32,7 @@ from vdu_jax.interop import layout, stable_diffusion, unet2d
 from vdu_jax.metrics import frechet
 from vdu_jax.models import inception, unet
 from vdu_jax.models.stable_diffusion import unet_condition
+from vdu_jax.objectives.ddpm import DDPMNoise
 from vdu_jax.parity import compare, inputs
 from vdu_jax.runtime import fit
 from vdu_jax.types import Params
@@ -104,6 +105,10 @@ def linear_schedule():
     return make_schedule("linear", inputs.NUM_TRAIN_STEPS)
 
 
+def predicted_noise():
+    return parameterization.epsilon(linear_schedule())
+
+
 def forward(config: Mapping, precision: str) -> dict:
     net = network(config, precision)
     xt = inputs.normal(1, len(inputs.TIMES), *net.image_shape)
@@ -115,17 +120,17 @@ def eps_loss(config_name: str, precision: str) -> tuple[np.ndarray, dict]:
     """The training loss of a batch of 4 images, and its gradient."""
     net = network(inputs.UNETS[config_name], precision)
     weighting = inputs.GRADIENTS[config_name]
-    objective = objectives.ddpm(net.score_fn, linear_schedule(), weighting=weighting)
-    return loss_and_gradient(
-        objective, net.params, (), {"retain": inputs.images(2, 4, *net.image_shape)}, inputs.key(0)
-    )
+    objective = objectives.ddpm(net.score_fn, predicted_noise(), weighting=weighting)
+    images = inputs.images(2, 4, *net.image_shape)
+    noise = DDPMNoise(inputs.training_noising(images.shape), None, None)
+    return loss_and_gradient(objective, net.params, (), {"retain": images}, noise)
 
 
-def loss_and_gradient(objective, params, state, images: Mapping, key) -> tuple[np.ndarray, dict]:
+def loss_and_gradient(objective, params, state, images: Mapping, noise) -> tuple[np.ndarray, dict]:
     """An objective's loss (1,) and its gradient by layer; images: of each kind it sees."""
     batch = {kind: {"image": image} for kind, image in images.items()}
     run = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
-    (loss, _), gradient = run(params, state, batch, key)
+    (loss, _), gradient = run(params, state, batch, noise)
     return np.reshape(loss, 1), compare.by_layer(unet2d.to_tensors(gradient))
 
 
@@ -149,7 +154,7 @@ def schedule(name: str, precision: str) -> dict:
 def exact_weights(precision: str) -> dict:
     del precision
     schedules = {name: make_schedule(name, inputs.NUM_TRAIN_STEPS) for name in SCHEDULES}
-    return {name: process.loss_weights(noise, "exact") for name, noise in schedules.items()}
+    return {name: process.exact_weights(noise) for name, noise in schedules.items()}
 
 
 def sampler_steps(cases: Mapping[str, inputs.SamplerCase], precision: str) -> dict:
@@ -195,7 +200,7 @@ def vdu_objective(net: Network, case: inputs.VDUCase):
     p_theta = posterior.GaussianPosterior(net.read(mean), net.read(variance), jnp.int32(5))
     objective = objectives.vdu(
         net.score_fn,
-        linear_schedule(),
+        predicted_noise(),
         p_theta,
         inputs.NUM_FORGET,
         gamma=case.gamma,
@@ -213,10 +218,11 @@ def vdu_losses(precision: str) -> dict:
     net = network(inputs.SMALLEST, precision)
     params = net.read(inputs.nearby(unet2d.to_tensors(net.params), 0.02, seed=4))
     images = {"forget": inputs.images(5, 4, *net.image_shape)}
+    noising = inputs.vdu_noising(images["forget"].shape)
     results = {}
     for name, case in inputs.VDU_CASES.items():
         objective, state = vdu_objective(net, case)
-        results[name] = loss_and_gradient(objective, params, state, images, inputs.key(1))
+        results[name] = loss_and_gradient(objective, params, state, images, noising)
     return results
 
 
@@ -238,12 +244,13 @@ def vdu_run(precision: str) -> dict[str, dict]:
     net = network(inputs.SMALL, precision)
     objective, state = vdu_objective(net, inputs.VDU_RUN)
     optimizer = optax.adam(inputs.VDU_LEARNING_RATE)
-    step_fn = jax.jit(fit.make_step(objective, optimizer))
+    update = jax.jit(fit.make_update(objective, optimizer))
     fitted = fit.init_state(jax.tree.map(jnp.asarray, net.params), optimizer)
     history = []
     for step in range(inputs.VDU_STEPS):
-        batch = {"forget": {"image": inputs.vdu_batch(step, net.image_shape)}}
-        fitted, metrics = step_fn(fitted, state, batch, inputs.vdu_key(step))
+        images = inputs.vdu_batch(step, net.image_shape)
+        noising = inputs.vdu_run_noising(step, images.shape)
+        fitted, metrics = update(fitted, state, {"forget": {"image": images}}, noising)
         history.append(metrics["loss"])
     start, end = (inputs.flat(unet2d.to_tensors(p)) for p in (net.params, fitted.params))
     return {
@@ -332,15 +339,16 @@ def text_to_image(prediction: str, precision: str) -> dict:
     config = inputs.GUIDED
     module, params = stable_diffusion_part("unet", config["unet"], precision)
     decoder, decoder_params = stable_diffusion_part("vae", inputs.AUTOENCODER, precision)
-    schedule = make_schedule("scaled_linear", inputs.NUM_TRAIN_STEPS, 0.00085, 0.012, prediction)
-    score_fn = process.noise_predictor(unet_condition.make_score_fn(module), schedule, prediction)
+    schedule = make_schedule("scaled_linear", inputs.NUM_TRAIN_STEPS, 0.00085, 0.012)
+    predicts = parameterization.make_parameterization(prediction, schedule)
+    predict = predicts.noise_predictor(unet_condition.make_score_fn(module))
     plan = samplers.make_plan(schedule, "ddim", inputs.GUIDED_STEPS)
     text, negative = np.split(text_embeddings(config["text_encoder"], precision)["embeddings"], 2)
 
     @jax.jit
     def draw(start):
         latents = samplers.integrate(
-            guidance.guided(score_fn, inputs.GUIDANCE),
+            guidance.guided(predict, inputs.GUIDANCE),
             params, plan, start, clip_x0=False, cond=(text, negative),
         )  # fmt: skip
         latents = latents / inputs.SCALING

@@ -1,7 +1,7 @@
 """What goes into both sides of a comparison, the same on every machine.
 
 Everything comes from `np.random.RandomState`, whose streams NumPy has frozen, so only results need
-to be stored. The one exception is the noise that an objective draws from its key: `noising`.
+to be stored. The one exception are times and noise, which JAX's generator draws: `noising`.
 """
 
 from collections.abc import Mapping
@@ -226,7 +226,7 @@ def key(seed: int) -> jax.Array:
 
 
 def noising(key: jax.Array, shape: tuple[int, ...]) -> process.Noising:
-    """The times and the noise that an objective draws from `key` for images of this shape."""
+    """Times and noise for images of this shape, NumPy arrays that are handed to both sides."""
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         schedule = make_schedule("linear", NUM_TRAIN_STEPS)
         drawn = process.draw_noising(key, schedule, np.zeros(shape, np.float32))
@@ -315,9 +315,19 @@ def vdu_posterior(pretrained: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
     return nearby(pretrained, 0.02, seed=20), variances(pretrained, 1e-2, seed=21)
 
 
-def vdu_key(step: int) -> jax.Array:
-    """The key of one of the 100 updates."""
-    return jax.random.fold_in(key(2), step)
+def training_noising(shape: tuple[int, ...]) -> process.Noising:
+    """The times and noise of the training loss."""
+    return noising(jax.random.split(key(0))[0], shape)
+
+
+def vdu_noising(shape: tuple[int, ...]) -> process.Noising:
+    """The times and noise of the VDU loss."""
+    return noising(key(1), shape)
+
+
+def vdu_run_noising(step: int, shape: tuple[int, ...]) -> process.Noising:
+    """The times and noise of one of the 100 updates."""
+    return noising(jax.random.fold_in(key(2), step), shape)
 
 
 def vdu_batch(step: int, image_shape: tuple[int, int, int]) -> np.ndarray:

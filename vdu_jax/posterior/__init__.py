@@ -3,12 +3,12 @@
 from vdu_jax.posterior.fisher import diagonal_fisher, laplace
 from vdu_jax.posterior.gaussian import (
     GaussianPosterior,
-    apply_floor,
-    apply_shrinkage,
     energy,
+    floor_variance,
     layer_summary,
     num_parameters,
     relative_floor,
+    shrink_variance,
 )
 from vdu_jax.posterior.low_rank import LowRankPosterior, low_rank
 from vdu_jax.posterior.natural import natural
@@ -21,17 +21,17 @@ __all__ = [
     "LowRankPosterior",
     "Moments",
     "Posterior",
-    "apply_floor",
-    "apply_shrinkage",
     "diagonal_fisher",
     "energy",
     "finish",
+    "floor_variance",
     "laplace",
     "layer_summary",
     "low_rank",
     "natural",
     "num_parameters",
     "relative_floor",
+    "shrink_variance",
     "start",
     "update",
 ]

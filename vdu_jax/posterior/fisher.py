@@ -7,13 +7,17 @@ import jax
 import jax.numpy as jnp
 
 from vdu_jax.diffusion import process
-from vdu_jax.diffusion.schedule import Schedule
+from vdu_jax.diffusion.parameterization import Parameterization, simple_error
 from vdu_jax.posterior.gaussian import GaussianPosterior
 from vdu_jax.types import Params, ScoreFn
 
 
 def diagonal_fisher(
-    score_fn: ScoreFn, schedule: Schedule, params: Params, batches: Iterable, key: chex.PRNGKey
+    score_fn: ScoreFn,
+    parameterization: Parameterization,
+    params: Params,
+    batches: Iterable,
+    key: chex.PRNGKey,
 ) -> Params:
     """F_i = E (∂e/∂θ_i)² over single images, each at one draw of t and ε.
 
@@ -32,13 +36,13 @@ def diagonal_fisher(
 
     @jax.jit
     def squares(params, part, key):
-        noising = process.draw_noising(key, schedule, part["image"])
+        noising = process.draw_noising(key, parameterization.schedule, part["image"])
 
         def one(total, example):
             single, drawn = jax.tree.map(lambda a: a[None], example)
-            predict = process.given(score_fn, single)
+            bound, x0 = process.bind_condition(score_fn, single), single["image"]
             gradient = jax.grad(
-                lambda p: process.simple_error(predict, p, schedule, single["image"], drawn).mean()
+                lambda p: simple_error(bound, p, parameterization, x0, drawn).mean()
             )(params)
             return jax.tree.map(lambda t, g: t + jnp.square(g), total, gradient), None
 

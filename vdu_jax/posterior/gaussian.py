@@ -43,7 +43,7 @@ def energy(posterior: GaussianPosterior, params: Params) -> jax.Array:
 
     Of the diagonal family it is Σ_i (θ_i − μ*_i)² / (2 σ*²_i); other families register theirs.
     Up to a constant this is KL(q ‖ p) for q = N(θ, fixed spread). Every variance must be > 0:
-    see `apply_floor`.
+    see `floor_variance`.
 
     Returns:
       () float32.
@@ -58,12 +58,12 @@ def energy(posterior: GaussianPosterior, params: Params) -> jax.Array:
 
 
 def relative_floor(posterior: Family, quantile: float) -> float:
-    """The `quantile` (in [0, 1]) of all variances, as a number for `apply_floor`."""
+    """The `quantile` (in [0, 1]) of all variances, as a number for `floor_variance`."""
     values = np.concatenate([np.ravel(v) for v in jax.tree.leaves(posterior.variance)])
     return float(np.quantile(values, quantile, overwrite_input=True))
 
 
-def apply_floor(posterior: Family, floor: float) -> Family:
+def floor_variance(posterior: Family, floor: float) -> Family:
     """Raise every variance to at least `floor` > 0.
 
     With few checkpoints many sample variances are almost 0 by chance (for K = 2 their relative
@@ -82,7 +82,7 @@ def _raised(variance: Params, floor: jax.Array) -> Params:
     return jax.tree.map(lambda v: jnp.maximum(v, floor), variance)
 
 
-def apply_shrinkage(posterior: Family, amount: float) -> Family:
+def shrink_variance(posterior: Family, amount: float) -> Family:
     """σ² ← (1 − a) σ² + a · mean of σ² over the layer's tensor, a in [0, 1].
 
     Raises:

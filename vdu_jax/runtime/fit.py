@@ -1,8 +1,9 @@
 """The one optimisation loop: it trains and it unlearns, for any `Objective`.
 
-The step is a pure function `(state, objective_state, batch, key) -> (state, metrics)`; the loop
-around it feeds data, logs, saves and resumes. The random key of step s is fold_in(key, s), so a
-resumed run draws what an uninterrupted one would have drawn.
+The step is a pure function `(state, objective_state, batch, key) -> (state, metrics)`: it draws the
+noise of the batch and makes one update with it. The loop around it feeds data, logs, saves and
+resumes. The random key of step s is fold_in(key, s), so a resumed run draws what an uninterrupted
+one would have drawn.
 
 Folder layout:
     snapshots/<step>/   what later stages use: params (and ema); all of them are kept
@@ -28,7 +29,7 @@ from vdu_jax.runtime import artifacts, parallel, processes, progress
 from vdu_jax.runtime.checkpoints import Damaged, Store, abstract
 from vdu_jax.runtime.preemption import Interrupted, SignalWatch
 from vdu_jax.runtime.scalars import ScalarWriter
-from vdu_jax.types import Objective, Params
+from vdu_jax.types import Batch, Noise, Objective, Params
 
 LOOP = frozenset({"seconds", "stopped", "flops", "interval", "loaders"})  # saved beside the state
 
@@ -92,13 +93,31 @@ class FitResult(NamedTuple):
     flops: float
 
 
-def make_step(
+def draw_noise(objective: Objective, key: chex.PRNGKey, batch: Batch) -> Noise:
+    """`objective.draw(key, batch)`, checked to have a row for each image.
+
+    Raises:
+      ValueError: naming the array that can't be split as the batch is.
+    """
+    noise = objective.draw(key, batch)
+    sizes = {len(part["image"]) for part in batch.values()}
+    for path, array in jax.tree_util.tree_leaves_with_path(noise):
+        if array.shape[:1] not in {(size,) for size in sizes}:
+            raise ValueError(
+                f"the objective's draw gives noise{jax.tree_util.keystr(path)} the shape "
+                f"{array.shape}; it must have a row for each image of a kind of data, one of "
+                f"{sorted(sizes)} rows"
+            )
+    return noise
+
+
+def make_update(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     ema_decay: float = 0.0,
     wrap: Callable[[Callable], Callable] = lambda gradients: gradients,
 ) -> Callable:
-    """The pure update step of an objective; jit it, shard it, or call it as it is.
+    """`(state, objective_state, batch, noise) -> (state, metrics)`: a step without its randomness.
 
     Args:
       ema_decay: of the exponential moving average of the parameters; it warms up as
@@ -108,8 +127,8 @@ def make_step(
     """
     gradients = wrap(jax.value_and_grad(objective.loss, has_aux=True))
 
-    def step(state: FitState, objective_state: Any, batch: Any, key: chex.PRNGKey):
-        (loss, metrics), grads = gradients(state.params, objective_state, batch, key)
+    def update(state: FitState, objective_state: Any, batch: Batch, noise: Noise):
+        (loss, metrics), grads = gradients(state.params, objective_state, batch, noise)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = None
@@ -118,6 +137,24 @@ def make_step(
             ema = optax.incremental_update(params, state.ema, 1 - decay)
         metrics = dict(metrics, loss=loss, grad_norm=optax.tree.norm(grads))
         return FitState(state.step + 1, params, ema, opt_state), metrics
+
+    return update
+
+
+def make_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float = 0.0,
+    wrap: Callable[[Callable], Callable] = lambda gradients: gradients,
+) -> Callable:
+    """The pure step of an objective, `(state, objective_state, batch, key) -> (state, metrics)`.
+
+    Jit it, shard it, or call it as it is. The arguments are those of `make_update`.
+    """
+    update = make_update(objective, optimizer, ema_decay, wrap)
+
+    def step(state: FitState, objective_state: Any, batch: Batch, key: chex.PRNGKey):
+        return update(state, objective_state, batch, draw_noise(objective, key, batch))
 
     return step
 
@@ -193,12 +230,13 @@ def fit(
     prepared = taken
     # Fresh arrays, for the step uses its state up, and the caller and the objective keep `params`.
     start = functools.partial(init_state, optimizer=optimizer, ema_decay=ema_decay)
-    state = parallel.fresh(start, mesh, params)
-    update = functools.partial(make_step, objective, optimizer, ema_decay)
-    step_fn = parallel.compile_step(lambda wrap: update(wrap=wrap), layout, state)
+    state = parallel.init_sharded(start, mesh, params)
+    draw = functools.partial(draw_noise, objective)
+    update = functools.partial(make_update, objective, optimizer, ema_decay)
+    step_fn = parallel.compile_step(draw, update, layout, mesh, state)
     # What is compiled for parts or for pmap has loops and copies that XLA would count differently.
     plain = layout.mode == "jit" and layout.accumulate == 1
-    counted = step_fn if plain else jax.jit(update())
+    counted = step_fn if plain else jax.jit(make_step(objective, optimizer, ema_decay))
     snapshot_steps = set(snapshot_steps)
 
     with (

@@ -16,7 +16,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vdu_jax.diffusion import process
 from vdu_jax.errors import UserError
 
 AXES = ("data", "fsdp")
@@ -87,7 +86,7 @@ def placed(tree: Any, mesh: Mesh) -> Any:
     )
 
 
-def fresh(function: Callable, mesh: Mesh, *arguments) -> Any:
+def init_sharded(function: Callable, mesh: Mesh, *arguments) -> Any:
     """`function(*arguments)`, placed as by `place`, in arrays that are shared with nothing.
 
     By one program, not one for each shape.
@@ -145,27 +144,38 @@ def fetch(tree: Any) -> Any:
     return jax.tree.map(whole, tree)
 
 
-def in_parts(function: Callable, count: int) -> Callable:
-    """The mean of `function(params, state, batch, key)` over parts of the batch, one at a time.
+def shard_draw(draw: Callable, mesh: Mesh) -> Callable:
+    """`draw(key, batch)` with its noise split over the devices as the batch is.
 
-    A part has its share of every device's images, so nothing moves between devices.
+    Each device makes its own rows, and nothing moves between devices.
+    """
+
+    def sharded(key, batch):
+        return jax.lax.with_sharding_constraint(draw(key, batch), batch_sharding(mesh))
+
+    return sharded
+
+
+def in_parts(function: Callable, count: int) -> Callable:
+    """The mean of `function(params, state, batch, noise)` over parts of a batch and its noise.
+
+    The parts are taken one at a time. Each has its share of every device's images, so nothing moves
+    between devices.
     """
     if count == 1:
         return function
 
-    def whole(params, state, batch, key):
+    def whole(params, state, batch, noise):
         def part(array, index):
             folded = array.reshape(-1, count, *array.shape[1:])
             return jax.lax.dynamic_index_in_dim(folded, index, axis=1, keepdims=False)
 
         def add(total, index):
-            some = jax.tree.map(lambda a: part(a, index), batch)
-            with process.part_of_batch(count, lambda a: part(a, index)):
-                found = function(params, state, some, key)
-            return jax.tree.map(jnp.add, total, found), None
+            some = jax.tree.map(lambda a: part(a, index), (batch, noise))
+            return jax.tree.map(jnp.add, total, function(params, state, *some)), None
 
-        first = jax.tree.map(lambda a: a[: len(a) // count], batch)
-        shapes = jax.eval_shape(function, params, state, first, key)
+        first = jax.tree.map(lambda a: a[: len(a) // count], (batch, noise))
+        shapes = jax.eval_shape(function, params, state, *first)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         total, _ = jax.lax.scan(add, zeros, jnp.arange(count))
         return jax.tree.map(lambda t: t / count, total)
@@ -174,27 +184,21 @@ def in_parts(function: Callable, count: int) -> Callable:
 
 
 def over_devices(function: Callable, axis: str) -> Callable:
-    """The mean of `function(params, state, batch, key)` over the devices of a pmap."""
-
-    def whole(params, state, batch, key):
-        count, index = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
-
-        def mine(array):
-            size = len(array) // count
-            return jax.lax.dynamic_slice_in_dim(array, index * size, size)
-
-        with process.part_of_batch(count, mine):
-            return jax.lax.pmean(function(params, state, batch, key), axis)
-
-    return whole
+    """The mean of a function of pytrees over the devices of a pmap."""
+    return lambda *arguments: jax.lax.pmean(function(*arguments), axis)
 
 
-def compile_step(make_step: Callable, layout: Layout, state: Any) -> Callable:
-    """An update step, compiled; the state given to it is used up.
+def compile_step(
+    draw: Callable, make_update: Callable, layout: Layout, mesh: Mesh, state: Any
+) -> Callable:
+    """`step(state, objective_state, batch, key)`, compiled; the state given to it is used up.
+
+    The noise is drawn for the whole batch, its rows where the batch's are, and then split with it.
 
     Args:
-      make_step: `make_step(wrap) -> step(state, objective_state, batch, key)`, where `wrap` turns
-        the function that gives a batch's gradients into one that gives the whole batch's.
+      draw: `(key, batch) -> noise`; see `vdu_jax.types.Noise`.
+      make_update: `make_update(wrap=wrap) -> update(state, objective_state, batch, noise)`, where
+        `wrap` turns the function that gives a part's gradients into one that gives the batch's.
       state: placed; the new one is placed alike.
 
     Raises:
@@ -204,25 +208,34 @@ def compile_step(make_step: Callable, layout: Layout, state: Any) -> Callable:
     def accumulated(function):
         return in_parts(function, layout.accumulate)
 
+    draw = shard_draw(draw, mesh)
     if layout.mode == "jit":
+        update = make_update(wrap=accumulated)
+
+        def step(state, objective_state, batch, key):
+            return update(state, objective_state, batch, draw(key, batch))
+
         shardings = jax.tree.map(lambda a: a.sharding, state)
-        return jax.jit(make_step(accumulated), donate_argnums=0, out_shardings=(shardings, None))
+        return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
     if jax.process_count() > 1 or layout.fsdp > 1:
         raise UserError(
             "config key parallel.mode = 'pmap': for the devices of one process, with "
             "parallel.fsdp = 1; use 'jit'"
         )
-    axis, count = "devices", jax.device_count()
-    step = jax.pmap(
-        make_step(lambda function: over_devices(accumulated(function), axis)),
+    axis, count, draw_once = "devices", mesh.size, jax.jit(draw)
+    update = jax.pmap(
+        make_update(wrap=lambda function: over_devices(accumulated(function), axis)),
         axis_name=axis,
-        in_axes=(None, None, 0, None),
+        in_axes=(None, None, 0, 0),
         out_axes=None,
     )
 
     def split(state, objective_state, batch, key):
-        batch = jax.tree.map(lambda a: a.reshape(count, len(a) // count, *a.shape[1:]), batch)
-        return step(state, objective_state, batch, key)
+        parts = jax.tree.map(
+            lambda a: a.reshape(count, len(a) // count, *a.shape[1:]),
+            (batch, draw_once(key, batch)),
+        )
+        return update(state, objective_state, *parts)
 
     return split
 

@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from vdu_jax import config as vdu_config
 from vdu_jax import data
-from vdu_jax.diffusion import likelihood, process, samplers
+from vdu_jax.diffusion import likelihood, samplers
+from vdu_jax.diffusion.parameterization import Parameterization, make_parameterization
 from vdu_jax.diffusion.schedule import Schedule, make_schedule
 from vdu_jax.errors import UserError
 from vdu_jax.models import unet
@@ -98,23 +99,29 @@ def _items(section: ConfigDict) -> tuple:
     return tuple(section.to_dict().items())
 
 
-def schedule(config: ConfigDict) -> Schedule:
-    return _schedule(_items(config.diffusion))
+def parameterization(config: ConfigDict) -> Parameterization:
+    """What the network predicts (`diffusion.prediction`), at the levels of the noise schedule."""
+    return _parameterization(_items(config.diffusion))
 
 
-def _schedule(diffusion: tuple) -> Schedule:
+def _parameterization(diffusion: tuple) -> Parameterization:
     values = dict(diffusion)
-    return make_schedule(values.pop("schedule"), **values)
+    prediction, name = values.pop("prediction"), values.pop("schedule")
+    return make_parameterization(prediction, make_schedule(name, **values))
+
+
+def schedule(config: ConfigDict) -> Schedule:
+    return parameterization(config).schedule
 
 
 def score_fn(config: ConfigDict, image_shape: tuple[int, int, int]) -> ScoreFn:
-    """The network as a predictor of ε, whatever `diffusion.prediction` says that it predicts."""
-    return _score_fn(net(config, image_shape), _items(config.diffusion))
+    """The network as it is: `parameterization` says what it predicts."""
+    return unet.make_score_fn(net(config, image_shape))
 
 
-def _score_fn(module: unet.UNet, diffusion: tuple) -> ScoreFn:
-    prediction = dict(diffusion)["prediction"]
-    return process.noise_predictor(unet.make_score_fn(module), _schedule(diffusion), prediction)
+def noise_predictor(config: ConfigDict, image_shape: tuple[int, int, int]) -> ScoreFn:
+    """The network as a predictor of ε, whatever it predicts itself."""
+    return parameterization(config).noise_predictor(score_fn(config, image_shape))
 
 
 def sampler(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
@@ -132,11 +139,12 @@ def sampler(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
 @functools.lru_cache(maxsize=4)
 def _sampler(module, diffusion: tuple, settings: tuple, image_shape: tuple, fsdp: int) -> Callable:
     values = dict(settings)
-    score_fn, plan = _score_fn(module, diffusion), _sampler_plan(diffusion, settings)
+    predict = _parameterization(diffusion).noise_predictor(unet.make_score_fn(module))
+    plan = _sampler_plan(diffusion, settings)
 
     def draw(params, keys):
         clip = values["clip_x0"]
-        return samplers.sample(score_fn, params, plan, keys, image_shape, clip_x0=clip)
+        return samplers.sample(predict, params, plan, keys, image_shape, clip_x0=clip)
 
     return sampling.make_sampler(draw, image_shape, batch_size=values["batch_size"], fsdp=fsdp)
 
@@ -148,11 +156,12 @@ def evidence_bound(config: ConfigDict, image_shape: tuple[int, int, int]) -> Cal
 
 @functools.lru_cache(maxsize=4)
 def _evidence_bound(module: unet.UNet, diffusion: tuple) -> Callable:
-    score_fn, noise = _score_fn(module, diffusion), _schedule(diffusion)
+    predicts = _parameterization(diffusion)
+    predict = predicts.noise_predictor(unet.make_score_fn(module))
 
     @jax.jit
     def bound(params, x0, key):
-        return likelihood.bits_per_dim(score_fn, params, noise, x0, key)
+        return likelihood.bits_per_dim(predict, params, predicts.schedule, x0, key)
 
     return bound
 
@@ -164,7 +173,7 @@ def sampler_plan(config: ConfigDict) -> samplers.SamplerPlan:
 def _sampler_plan(diffusion: tuple, settings: tuple) -> samplers.SamplerPlan:
     values = dict(settings)
     return samplers.make_plan(
-        _schedule(diffusion),
+        _parameterization(diffusion).schedule,
         values["name"],
         values["steps"],
         eta=values["eta"],
@@ -190,7 +199,7 @@ def features(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
 
 @functools.lru_cache(maxsize=4)
 def _features(module, diffusion: tuple, times: tuple, batch_size: int, image_shape: tuple):
-    noise = _schedule(diffusion)
+    noise = _parameterization(diffusion).schedule
     feature_fn = unet.make_feature_fn(module)
     eps = jax.random.normal(jax.random.key(0), (len(times), *image_shape))
     steps = [int(share * noise.num_steps) for share in times]

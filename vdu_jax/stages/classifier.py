@@ -70,7 +70,7 @@ def train(config: ConfigDict, net: Classifier, source: data.ImageSource):
         return optax.apply_updates(params, updates), opt_state, value
 
     # Placed as the step returns it, or the second step would be compiled anew.
-    opt_state = parallel.fresh(optimizer.init, mesh, params)
+    opt_state = parallel.init_sharded(optimizer.init, mesh, params)
     with progress.bar(steps, "classifier") as bar:
         for index in range(steps):
             batch = {name: parallel.spread(array, mesh) for name, array in next(loader).items()}

@@ -159,10 +159,10 @@ def of_method(config: ConfigDict, devices: int, name: str) -> dict:
 def of_sampling(config: ConfigDict, devices: int) -> dict:
     section, shape = config.sampler, image_shape(config)
     params, plan = build.param_shapes(config, shape), build.sampler_plan(config)
-    score_fn = build.score_fn(config, shape)
+    predict = build.noise_predictor(config, shape)
 
     def draw(params, keys):
-        return samplers.sample(score_fn, params, plan, keys, shape, clip_x0=section.clip_x0)
+        return samplers.sample(predict, params, plan, keys, shape, clip_x0=section.clip_x0)
 
     return of_drawing(draw, params, -(-section.batch_size // devices), config.parallel.fsdp)
 

@@ -144,7 +144,7 @@ def laplace(config: ConfigDict, workdir: Path, found: data.Dataset) -> posterior
 
     fisher = posterior.diagonal_fisher(
         build.score_fn(config, found.image_shape),
-        build.schedule(config),
+        build.parameterization(config),
         params,
         batches(),
         jax.random.key(section.fisher_seed),
@@ -210,7 +210,7 @@ def save(section: ConfigDict, result: posterior.Posterior, path: Path) -> dict:
     floor = max(section.variance_floor, posterior.relative_floor(host, section.floor_quantile))
     del host
     # Under one name, so that what is done with is not kept: these are the parameters' size.
-    result = posterior.apply_shrinkage(result, section.shrinkage)
+    result = posterior.shrink_variance(result, section.shrinkage)
     variances = jax.tree.leaves(parallel.fetch(result.variance))
     smallest = float(min(v.min() for v in variances))
     below = sum(int((v < floor).sum()) for v in variances)
@@ -221,7 +221,7 @@ def save(section: ConfigDict, result: posterior.Posterior, path: Path) -> dict:
             "set it (or posterior.floor_quantile) above 0"
         )
     if floor > 0:
-        result = posterior.apply_floor(result, floor)
+        result = posterior.floor_variance(result, floor)
     with Store(path / "gaussian") as store:
         store.save(0, {"posterior": result})
         store.wait()

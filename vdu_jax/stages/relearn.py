@@ -161,7 +161,7 @@ def train(config: ConfigDict, kept: Params, path: Path, step: int, label: str) -
     section, source = config.relearn, shown(config)
     score_fn = build.score_fn(config, source.image_shape)
     fit(
-        objectives.ddpm(score_fn, build.schedule(config), kind="forget"),
+        objectives.ddpm(score_fn, build.parameterization(config), kind="forget"),
         kept,
         {"forget": build.loader(source, section.batch_size, section.seed)},
         build.optimizer(section.learning_rate),

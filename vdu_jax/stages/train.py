@@ -19,7 +19,7 @@ from vdu_jax.stages import build
 from vdu_jax.types import Objective, Params
 
 
-def fresh(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params:
+def init_params(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params:
     """Initial parameters from `train.init_seed`."""
     net = build.net(config, image_shape)
     key = jax.random.key(config.train.init_seed)
@@ -29,7 +29,7 @@ def fresh(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params:
 def start(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params:
     """Fresh parameters, or those of the model that `train.init_from` names."""
     if not config.train.init_from:
-        return fresh(config, image_shape)
+        return init_params(config, image_shape)
     folder = build.model_folder(config.train.init_from)
     build.check_network(config, folder)
     return build.load_last(config, folder, image_shape, "params")
@@ -66,7 +66,7 @@ def check(config: ConfigDict) -> None:
 def make_objective(config: ConfigDict, image_shape: tuple[int, int, int]) -> Objective:
     return objectives.ddpm(
         build.score_fn(config, image_shape),
-        build.schedule(config),
+        build.parameterization(config),
         weighting=config.train.weighting,
         dropout=config.model.dropout > 0,
     )

@@ -88,7 +88,7 @@ def build_objective(
         params["forget_share"] = share
     return objectives.FACTORIES[settings.objective](
         build.score_fn(config, image_shape),
-        build.schedule(config),
+        build.parameterization(config),
         trained,
         num_forget,
         **params,
@@ -207,7 +207,7 @@ def retrain(config: ConfigDict, path: Path, name: str) -> FitResult:
     """Train as `train` did, from the same fresh parameters, on the retained data alone."""
     source = build.open_split(config, build.dataset(config), "train")
     retained = source.subset(build.forget_retain(config, source).retain)
-    params = train.fresh(config, source.image_shape)
+    params = train.init_params(config, source.image_shape)
     return train.fit_on(config, retained, params, path, [config.train.steps], f"unlearn {name}")
 
 

@@ -231,12 +231,12 @@ def test_the_unet_computes_in_bfloat16_if_asked(text_run, text_settings):
     for dtype in ("float32", "bfloat16"):
         config.model.dtype = dtype
         model = build.original(config, text_run)
-        predict, unet = build.score_fn(model), model.params["unet"]
+        score_fn, unet = build.score_fn(model), model.params["unet"]
         latents = jax.random.normal(jax.random.key(0), (2, *model.latent_shape))
         rest = latents, np.array([300, 900]), build.embed(model, ["a red bag", "a coat"])
-        found[dtype] = np.asarray(jax.jit(predict)(unet, *rest))
-        gradients[dtype] = jax.grad(lambda p, f=predict, r=rest: (f(p, *r) ** 2).mean())(unet)
-        assert ("bf16" in str(jax.make_jaxpr(predict)(unet, *rest))) == (dtype == "bfloat16")
+        found[dtype] = np.asarray(jax.jit(score_fn)(unet, *rest))
+        gradients[dtype] = jax.grad(lambda p, f=score_fn, r=rest: (f(p, *r) ** 2).mean())(unet)
+        assert ("bf16" in str(jax.make_jaxpr(score_fn)(unet, *rest))) == (dtype == "bfloat16")
         stages.add(build.stage(config, text_run, "replay", ()).fingerprint)
     gap = np.abs(found["float32"] - found["bfloat16"])
     assert 1e-4 < gap.max() < 0.1 * np.abs(found["float32"]).max()

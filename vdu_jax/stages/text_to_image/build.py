@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 from vdu_jax import config as images_config
 from vdu_jax import data
 from vdu_jax.data import captions, phrases
-from vdu_jax.diffusion import guidance, process, samplers
-from vdu_jax.diffusion.schedule import Schedule, make_schedule
+from vdu_jax.diffusion import guidance, samplers
+from vdu_jax.diffusion.parameterization import Parameterization, make_parameterization
+from vdu_jax.diffusion.schedule import make_schedule
 from vdu_jax.errors import UserError
 from vdu_jax.interop import pipeline, stable_diffusion
 from vdu_jax.models.stable_diffusion import unet_condition
@@ -199,21 +200,20 @@ def restore(folder: Path, step: int, name: str, like: Params) -> Params:
         return store.restore(step, name, like)
 
 
-def schedule(model: pipeline.TextToImage) -> Schedule:
-    """The model's own noise schedule."""
+def parameterization(model: pipeline.TextToImage) -> Parameterization:
+    """What the U-Net predicts, at the levels of the model's own noise schedule."""
     settings = dict(model.diffusion)
-    return make_schedule(settings.pop("schedule"), **settings)
+    prediction, name = settings.pop("prediction"), settings.pop("schedule")
+    return make_parameterization(prediction, make_schedule(name, **settings))
 
 
 def score_fn(model: pipeline.TextToImage, remat: bool = False) -> ScoreFn:
-    """The U-Net as a predictor of ε; its condition is a text's embeddings (B, L, D).
+    """The U-Net as it is; its condition is a text's embeddings (B, L, D).
 
     Args:
       remat: compute a block's activations again for its gradients.
     """
-    unet = model.modules["unet"].clone(remat=remat)
-    predict = unet_condition.make_score_fn(unet)
-    return process.noise_predictor(predict, schedule(model), model.diffusion["prediction"])
+    return unet_condition.make_score_fn(model.modules["unet"].clone(remat=remat))
 
 
 def embed(model: pipeline.TextToImage, prompts: Sequence[str]) -> np.ndarray:
@@ -328,8 +328,9 @@ def make_draw(model: pipeline.TextToImage, steps: int, scale: float, name: str =
     Args:
       scale: of guidance. name: of the sampler.
     """
-    vae, predict = model.modules["vae"], guidance.guided(score_fn(model), scale)
-    plan = samplers.make_plan(schedule(model), name, steps)
+    vae, predicts = model.modules["vae"], parameterization(model)
+    predict = guidance.guided(predicts.noise_predictor(score_fn(model)), scale)
+    plan = samplers.make_plan(predicts.schedule, name, steps)
 
     def draw(params: Params, keys: jax.Array, text: jax.Array) -> jax.Array:
         cond = text, jnp.repeat(params["negative"], len(keys), axis=0)

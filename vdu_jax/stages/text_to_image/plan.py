@@ -62,7 +62,7 @@ def of_training(config: ConfigDict, devices: int, model, shapes: Shapes) -> dict
     made = (
         objectives.ddpm(
             build.score_fn(model, config.parallel.remat),
-            build.schedule(model),
+            build.parameterization(model),
             drop_condition=section.drop_condition,
         ),
         images_build.optimizer(images_build.learning_rate(config), section.clip_norm),

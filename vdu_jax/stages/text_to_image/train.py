@@ -63,8 +63,8 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     configs["vae"] = configs["vae"] | {"scaling_factor": scaling}
     params = {
         "vae": autoencoder_params,
-        "text_encoder": fresh(config, "text_encoder", modules["text_encoder"]),
-        "unet": fresh(config, "unet", modules["unet"]),
+        "text_encoder": init_params(config, "text_encoder", modules["text_encoder"]),
+        "unet": init_params(config, "unet", modules["unet"]),
     }
     diffusion = scheduler.read_noise(
         configs["scheduler"],
@@ -117,7 +117,7 @@ def networks(
     return configs, modules
 
 
-def fresh(config: ConfigDict, name: str, module: nn.Module) -> Params:
+def init_params(config: ConfigDict, name: str, module: nn.Module) -> Params:
     """Initial parameters of a network, from `train.init_seed`."""
     part = stable_diffusion.PARTS[name]
     place = sorted(stable_diffusion.PARTS).index(name)
@@ -137,9 +137,11 @@ def fit_autoencoder(
     def decode(params, latents):
         return module.apply({"params": params}, latents, method="decode")
 
-    params = fresh(config, "vae", module)
+    params = init_params(config, "vae", module)
+    one = jax.ShapeDtypeStruct((1, *found.image_shape), np.float32)
+    latent_shape = jax.eval_shape(encode, params, one).mean.shape[1:]
     result = fit(
-        objectives.autoencoder(encode, decode, kl_weight=settings.kl_weight),
+        objectives.autoencoder(encode, decode, latent_shape, kl_weight=settings.kl_weight),
         params,
         {"retain": images_build.loader(found, settings.batch_size, config.train.seed)},
         optax.adam(optax.linear_schedule(settings.learning_rate, 0.0, settings.steps)),
@@ -158,7 +160,9 @@ def fit_unet(
     settings = config.train
     score_fn = build.score_fn(model, config.parallel.remat)
     return fit(
-        objectives.ddpm(score_fn, build.schedule(model), drop_condition=settings.drop_condition),
+        objectives.ddpm(
+            score_fn, build.parameterization(model), drop_condition=settings.drop_condition
+        ),
         model.params["unet"],
         {"retain": images_build.loader(source, settings.batch_size, settings.seed)},
         images_build.optimizer(images_build.learning_rate(config), settings.clip_norm),

@@ -77,7 +77,7 @@ def make_objective(
     factory, params = objectives.FACTORIES[settings.objective], settings.params.to_dict()
 
     def make(score_fn):
-        return factory(score_fn, build.schedule(model), trained, num_forget, **params)
+        return factory(score_fn, build.parameterization(model), trained, num_forget, **params)
 
     of_part = objectives.on_part(make, build.score_fn(model, config.parallel.remat), rest)
     return objectives.adapted(of_part, part) if settings.rank else of_part
