@@ -59,12 +59,15 @@ class Step:
         of_objective = objective.init(params, endless, jax.random.key(2))
         # Fresh arrays, for the step uses its state up.
         start = functools.partial(fit.init_state, optimizer=optimizer)
-        self._state = parallel.init_sharded(start, parallel.make_mesh(layout.fsdp), params)
+        mesh = parallel.make_mesh(layout.fsdp)
+        self._state = parallel.init_sharded(start, mesh, params)
         self._rest = of_objective, batch, jax.random.key(3)
-        made = functools.partial(fit.make_step, objective, optimizer)
-        self._step = parallel.compile_step(lambda wrap: made(wrap=wrap), layout, self._state)
+        draw = functools.partial(fit.draw_noise, objective)
+        update = functools.partial(fit.make_update, objective, optimizer)
+        self._step = parallel.compile_step(draw, update, layout, mesh, self._state)
         # What is compiled for parts has a loop, whose body would count once.
-        self.flops = fit.count_flops(jax.jit(made()), self._state, *self._rest)
+        whole = jax.jit(fit.make_step(objective, optimizer))
+        self.flops = fit.count_flops(whole, self._state, *self._rest)
         self.memory = None
 
     def compile(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 from vdu_jax import cli
 from vdu_jax.runtime import artifacts
 
-COMMANDS = ("run", *cli.STAGES, "benchmark", "plan", "export", "import")
+COMMANDS = ("run", *cli.STAGES, "benchmark", "plan", "export")  # that take a config
 WRITERS = ("run", *cli.STAGES, "import")
 
 
@@ -35,8 +35,9 @@ def start(*argv):
 def test_a_signal_while_the_config_is_read_is_no_mistake_of_the_config(tmp_path, command, name):
     config = tmp_path / "config.py"
     config.write_text(f"import os, signal\nos.kill(os.getpid(), signal.{name})\n")
-    folder = [tmp_path / "model"] if command in ("import", "export") else []
-    process = start(command, *folder, f"--config={config}", f"--workdir={tmp_path / 'w'}")
+    where = {"plan": [], "export": [tmp_path / "model"]}.get(command, [])
+    where += [f"--workdir={tmp_path / 'w'}"] if command != "plan" else []
+    process = start(command, *where, f"--config={config}")
     out, err = process.communicate()
     assert (process.returncode, out) == (128 + getattr(signal, name), "")
     assert err == f"vdu: stopped by {name}; the same command continues\n"

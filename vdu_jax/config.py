@@ -637,6 +637,11 @@ def validate_benchmark(config: ConfigDict) -> None:
     for method, grid in section.grids.items():
         trial = ConfigDict({"methods": {}})
         for index, changes in enumerate(grid):
+            c.that(
+                f"benchmark.grids.{method}",
+                lambda v, changes=changes: isinstance(changes, Mapping | ConfigDict),
+                "must be a tuple of dicts, {setting: value}",
+            )
             name = f"{method}-{index}"
             trial.methods[name] = change_method(method, config.methods[method], changes)
             validate_method(Check(trial), name, objectives.FACTORIES)

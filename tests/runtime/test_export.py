@@ -1,6 +1,7 @@
 """What the stages compile lowers for GPUs and TPUs, which need not be there, and computes in the
 types that a config asks for."""
 
+import functools
 import re
 
 import jax
@@ -59,9 +60,9 @@ def abstract_step(config, method, mode):
         return objective.init(params, images, key)
 
     of_objective = jax.eval_shape(init, params, key)
-    step = parallel.compile_step(
-        lambda wrap: fit.make_step(objective, optimizer, decay, wrap), build.layout(config), state
-    )
+    draw = functools.partial(fit.draw_noise, objective)
+    update = functools.partial(fit.make_update, objective, optimizer, decay)
+    step = parallel.compile_step(draw, update, build.layout(config), mesh, state)
     return step, (state, of_objective, batch, key)
 
 

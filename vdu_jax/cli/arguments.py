@@ -185,7 +185,9 @@ def _leaves(section, prefix: str = ""):
 
 def check_complete(command: str, given: Words) -> None:
     """Raises: UserError if a flag or an argument that the command needs is missing."""
-    check_count(command, given.positional, too_many=False)
+    # Until the config is read, an argument may seem to be the value of a setting that is a switch.
+    if not given.overrides:
+        check_count(command, given.positional, too_many=False)
     for name in COMMANDS[command].required:
         if name not in given.flags:
             flag = COMMANDS[command].flag(name)
