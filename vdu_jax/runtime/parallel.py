@@ -149,6 +149,8 @@ def shard_draw(draw: Callable, mesh: Mesh) -> Callable:
 
     Each device makes its own rows, and nothing moves between devices.
     """
+    if mesh.size == 1:
+        return draw  # a constraint would enter XLA's count of operations, as −1 for each array
 
     def sharded(key, batch):
         return jax.lax.with_sharding_constraint(draw(key, batch), batch_sharding(mesh))
