@@ -184,22 +184,19 @@ def _leaves(section, prefix: str = ""):
 
 
 def check_complete(command: str, given: Words) -> None:
-    """Raises: UserError if a flag or an argument that the command needs is missing."""
-    # Until the config is read, an argument may seem to be the value of a setting that is a switch.
-    if not given.overrides:
-        check_count(command, given.positional, too_many=False)
+    """Raises: UserError if a flag that the command needs is missing."""
     for name in COMMANDS[command].required:
         if name not in given.flags:
             flag = COMMANDS[command].flag(name)
             raise UserError(f"--{name} is missing; give {flag.usage}")
 
 
-def check_count(command: str, positional: Sequence[str], too_many: bool = True) -> None:
-    """Raises: UserError if there are too few positional arguments or, if asked for, too many."""
+def check_count(command: str, positional: Sequence[str]) -> None:
+    """Raises: UserError if there are too few or too many positional arguments."""
     names = [argument.name for argument in COMMANDS[command].arguments]
     if len(positional) < len(names):
         raise UserError(f"{names[len(positional)]} is missing; see `vdu {command} --help`")
-    if too_many and len(positional) > len(names):
+    if len(positional) > len(names):
         extra = positional[len(names)]
         raise UserError(f"unexpected argument {shown(extra)}; see `vdu {command} --help`")
 
