@@ -199,6 +199,19 @@ last = Last()  # until Python tears itself down
     assert run(code) == (0, "")
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_the_line_is_one_of_its_own_after_a_progress_bar(closed):
+    code = f"""
+from vdu_jax.runtime import progress
+bar = progress.bar(3, "work")
+if {closed}:
+    bar.close()
+send()
+"""
+    _, err = run(code)
+    assert err.endswith("\n" + line("SIGINT")) and "\n\n" not in err and "work" in err
+
+
 def test_other_processes_are_told_first_and_the_line_is_one_of_them():
     code = """
 preemption.before_end.append(lambda: print("told", file=sys.stderr) or True)

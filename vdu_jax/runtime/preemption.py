@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,9 @@ PATIENCE = 1.0  # seconds that the main thread is given to handle a signal
 
 # Called before a signal ends the process; each returns whether another process reports the signal.
 before_end: list[Callable[[], bool]] = []
+
+# Progress bars; one that is not closed has left its line open.
+bars: weakref.WeakSet = weakref.WeakSet()
 
 _temporaries: set[Path] = set()
 _ending = threading.RLock()  # a second signal may interrupt the end of the first
@@ -59,9 +63,10 @@ def end(signum: int) -> None:
         if not any([call() for call in before_end]):
             name = signal.Signals(signum).name
             line = f"vdu: stopped by {name}; the same command continues\n"
+            midline = os.isatty(2) or any(not bar.disable for bar in list(bars))  # ^C, or a bar
             with contextlib.suppress(OSError):
-                # Not print: it may have been interrupted itself. A terminal shows ^C or a bar.
-                os.write(2, ("\n" + line if os.isatty(2) else line).encode())
+                # Not print: it may have been interrupted itself.
+                os.write(2, ("\n" + line if midline else line).encode())
         os._exit(128 + signum)
 
 

@@ -4,13 +4,13 @@ import sys
 
 import tqdm
 
-from vdu_jax.runtime import processes
+from vdu_jax.runtime import preemption, processes
 
 
 def bar(total: int, label: str, initial: int = 0, unit: str = "step") -> tqdm.tqdm:
     """A tqdm bar of the leader; in a log file a line every half minute, without redrawing."""
     interactive = sys.stderr.isatty()
-    return tqdm.tqdm(
+    made = tqdm.tqdm(
         total=total,
         initial=initial,
         desc=label,
@@ -22,3 +22,5 @@ def bar(total: int, label: str, initial: int = 0, unit: str = "step") -> tqdm.tq
         mininterval=0.5 if interactive else 30.0,
         maxinterval=1.0 if interactive else 60.0,
     )
+    preemption.bars.add(made)
+    return made
