@@ -14,7 +14,9 @@ import numpy as np
 import parallel_job
 import pytest
 
-from vdu_jax import objectives
+from vdu_jax import objectives, posterior
+from vdu_jax.diffusion.parameterization import epsilon
+from vdu_jax.diffusion.schedule import make_schedule
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import fit as fit_lib
 from vdu_jax.runtime import parallel
@@ -141,6 +143,36 @@ def test_noise_is_split_as_the_images_are_that_it_belongs_to(parts):
     assert gap == 0
     for kind, numbers in rows.items():
         assert float(sums[kind]) * parts == float(numbers.sum())
+
+
+def test_a_partner_is_the_same_whatever_the_devices():
+    """4 forget and 8 replay images on 2 devices, of which the first has half of the prompts."""
+    rng, network = np.random.default_rng(0), affine()
+
+    def score_fn(params, xt, t, cond=None, *, dropout_key=None):
+        return network[0](params, xt, t) + cond[:, :, None, None]
+
+    batch = {
+        kind: {
+            "image": rng.uniform(-1, 1, (n, 8, 8, 1)).astype(np.float32),
+            "cond": rng.normal(0, 0.2, (n, 1)).astype(np.float32),
+        }
+        for kind, n in (("forget", 4), ("replay", 8))
+    }
+    params = network[1]
+    trained = posterior.GaussianPosterior(params, params, jnp.int32(5))
+    predicts = epsilon(make_schedule(num_steps=50))
+    objective = objectives.vdu_extended(
+        score_fn, predicts, trained, 40, plasticity="mismatched", cap=0.5
+    )
+    state, noise = objective.init(params, {}, None), objective.draw(jax.random.key(0), batch)
+    whole = objective.loss(params, state, batch, noise)
+    split = jax.tree.map(lambda a: a.reshape(2, -1, *a.shape[1:]), (batch, noise))
+    on_each = parallel.over_devices(objective.loss, "devices")
+    found = jax.vmap(on_each, (None, None, 0, 0), axis_name="devices")(params, state, *split)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a[0], b, rtol=1e-5, atol=1e-6), found, whole
+    )
 
 
 def test_what_is_no_mean_is_not_taken_in_parts(tmp_path):
