@@ -81,7 +81,7 @@ def edit(name, **changes):
         (None, ["--images=0"], "--images=0: must lie in"),
         (None, ["--seed=-1"], "--seed=-1: must lie in"),
         (None, ["--precision=float8"], "must be float32 or bfloat16"),
-        (None, ["--prompt="], "--prompt is missing"),
+        (None, ["--prompt="], "--prompt is given twice; give it once"),
         (lambda d: shutil.rmtree(d / "vae"), [], "has no folder vae"),
         (lambda d: (d / "model_index.json").unlink(), [], "model_index.json is not there"),
         (lambda d: (d / "unet" / "config.json").unlink(), [], "cannot be read as JSON"),
