@@ -549,7 +549,7 @@ def test_text_to_image_folders(text_model, data):
         found = read_or_refused(pipeline.read, directory)
         read_or_refused(folder.read, directory)
         if found is not None:
-            build_text.schedule(found)
+            build_text.parameterization(found)
 
 
 # Keys that may be given anything without a word: of DDPM's scheduler and an unconditional U-Net
