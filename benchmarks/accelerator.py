@@ -24,10 +24,12 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import itertools
 import json
 import math
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -259,42 +261,43 @@ def check_tables(figures: dict) -> str:
 
 
 def network_part(visit: Visit) -> None:
-    """The three calls of `network`, of every side that is installed, in both types."""
+    """The three calls of `network` beside those of PyTorch: eager first, it compiles nothing."""
     sizes = visit.sizes
     size = network.SIZES[sizes.network]._replace(batch=sizes.batch, images=sizes.images)
-    names = ["ours"]
-    if all(importlib.util.find_spec(name) for name in ("torch", "diffusers")):
-        names += ["PyTorch", "torch.compile"][: 1 if sizes is REHEARSAL else 2]
-    else:
+    others = ["PyTorch", "torch.compile"][: 1 if sizes is REHEARSAL else 2]
+    if not all(importlib.util.find_spec(name) for name in ("torch", "diffusers")):
         visit.put(without="PyTorch or diffusers is not installed: ours alone")
-    for dtype in ("bfloat16", "float32"):
+        others = [None]
+    for other, dtype in itertools.product(others, ("bfloat16", "float32")):
         started = time.monotonic()
-        made = network.sides(sizes.network, size, dtype, names)
+        made = network.sides(sizes.network, size, dtype, ["ours", *filter(None, [other])])
         about = made["ours"].said
         visit.put(parameters=about["parameters"])
         product = network.measure({"ours": made["ours"]}, "product", sizes.repeats)
         rate = about["flops"]["product"] / product["median"]["ours"]
-        visit.add("setup", {"dtype": dtype, "seconds": time.monotonic() - started})
-        visit.add("products", {"dtype": dtype, "flops_per_second": rate})
+        pair = {"dtype": dtype, "beside": other}
+        visit.add("setup", pair | {"seconds": time.monotonic() - started})
+        visit.add("products", pair | {"flops_per_second": rate})
         for what in network.TIMED:
             found = network.measure(made, what, sizes.repeats)
             count = sizes.images if what == "DDIM" else sizes.batch
             for side, seconds in found["median"].items():
                 speed = about["flops"][what] / seconds
-                row = {"dtype": dtype, "what": what, "side": side, "images": count}
+                row = pair | {"what": what, "side": side, "images": count}
                 row |= {"seconds": seconds, "all_seconds": found["seconds"][side]}
                 row |= {"images_per_second": count / seconds, "flops_per_second": speed}
                 visit.add("calls", row | {"share_of_product": speed / rate})
         for name, side in made.items():
-            visit.add("memory", {"dtype": dtype, "side": name, "bytes": side.call("memory")})
+            visit.add("memory", pair | {"side": name, "bytes": side.call("memory")})
             side.close()
 
 
 def network_tables(figures: dict) -> str:
-    ours = {(r["dtype"], r["what"]): r for r in figures.get("calls", []) if r["side"] == "ours"}
+    calls = figures.get("calls", [])
+    ours = {(r["dtype"], r["beside"], r["what"]): r for r in calls if r["side"] == "ours"}
     lines = []
-    for row in figures.get("calls", []):
-        other = ours[row["dtype"], row["what"]]["seconds"]
+    for row in calls:
+        other = ours[row["dtype"], row["beside"], row["what"]]["seconds"]
         speed = [row["images_per_second"], row["flops_per_second"] / 1e12, row["share_of_product"]]
         place = [row["dtype"], row["what"], row["side"], row["images"], row["seconds"]]
         lines.append([*place, *speed, row["seconds"] / other])
@@ -329,20 +332,23 @@ def steps(visit: Visit) -> None:
         config.parallel.update(parallel)
         return steps_benchmark.step_of(config, method, sizes.steps_batch)
 
-    calls = {"DDPM training": made(None)}
-    calls |= {method: made(method) for method in METHODS}
-    calls["DDPM training, accumulate = 4"] = made(None, accumulate=4)
-    calls["DDPM training, remat"] = made(None, remat=True)
-    calls["vdu, remat"] = made("vdu", remat=True)
-    compile_together(calls)
+    base = "DDPM training"
+    groups = [
+        {base: made(None), "vdu": made("vdu")},
+        {method: made(method) for method in METHODS[1:]},
+        {f"{base}, accumulate = 4": made(None, accumulate=4)}
+        | {f"{base}, remat": made(None, remat=True), "vdu, remat": made("vdu", remat=True)},
+    ]
     visit.put(batch=sizes.steps_batch)
-    times = timing.in_turns(calls, sizes.steps_repeats)
-    base = timing.medians(times)["DDPM training"]
-    for name, step in calls.items():
-        median = timing.medians(times)[name]
-        row = {"step": name, "seconds": median, "all_seconds": times[name]}
-        row |= {"times_training": median / base, "flops": step.flops, "memory": step.memory}
-        visit.add("steps", row)
+    for calls in groups:  # each with the training step, so that a cut one leaves the others
+        compile_together(calls)
+        together = {base: groups[0][base]} | calls
+        times = timing.in_turns(together, sizes.steps_repeats)
+        medians = timing.medians(times)
+        for name, step in calls.items():
+            row = {"step": name, "seconds": medians[name], "all_seconds": times[name]}
+            row |= {"times_training": medians[name] / medians[base]}
+            visit.add("steps", row | {"flops": step.flops, "memory": step.memory})
 
 
 def compile_together(calls: dict[str, timing.Step]) -> None:
@@ -568,6 +574,7 @@ def generate(visit: Visit) -> None:
     import jax.numpy as jnp
 
     from vdu_jax import text_config
+    from vdu_jax.posterior import num_parameters
     from vdu_jax.stages.text_to_image import build, plan
 
     sizes = visit.sizes
@@ -579,12 +586,10 @@ def generate(visit: Visit) -> None:
     made = jax.jit(functools.partial(small_numbers, shapes))()
     text = jax.random.normal(jax.random.key(1), (1, *plan.text_shape(modules["text_encoder"])))
     params = {"unet": made["unet"], "vae": made["vae"], "negative": text}
-    visit.put(parameters={name: count(tree) for name, tree in made.items()})
+    visit.put(parameters={name: num_parameters(tree) for name, tree in made.items()})
     attentions = ["xla"] + ["cudnn"] * (jax.default_backend() == "gpu")
-    jobs = {(a, images): None for a in attentions for images in sizes.draws}
 
-    def compiled(job: tuple) -> Callable:
-        attention, images = job
+    def compiled(attention: str, images: int) -> Callable | None:
         unet = modules["unet"].clone(attention=attention)
         of = model._replace(modules=modules | {"unet": unet})
         draw = build.make_draw(of, sizes.text_steps, 7.5)
@@ -597,16 +602,19 @@ def generate(visit: Visit) -> None:
             return None
         return functools.partial(program, *given)
 
-    with ThreadPoolExecutor() as pool:
-        jobs = dict(zip(jobs, pool.map(compiled, jobs), strict=True))
-    for (attention, images), draw in sorted(jobs.items(), key=lambda job: job[0][1]):
-        if draw is None:
-            continue
-        times = timing.in_turns({"draw": lambda draw=draw: timing.done(draw())}, 3)["draw"]
-        row = {"attention": attention, "images": images, "all_seconds": times}
-        row |= {"seconds": timing.medians({"": times})[""], "peak": timing.device_peak()}
-        visit.add("draws", row)
-    jobs = draw = None
+    for images in sizes.draws:
+        with ThreadPoolExecutor() as pool:
+            draws = list(pool.map(lambda name, images=images: compiled(name, images), attentions))
+        calls = {
+            name: lambda draw=draw: timing.done(draw())
+            for name, draw in zip(attentions, draws, strict=True)
+            if draw
+        }
+        times = timing.in_turns(calls, 3)
+        for attention, seconds in timing.medians(times).items():
+            row = {"attention": attention, "images": images, "all_seconds": times[attention]}
+            visit.add("draws", row | {"seconds": seconds, "peak": timing.device_peak()})
+    del draws, calls  # and what their programs hold of the device
     vdu_step(visit, config, model, made["unet"])
 
 
@@ -623,12 +631,6 @@ def small_numbers(shapes):
         return (0.02 * jnp.sin(12.9898 * place)).astype(shape.dtype)
 
     return jax.tree.map(one, shapes)
-
-
-def count(tree) -> int:
-    import jax
-
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def vdu_step(visit: Visit, config, model, unet) -> None:
@@ -658,7 +660,7 @@ def vdu_step(visit: Visit, config, model, unet) -> None:
     visit.put(
         vdu_step={
             "images": count,
-            "seconds": timing.medians({"": times})[""],
+            "seconds": statistics.median(times),
             "planned": sum(planned.values()),
             "by_xla": step.memory,
             "peak": timing.device_peak(),

@@ -66,9 +66,14 @@ class Step:
         update = functools.partial(fit.make_update, objective, optimizer)
         self._step = parallel.compile_step(draw, update, layout, mesh, self._state)
         # What is compiled for parts has a loop, whose body would count once.
-        whole = jax.jit(fit.make_step(objective, optimizer))
-        self.flops = fit.count_flops(whole, self._state, *self._rest)
+        self._whole = jax.jit(fit.make_step(objective, optimizer))
         self.memory = None
+
+    @functools.cached_property
+    def flops(self) -> float:
+        from vdu_jax.runtime import fit
+
+        return fit.count_flops(self._whole, self._state, *self._rest)
 
     def compile(self) -> None:
         """Compile ahead; several steps can, in threads."""
