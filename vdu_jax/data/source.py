@@ -139,15 +139,12 @@ def _prepare(name: str, builder, data_dir: Path) -> None:
         # Where the file system knows no locks the final rename still lets only one win.
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # What killed processes left: no other can be at work.
+            # What stopped and killed processes left: with the lock, no other can be at work.
             for left in (data_dir / builder.name).rglob("incomplete.*"):
                 shutil.rmtree(left, ignore_errors=True)
         if _is_prepared(builder):  # another process did it while this one waited
             builder.info.read_from_directory(builder.data_dir)
             return
-        # What a process that was stopped or killed at this has left behind.
-        for folder in Path(builder.data_dir).parent.glob("incomplete.*"):
-            shutil.rmtree(folder, ignore_errors=True)
         print(f"preparing {name} in {builder.data_dir}", file=sys.stderr)
         # TFDS announces itself on stdout, which is for results.
         with contextlib.redirect_stdout(io.StringIO()):
