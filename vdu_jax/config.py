@@ -636,12 +636,12 @@ def validate_benchmark(config: ConfigDict) -> None:
         c.that("benchmark.grids", lambda v: len(sizes) == 1, "must all have as many candidates")
     for method, grid in section.grids.items():
         trial = ConfigDict({"methods": {}})
+        c.that(
+            f"benchmark.grids.{method}",
+            lambda v: all(isinstance(changes, Mapping | ConfigDict) for changes in v),
+            "must be a tuple of dicts, {setting: value}",
+        )
         for index, changes in enumerate(grid):
-            c.that(
-                f"benchmark.grids.{method}",
-                lambda v, changes=changes: isinstance(changes, Mapping | ConfigDict),
-                "must be a tuple of dicts, {setting: value}",
-            )
             name = f"{method}-{index}"
             trial.methods[name] = change_method(method, config.methods[method], changes)
             validate_method(Check(trial), name, objectives.FACTORIES)

@@ -5,7 +5,7 @@ process.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -101,10 +101,11 @@ def _items(section: ConfigDict) -> tuple:
 
 def parameterization(config: ConfigDict) -> Parameterization:
     """What the network predicts (`diffusion.prediction`), at the levels of the noise schedule."""
-    return _parameterization(_items(config.diffusion))
+    return parameterization_of(_items(config.diffusion))
 
 
-def _parameterization(diffusion: tuple) -> Parameterization:
+def parameterization_of(diffusion: Mapping | tuple) -> Parameterization:
+    """`parameterization` of a section `diffusion`, or of its items."""
     values = dict(diffusion)
     prediction, name = values.pop("prediction"), values.pop("schedule")
     return make_parameterization(prediction, make_schedule(name, **values))
@@ -139,7 +140,7 @@ def sampler(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
 @functools.lru_cache(maxsize=4)
 def _sampler(module, diffusion: tuple, settings: tuple, image_shape: tuple, fsdp: int) -> Callable:
     values = dict(settings)
-    predict = _parameterization(diffusion).noise_predictor(unet.make_score_fn(module))
+    predict = parameterization_of(diffusion).noise_predictor(unet.make_score_fn(module))
     plan = _sampler_plan(diffusion, settings)
 
     def draw(params, keys):
@@ -156,7 +157,7 @@ def evidence_bound(config: ConfigDict, image_shape: tuple[int, int, int]) -> Cal
 
 @functools.lru_cache(maxsize=4)
 def _evidence_bound(module: unet.UNet, diffusion: tuple) -> Callable:
-    predicts = _parameterization(diffusion)
+    predicts = parameterization_of(diffusion)
     predict = predicts.noise_predictor(unet.make_score_fn(module))
 
     @jax.jit
@@ -173,7 +174,7 @@ def sampler_plan(config: ConfigDict) -> samplers.SamplerPlan:
 def _sampler_plan(diffusion: tuple, settings: tuple) -> samplers.SamplerPlan:
     values = dict(settings)
     return samplers.make_plan(
-        _parameterization(diffusion).schedule,
+        parameterization_of(diffusion).schedule,
         values["name"],
         values["steps"],
         eta=values["eta"],
@@ -199,7 +200,7 @@ def features(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
 
 @functools.lru_cache(maxsize=4)
 def _features(module, diffusion: tuple, times: tuple, batch_size: int, image_shape: tuple):
-    noise = _parameterization(diffusion).schedule
+    noise = parameterization_of(diffusion).schedule
     feature_fn = unet.make_feature_fn(module)
     eps = jax.random.normal(jax.random.key(0), (len(times), *image_shape))
     steps = [int(share * noise.num_steps) for share in times]

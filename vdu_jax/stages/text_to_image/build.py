@@ -15,8 +15,7 @@ from vdu_jax import config as images_config
 from vdu_jax import data
 from vdu_jax.data import captions, phrases
 from vdu_jax.diffusion import guidance, samplers
-from vdu_jax.diffusion.parameterization import Parameterization, make_parameterization
-from vdu_jax.diffusion.schedule import make_schedule
+from vdu_jax.diffusion.parameterization import Parameterization
 from vdu_jax.errors import UserError
 from vdu_jax.interop import pipeline, stable_diffusion
 from vdu_jax.models.stable_diffusion import unet_condition
@@ -202,9 +201,7 @@ def restore(folder: Path, step: int, name: str, like: Params) -> Params:
 
 def parameterization(model: pipeline.TextToImage) -> Parameterization:
     """What the U-Net predicts, at the levels of the model's own noise schedule."""
-    settings = dict(model.diffusion)
-    prediction, name = settings.pop("prediction"), settings.pop("schedule")
-    return make_parameterization(prediction, make_schedule(name, **settings))
+    return build.parameterization_of(model.diffusion)
 
 
 def score_fn(model: pipeline.TextToImage, remat: bool = False) -> ScoreFn:
