@@ -540,7 +540,7 @@ def test_model_folders(pixel_model, data):
         read_or_refused(pipeline.read, directory)
 
 
-@settings(QUIET, max_examples=60)
+@settings(QUIET, max_examples=150)
 @given(st.data())
 def test_text_to_image_folders(text_model, data):
     with copied(text_model) as directory:

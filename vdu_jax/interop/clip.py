@@ -58,8 +58,8 @@ def read_config(config: Mapping[str, Any], where: str) -> clip.CLIP:
         raise UserError(f"{where}: text_config and vision_config must be objects")
     read = stable_diffusion.Reader(vision, f"{where}, vision_config", ["CLIPVisionModel"])
     read.one_of("num_channels", [3])
-    size, patch = read.take("image_size", 224), read.take("patch_size", 32)
-    if patch < 1 or size < 1 or size % patch:
+    size, patch = read.count("image_size", 224), read.count("patch_size", 32)
+    if size % patch:
         raise read.refuse("patch_size", f"it must divide image_size = {size}")
     settings = stable_diffusion.tower_settings(
         read, hidden_size=768, intermediate_size=3072, num_heads=12
@@ -69,7 +69,7 @@ def read_config(config: Mapping[str, Any], where: str) -> clip.CLIP:
     return clip.CLIP(
         vision=tower,
         text=stable_diffusion.read_text_encoder(known, f"{where}, text_config"),
-        projection_size=whole.take("projection_dim", 512),
+        projection_size=whole.count("projection_dim", 512),
     )
 
 

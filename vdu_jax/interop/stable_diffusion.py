@@ -19,6 +19,8 @@ from vdu_jax.interop import layout, unet2d
 from vdu_jax.models.stable_diffusion import text_encoder, unet_condition, vae
 from vdu_jax.types import Params
 
+MOST_LAYERS = 100  # of a block; more would take minutes to trace
+
 
 class Reader:
     """Values of a `config.json`, each taken or refused."""
@@ -41,6 +43,23 @@ class Reader:
             return default
         if not unet2d.same_kind(value, default):
             raise self.refuse(key, f"it must be of the kind of {default!r}")
+        return value
+
+    def count(self, key: str, default: Any, most: int = 2**16) -> Any:
+        """A whole number in 1..`most`, or a list of such."""
+        value = self.take(key, default)
+        several = value if isinstance(value, list | tuple) else [value]
+        if not all(type(number) is int and 1 <= number <= most for number in several):
+            raise self.refuse(key, f"it must be whole and lie in 1..{most}", value)
+        return value
+
+    def groups(self, key: str, channels: Sequence[int]) -> int:
+        """The groups of all group norms, which divide the channels at every resolution."""
+        value = self.count(key, 32)
+        if any(width % value for width in channels):
+            raise self.refuse(
+                key, f"it must divide {', '.join(map(str, channels))} channels", value
+            )
         return value
 
     def one_of(self, key: str, allowed: Sequence[Any]) -> Any:
@@ -79,7 +98,7 @@ def read_unet(config: Mapping[str, Any], where: str) -> unet_condition.UNetCondi
       UserError: naming `where` and the key, if ours can't express its value.
     """
     read = Reader(config, where, ["UNet2DConditionModel"])
-    channels = tuple(read.take("block_out_channels", [320, 640, 1280, 1280]))
+    channels = tuple(read.count("block_out_channels", [320, 640, 1280, 1280]))
     count = len(channels)
     usual = ["CrossAttnDownBlock2D"] * (count - 1) + ["DownBlock2D"]
     down = read.take("down_block_types", usual)
@@ -91,9 +110,9 @@ def read_unet(config: Mapping[str, Any], where: str) -> unet_condition.UNetCondi
     if read.values.get("num_attention_heads") is not None:
         heads = read.numbers("num_attention_heads", [8] * count, count)
     for width, number in zip(channels, heads, strict=True):
-        if number < 1 or width % number:
+        if type(number) is not int or number < 1 or width % number:
             raise read.refuse("attention_head_dim", f"it must divide {width} channels")
-    in_channels = read.take("in_channels", 4)
+    in_channels = read.count("in_channels", 4)
     if read.take("out_channels", 4) != in_channels:
         raise read.refuse("out_channels", f"it must equal in_channels = {in_channels}")
     read.one_of("act_fn", ["silu", "swish"])
@@ -108,14 +127,14 @@ def read_unet(config: Mapping[str, Any], where: str) -> unet_condition.UNetCondi
     read.passed_over("sample_size", "upcast_attention", "addition_embed_type_num_heads")
     module = unet_condition.UNetCondition(
         out_channels=in_channels,
-        text_width=read.take("cross_attention_dim", 1280),
+        text_width=read.count("cross_attention_dim", 1280),
         block_out_channels=channels,
-        layers_per_block=read.take("layers_per_block", 2),
+        layers_per_block=read.count("layers_per_block", 2, MOST_LAYERS),
         attention_levels=tuple(level for level, found in enumerate(attends) if found),
         num_heads=heads,
-        transformer_layers=read.take("transformer_layers_per_block", 1),
+        transformer_layers=read.count("transformer_layers_per_block", 1, MOST_LAYERS),
         linear_projection=read.take("use_linear_projection", False),
-        num_groups=read.take("norm_num_groups", 32),
+        num_groups=read.groups("norm_num_groups", channels),
         norm_eps=float(read.take("norm_eps", 1e-5)),
         flip_sin_to_cos=read.take("flip_sin_to_cos", True),
         freq_shift=float(read.take("freq_shift", 0)),
@@ -133,10 +152,10 @@ def read_vae(config: Mapping[str, Any], where: str) -> vae.AutoencoderKL:
       UserError: naming `where` and the key, if ours can't express its value.
     """
     read = Reader(config, where, ["AutoencoderKL"])
-    channels = tuple(read.take("block_out_channels", [64]))
+    channels = tuple(read.count("block_out_channels", [64]))
     read.one_of("down_block_types", [["DownEncoderBlock2D"] * len(channels)])
     read.one_of("up_block_types", [["UpDecoderBlock2D"] * len(channels)])
-    image_channels = read.take("in_channels", 3)
+    image_channels = read.count("in_channels", 3)
     if read.take("out_channels", 3) != image_channels:
         raise read.refuse("out_channels", f"it must equal in_channels = {image_channels}")
     read.one_of("act_fn", ["silu", "swish"])
@@ -146,10 +165,10 @@ def read_vae(config: Mapping[str, Any], where: str) -> vae.AutoencoderKL:
     read.passed_over("sample_size", "scaling_factor", "force_upcast")
     module = vae.AutoencoderKL(
         channels=image_channels,
-        latent_channels=read.take("latent_channels", 4),
+        latent_channels=read.count("latent_channels", 4),
         block_out_channels=channels,
-        layers_per_block=read.take("layers_per_block", 1),
-        num_groups=read.take("norm_num_groups", 32),
+        layers_per_block=read.count("layers_per_block", 1, MOST_LAYERS),
+        num_groups=read.groups("norm_num_groups", channels),
         mid_attention=read.take("mid_block_add_attention", True),
     )
     read.finish()
@@ -179,8 +198,8 @@ def read_text_encoder(config: Mapping[str, Any], where: str) -> text_encoder.Tex
     read.one_of("model_type", ["clip_text_model"])
     read.passed_over(*TEXT_PASSED_OVER)
     module = text_encoder.TextEncoder(
-        vocab_size=read.take("vocab_size", 49408),
-        max_length=read.take("max_position_embeddings", 77),
+        vocab_size=read.count("vocab_size", 49408, 2**20),
+        max_length=read.count("max_position_embeddings", 77),
         **tower_settings(read, hidden_size=512, intermediate_size=2048, num_heads=8),
     )
     read.finish()
@@ -195,14 +214,14 @@ def tower_settings(
     Raises:
       UserError: as `read_text_encoder`.
     """
-    hidden = read.take("hidden_size", hidden_size)
-    heads = read.take("num_attention_heads", num_heads)
-    if heads < 1 or hidden % heads:
+    hidden = read.count("hidden_size", hidden_size)
+    heads = read.count("num_attention_heads", num_heads)
+    if hidden % heads:
         raise read.refuse("num_attention_heads", f"it must divide hidden_size = {hidden}")
     return {
         "hidden_size": hidden,
-        "intermediate_size": read.take("intermediate_size", intermediate_size),
-        "num_layers": read.take("num_hidden_layers", 12),
+        "intermediate_size": read.count("intermediate_size", intermediate_size),
+        "num_layers": read.count("num_hidden_layers", 12, MOST_LAYERS),
         "num_heads": heads,
         "activation": read.one_of("hidden_act", ["quick_gelu", "gelu"]),
         "epsilon": float(read.take("layer_norm_eps", 1e-5)),
