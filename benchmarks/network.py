@@ -15,7 +15,9 @@ size. Needs the extra torch. 20 minutes on 2 cores.
 import argparse
 import os
 import statistics
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import timing
@@ -25,6 +27,7 @@ from vdu_jax import cli
 PIXELS, CHANNELS = 32, 3
 DDIM_STEPS = 5
 TIMED = ("forward", "training step", "DDIM")
+NO_CHANGE: Mapping[str, str] = MappingProxyType({})
 
 
 class Size(NamedTuple):
@@ -178,18 +181,25 @@ def chosen(name: str, batch: int | None, images: int | None) -> Size:
     return size._replace(batch=batch or size.batch, images=images or size.images)
 
 
-def sides(name: str, size: Size, dtype: str, names: list[str]) -> dict[str, timing.Side]:
-    """A process for each side, which has compiled all its calls."""
+def sides(
+    name: str, size: Size, dtype: str, names: list[str], env: Mapping[str, str] = NO_CHANGE
+) -> dict[str, timing.Side]:
+    """A process for each side, in an environment that differs by `env`."""
     flags = (f"--sizes={name}", f"--dtype={dtype}")
     flags += (f"--batch={size.batch}", f"--images={size.images}")
-    made = {side: timing.Side(f"--serve={side}", *flags, script=__file__) for side in names}
+    made = {
+        side: timing.Side(f"--serve={side}", *flags, script=__file__, env=env) for side in names
+    }
     (_,) = {side.said["parameters"] for side in made.values()}
-    for what in TIMED:  # together: compiling leaves no trace in what is timed later
-        for side in made.values():
-            side.start(what)
-        for side in made.values():
-            side.wait()
     return made
+
+
+def compile_together(made: dict[str, timing.Side], what: str) -> None:
+    """Have every side make this call for the first time, at once: it compiles."""
+    for side in made.values():
+        side.start(what)
+    for side in made.values():
+        side.wait()
 
 
 def measure(made: dict[str, timing.Side], what: str, repeats: int) -> dict:
@@ -219,6 +229,8 @@ def main() -> None:
         size = chosen(name, given.batch, given.images)
         timing.say(f"{name}: compiling")
         made = sides(name, size, given.dtype, names)
+        for what in TIMED:  # all of them now: compiling leaves no trace in what is timed later
+            compile_together(made, what)
         about = made["ours"].said
         of_size = {"parameters": about["parameters"], "batch": size.batch, "images": size.images}
         for what in TIMED:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from vdu_jax.runtime import provenance
 
@@ -106,13 +108,22 @@ class Side:
 
     It is a benchmark script with `flags`, among which is `--serve`.
 
+    Args:
+      env: variables of its environment that differ from this process's.
+
     Attributes:
       said: what it said before its first call.
     """
 
-    def __init__(self, *flags: str, script: str | Path = sys.argv[0]):
+    def __init__(
+        self,
+        *flags: str,
+        script: str | Path = sys.argv[0],
+        env: Mapping[str, str] = MappingProxyType({}),
+    ):
         command, pipe = [sys.executable, str(script), *flags], subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        full = os.environ | env
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=full)
 
     @functools.cached_property
     def said(self):
