@@ -366,6 +366,14 @@ def _not_finite(rows: Sequence[Mapping], shown: Sequence[Mapping], done: int) ->
 def count_flops(step_fn: Callable, *arguments) -> float:
     """Floating-point operations of one call of a jitted function, before XLA optimises it.
 
-    A loop's body counts once. NaN where XLA does not count them.
+    XLA counts them in the program for a CPU, whatever the function runs on: its clients for GPUs
+    don't count. A loop's body counts once. NaN where JAX has no CPU (JAX_PLATFORMS=cuda), and for
+    what only one kind of device can run (cuDNN's attention).
     """
-    return float((step_fn.lower(*arguments).cost_analysis() or {}).get("flops", math.nan))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    try:
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            counted = step_fn.lower(*shapes).cost_analysis() or {}
+    except RuntimeError:
+        return math.nan
+    return float(counted.get("flops", math.nan))
