@@ -51,6 +51,7 @@ def settings_of(size: Size, dtype: str) -> dict:
     from vdu_jax import config as vdu_config
 
     settings = vdu_config.default().model.to_dict()
+    del settings["name"]
     return settings | {"attention_levels": (1,), "num_groups": 32, "dtype": dtype} | size.settings
 
 
@@ -67,14 +68,14 @@ def ours(size: Size, dtype: str) -> tuple[dict, dict]:
     from vdu_jax.diffusion import samplers
     from vdu_jax.diffusion.parameterization import epsilon
     from vdu_jax.diffusion.schedule import make_schedule
-    from vdu_jax.models import unet
+    from vdu_jax.models import network, unet
     from vdu_jax.runtime import fit
     from vdu_jax.stages import build
 
     net = unet.from_settings(settings_of(size, dtype), CHANNELS)
     shape = (PIXELS, PIXELS, CHANNELS)
-    params = build.initialise(lambda key: unet.init_params(net, key, shape), jax.random.key(0))
-    score_fn, schedule = unet.make_score_fn(net), make_schedule()
+    params = build.initialise(lambda key: network.init_params(net, key, shape), jax.random.key(0))
+    score_fn, schedule = network.make_score_fn(net), make_schedule()
     images = jax.random.uniform(jax.random.key(1), (size.batch, *shape), minval=-1, maxval=1)
     times = jnp.arange(size.batch)
     forward = jax.jit(score_fn)

@@ -15,7 +15,7 @@ import memory
 import timing
 
 from vdu_jax import cli
-from vdu_jax.models import unet
+from vdu_jax.models import network
 from vdu_jax.runtime import fit, parallel
 from vdu_jax.stages import build, plan, train
 
@@ -28,7 +28,7 @@ def main(path, batch_size=None):
     objective, optimizer = train.make_objective(config, shape), train.optimizer(config)
 
     def start(key):
-        return fit.init_state(unet.init_params(net, key, shape), optimizer, section.ema_decay)
+        return fit.init_state(network.init_params(net, key, shape), optimizer, section.ema_decay)
 
     key = jax.random.key(0)
     state = jax.eval_shape(start, key)

@@ -84,6 +84,32 @@ def _objective_defaults(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
+def model(name: str, **changes: Any) -> ConfigDict:
+    """A section `config.model`: an architecture with its settings.
+
+    Raises:
+      UserError: for a name or a setting that there is not, or a value of another type.
+    """
+    from vdu_jax.models import registry
+
+    if name not in registry.ARCHITECTURES:
+        raise UserError(
+            f"config key model.name = {shown(name)}: must be one of "
+            f"{', '.join(sorted(registry.ARCHITECTURES))}"
+            f"{did_you_mean(str(name), registry.ARCHITECTURES)}"
+        )
+    section = ConfigDict({"name": name, **registry.ARCHITECTURES[name].settings})
+    for key, value in changes.items():
+        if key not in section:
+            raise UserError(
+                f"config key model.{key}: there is no such setting of {name!r}"
+                f"{did_you_mean(key, section)}"
+            )
+        _check_type(f"model.{key}", value, section[key])
+        section[key] = value
+    return section
+
+
 def default() -> ConfigDict:
     """All settings with their defaults. Paths are relative to where the program is started."""
     return ConfigDict(
@@ -105,24 +131,7 @@ def default() -> ConfigDict:
                 "limit": 0,  # at most this many of them; 0 for all
                 "seed": 0,  # which part
             },
-            "model": {
-                "block_out_channels": (128, 256, 256, 256),
-                "layers_per_block": 2,
-                "attention_levels": (1,),
-                "mid_attention": True,
-                "attention_head_dim": 0,  # 0: one head
-                "num_groups": 32,
-                "norm_eps": 1e-6,
-                "dropout": 0.0,
-                "time_scale_shift": "default",
-                "flip_sin_to_cos": False,
-                "freq_shift": 1.0,
-                "downsample_padding": 1,
-                "mid_block_scale_factor": 1.0,
-                "center_input_sample": False,
-                "dtype": "float32",
-                "param_dtype": "float32",
-            },
+            "model": model("unet"),  # or of another architecture: `vdu_jax.models.registry`
             "diffusion": {
                 "schedule": "linear",
                 "num_steps": 1000,
@@ -454,7 +463,10 @@ def validate(config: ConfigDict) -> None:
     from vdu_jax.diffusion import parameterization, samplers
     from vdu_jax.interop import inception
 
-    check_types(config, default(), "")
+    wanted = default()
+    if isinstance(config.get("model"), ConfigDict) and "name" in config.model:
+        wanted.model = model(config.model.name)  # with the settings of its architecture
+    check_types(config, wanted, "")
     c = Check(config)
     c.one_of("data.name", data.dataset_names())
     c.not_negative("data.image_size", "data.channels", "data.cache_mb")
@@ -724,44 +736,11 @@ def validate_model(config: ConfigDict, image_size: int) -> None:
     Raises:
       UserError: as `validate`.
     """
-    c, model = Check(config), config.model
-    levels = len(model.block_out_channels)
-    c.increasing_ints("model.block_out_channels", 1)
-    c.that("model.block_out_channels", lambda v: levels > 0, "must name at least one resolution")
-    c.that("model.layers_per_block", lambda v: 1 <= v <= 100, "must lie in 1..100")
-    c.positive("model.num_groups", "model.norm_eps")
-    c.positive("model.mid_block_scale_factor")
-    c.that(
-        "model.num_groups",
-        lambda v: all(ch % v == 0 for ch in model.block_out_channels),
-        "must divide every number in model.block_out_channels",
-    )
-    c.increasing_ints("model.attention_levels", 0, levels - 1)
-    c.not_negative("model.attention_head_dim")
-    attending = {model.block_out_channels[level] for level in model.attention_levels}
-    if model.mid_attention:
-        attending.add(model.block_out_channels[-1])
-    c.that(
-        "model.attention_head_dim",
-        lambda v: v == 0 or all(channels % v == 0 for channels in attending),
-        "must divide model.block_out_channels wherever there is attention",
-    )
-    c.that(
-        "model.freq_shift",
-        lambda v: v < model.block_out_channels[0] // 2,
-        "must be less than half of the first number in model.block_out_channels",
-    )
-    c.that("model.dropout", lambda v: 0 <= v < 1, "must lie in [0, 1)")
-    c.one_of("model.time_scale_shift", ("default", "scale_shift"))
-    c.one_of("model.downsample_padding", (0, 1))
-    for key in ("model.dtype", "model.param_dtype"):
-        c.one_of(key, ("float32", "bfloat16"))
-    c.that(
-        "model.block_out_channels",
-        lambda v: image_size % 2 ** (levels - 1) == 0,
-        f"{levels} resolutions need an image size divisible by {2 ** (levels - 1)}, not "
-        f"{image_size}",
-    )
+    from vdu_jax.models import network, registry
+
+    c = Check(config)
+    registry.ARCHITECTURES[config.model.name].check(c, image_size)
+    network.check_shared(c)
 
 
 def validate_method(c: Check, name: str, factories) -> None:

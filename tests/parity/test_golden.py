@@ -135,7 +135,7 @@ def test_precisions_are_in_force_where_a_component_computes():
         BY_NAME["loss"]._replace(ours=ours).run(precision)
     assert seen == [("float32", "highest"), ("tf32", "tensorfloat32"), ("bfloat16", "highest")]
     for precision, dtype in (("float32", "float32"), ("bfloat16", "bfloat16")):
-        net = components.network(inputs.SMALLEST, precision)
+        net = components.read_network(inputs.SMALLEST, precision)
         jaxpr = str(jax.make_jaxpr(net.score_fn)(net.params, np.zeros((1, 8, 8, 1)), np.zeros(1)))
         assert ("bf16" in jaxpr) == (dtype == "bfloat16")
 

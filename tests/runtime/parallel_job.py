@@ -18,7 +18,7 @@ import optax
 from vdu_jax import data, objectives, posterior
 from vdu_jax.diffusion.parameterization import epsilon
 from vdu_jax.diffusion.schedule import make_schedule
-from vdu_jax.models import unet
+from vdu_jax.models import network, unet
 from vdu_jax.runtime import artifacts, parallel, processes
 from vdu_jax.runtime import fit as fit_lib
 
@@ -36,9 +36,9 @@ def small_network():
     @jax.jit
     def start(key):
         # The last layer starts at 0, and no gradient would reach what is before it.
-        return jax.tree.map(lambda p: p + 0.02, unet.init_params(net, key, SHAPE))
+        return jax.tree.map(lambda p: p + 0.02, network.init_params(net, key, SHAPE))
 
-    return unet.make_score_fn(net), start(jax.random.key(3))
+    return network.make_score_fn(net), start(jax.random.key(3))
 
 
 def make(name, network=small_network):

@@ -16,6 +16,7 @@ import numpy as np
 
 from vdu_jax.errors import UserError
 from vdu_jax.interop import layout, unet2d
+from vdu_jax.models import network
 from vdu_jax.models.stable_diffusion import text_encoder, unet_condition, vae
 from vdu_jax.types import Params
 
@@ -255,6 +256,11 @@ def _param_shapes(init_params: Callable[[nn.Module, jax.Array], Params], module:
     return jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
 
 
+def _init_unet(module: nn.Module, key: jax.Array) -> Params:
+    side = 2 ** (len(module.block_out_channels) - 1)  # the least that it halves
+    return network.init_params(module, key, (side, side, module.out_channels))
+
+
 class Part(NamedTuple):
     """One of the networks of a folder.
 
@@ -308,7 +314,7 @@ PARTS = {
     "unet": Part(
         "diffusion_pytorch_model.safetensors",
         read_unet,
-        unet_condition.init_params,
+        _init_unet,
         unet2d.tensor_name,
     ),
     "vae": Part(

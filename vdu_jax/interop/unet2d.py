@@ -63,7 +63,6 @@ FIXED = {
     "act_fn": ("silu", "swish"),
     "resnet_time_scale_shift": ("default", "scale_shift"),
     "class_embed_type": (None,),
-    "num_class_embeds": (None,),
     "downsample_padding": (0, 1),
 }
 # ours -> theirs, where the value is the same.
@@ -165,6 +164,10 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, tuple[int,
     if values["in_channels"] != values["out_channels"]:
         raise refuse("out_channels", f"it must equal in_channels = {values['in_channels']}")
 
+    classes = values["num_class_embeds"]
+    if classes is not None and (type(classes) is not int or not 2 <= classes <= LARGEST):
+        raise refuse("num_class_embeds", f"it must be null or a whole number in 2..{LARGEST}")
+
     kinds = (values["down_block_types"], values["up_block_types"])
     attends = attending_levels(*kinds, "Attn", len(channels), refuse)
 
@@ -186,6 +189,7 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, tuple[int,
         "block_out_channels": tuple(channels),
         "attention_levels": tuple(i for i, attending in enumerate(attends) if attending),
         "attention_head_dim": values["attention_head_dim"] or 0,
+        "num_class_embeds": classes or 0,
         "dtype": "float32",
         "param_dtype": "float32",
     }
@@ -208,6 +212,7 @@ def write_config(settings: Mapping[str, Any], image_shape: tuple[int, int, int])
         "down_block_types": ["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
         "up_block_types": ["AttnUpBlock2D" if a else "UpBlock2D" for a in attends[::-1]],
         "attention_head_dim": settings["attention_head_dim"] or None,
+        "num_class_embeds": settings["num_class_embeds"] or None,
         "attn_norm_num_groups": settings["num_groups"] if scale_shift else None,
     }
     return {"_class_name": "UNet2DModel"} | values

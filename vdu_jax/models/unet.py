@@ -1,4 +1,4 @@
-"""The DDPM U-Net as a linen module, and the `ScoreFn` closed over it.
+"""The DDPM U-Net, unconditional or of classes.
 
 Structure and names follow the `UNet2DModel` of Hugging Face diffusers, so that its weights map
 one to one; the network of Ho et al. 2020 (arXiv 2006.11239) is one setting of it.
@@ -11,14 +11,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vdu_jax.models import layers
-from vdu_jax.types import Params, ScoreFn
+from vdu_jax.models import layers, network
 
 
 class UNet(nn.Module):
-    """Noise predictor ε_θ(x_t, t): (B, H, W, C), (B,) -> (B, H, W, out_channels).
+    """Noise predictor ε_θ(x_t, t, label): (B, H, W, C), (B,), (B,) -> (B, H, W, out_channels).
 
-    H and W must be divisible by 2^(levels − 1).
+    H and W must be divisible by 2^(levels − 1). The label is None for `num_class_embeds = 0`, else
+    a number below it, whose embedding is added to the time's.
 
     Attributes:
       out_channels: channels of the predicted noise.
@@ -34,6 +34,7 @@ class UNet(nn.Module):
       downsample_padding: 1, or 0 for Ho et al.'s one-sided padding.
       mid_block_scale_factor: the middle block's residual sums are divided by it.
       center_input_sample: map inputs in [0, 1] to [-1, 1] first.
+      num_class_embeds: classes that it knows; 0 for an unconditional network.
       dtype: compute type. param_dtype: storage type of the parameters.
       remat: forget what a block computes and compute it again for its gradients, to save memory.
       attention: an implementation of `layers.attend`.
@@ -54,13 +55,26 @@ class UNet(nn.Module):
     downsample_padding: int = 1
     mid_block_scale_factor: float = 1.0
     center_input_sample: bool = False
+    num_class_embeds: int = 0
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
     remat: bool = False
     attention: str = "xla"
 
+    def example_cond(self) -> jax.Array | None:
+        """See `network`."""
+        return network.label_rows(self)
+
     @nn.compact
-    def __call__(self, xt: jax.Array, t: jax.Array, *, deterministic: bool = True) -> jax.Array:
+    def __call__(
+        self,
+        xt: jax.Array,
+        t: jax.Array,
+        label: jax.Array | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        network.check_cond(self, label)
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         norm = dict(num_groups=self.num_groups, epsilon=self.norm_eps, **types)
         channels = tuple(self.block_out_channels)
@@ -94,6 +108,15 @@ class UNet(nn.Module):
         temb = layers.TimestepEmbedding(4 * channels[0], name="time_embedding", **types)(
             temb.astype(self.dtype)
         )
+        if label is not None:
+            embed = nn.Embed(
+                self.num_class_embeds,
+                4 * channels[0],
+                embedding_init=nn.initializers.normal(1.0),  # as diffusers
+                name="class_embedding",
+                **types,
+            )
+            temb = temb + embed(label)
         x = 2 * xt - 1 if self.center_input_sample else xt
         x = layers.conv(channels[0], name="conv_in", **types)(x.astype(self.dtype))
         x = u_shape(self, x, resnet, attention, self.mid_attention)
@@ -115,8 +138,7 @@ def u_shape(
 
     Called by the compact method of `net`, whose attributes it takes: `block_out_channels`,
     `layers_per_block`, `attention_levels`, `downsample_padding`, `mid_block_scale_factor`, and the
-    types. What comes out of the middle and of each resolution on the way up is sown as the
-    intermediates "mid" and "up".
+    types. What comes out of the middle and of each resolution on the way up is sown as "features".
 
     Args:
       x: (B, H, W, block_out_channels[0]).
@@ -148,13 +170,13 @@ def u_shape(
     if mid_attention:
         x = attention("mid_block_attentions_0", last, x, scale)
     x = resnet("mid_block_resnets_1", last, x, scale)
-    net.sow("intermediates", "mid", x)
+    net.sow("intermediates", "features", x)
 
     for up, level in enumerate(reversed(range(len(channels)))):
         block = f"up_blocks_{up}"
         for index in range(net.layers_per_block + 1):
             x = layer(block, index, level, jnp.concatenate([x, skips.pop()], axis=-1))
-        net.sow("intermediates", "up", x)
+        net.sow("intermediates", "features", x)
         if level != 0:
             x = layers.Upsample(channels[level], name=f"{block}_upsamplers_0", **types)(x)
     return x
@@ -172,43 +194,62 @@ def from_settings(settings: Mapping[str, Any], channels: int) -> UNet:
     return UNet(channels, **values)
 
 
-def init_params(net: UNet, key: jax.Array, image_shape: tuple[int, int, int]) -> Params:
-    """Fresh parameters for images (H, W, C). jit- and `eval_shape`-compatible."""
-    xt = jnp.zeros((1, *image_shape), jnp.float32)
-    return net.init(key, xt, jnp.zeros((1,), jnp.int32))["params"]
+def check(c: Any, image_size: int) -> None:
+    """Refuse settings that cannot work; see `network.Architecture`."""
+    model = c.config.model
+    levels = len(model.block_out_channels)
+    c.increasing_ints("model.block_out_channels", 1)
+    c.that("model.block_out_channels", lambda v: levels > 0, "must name at least one resolution")
+    c.that("model.layers_per_block", lambda v: 1 <= v <= 100, "must lie in 1..100")
+    c.positive("model.num_groups", "model.norm_eps")
+    c.positive("model.mid_block_scale_factor")
+    c.that(
+        "model.num_groups",
+        lambda v: all(ch % v == 0 for ch in model.block_out_channels),
+        "must divide every number in model.block_out_channels",
+    )
+    c.increasing_ints("model.attention_levels", 0, levels - 1)
+    c.not_negative("model.attention_head_dim")
+    attending = {model.block_out_channels[level] for level in model.attention_levels}
+    if model.mid_attention:
+        attending.add(model.block_out_channels[-1])
+    c.that(
+        "model.attention_head_dim",
+        lambda v: v == 0 or all(channels % v == 0 for channels in attending),
+        "must divide model.block_out_channels wherever there is attention",
+    )
+    c.that(
+        "model.freq_shift",
+        lambda v: v < model.block_out_channels[0] // 2,
+        "must be less than half of the first number in model.block_out_channels",
+    )
+    c.one_of("model.time_scale_shift", ("default", "scale_shift"))
+    c.one_of("model.downsample_padding", (0, 1))
+    c.that(
+        "model.block_out_channels",
+        lambda v: image_size % 2 ** (levels - 1) == 0,
+        f"{levels} resolutions need an image size divisible by {2 ** (levels - 1)}, not "
+        f"{image_size}",
+    )
 
 
-def make_score_fn(net: UNet) -> ScoreFn:
-    """The pure `ScoreFn` of an unconditional network; see `vdu_jax.types.ScoreFn`."""
-
-    def score_fn(params, xt, t, cond=None, *, dropout_key=None):
-        del cond
-        if dropout_key is None:
-            return net.apply({"params": params}, xt, t)
-
-        # Each image by its own key: its masks do not depend on the batch that it is part of.
-        def one(x, t, key):
-            rngs = {"dropout": key}
-            found = net.apply({"params": params}, x[None], t[None], deterministic=False, rngs=rngs)
-            return found[0]
-
-        return jax.vmap(one)(xt, t, dropout_key)
-
-    return score_fn
-
-
-def make_feature_fn(net: UNet) -> Callable[[Params, jax.Array, jax.Array], jax.Array]:
-    """`feature_fn(params, xt, t) -> (B, F)`: the network's own description of an image.
-
-    The activations after the middle block and after each resolution of the way up, averaged over
-    space and concatenated. Denoising networks learn linearly separable features of this kind
-    (Baranchuk et al. 2022, arXiv 2112.03126; Xiang et al. 2023, arXiv 2303.09769).
-    """
-
-    def feature_fn(params, xt, t):
-        _, state = net.apply({"params": params}, xt, t, mutable=["intermediates"])
-        kept = state["intermediates"]
-        maps = [*kept["mid"], *kept["up"]]
-        return jnp.concatenate([m.astype(jnp.float32).mean((1, 2)) for m in maps], axis=-1)
-
-    return feature_fn
+ARCHITECTURE = network.Architecture(
+    settings={
+        "block_out_channels": (128, 256, 256, 256),
+        "layers_per_block": 2,
+        "attention_levels": (1,),
+        "mid_attention": True,
+        "attention_head_dim": 0,  # 0: one head
+        "num_groups": 32,
+        "norm_eps": 1e-6,
+        "time_scale_shift": "default",
+        "flip_sin_to_cos": False,
+        "freq_shift": 1.0,
+        "downsample_padding": 1,
+        "mid_block_scale_factor": 1.0,
+        "center_input_sample": False,
+        **network.SHARED,
+    },
+    make=from_settings,
+    check=check,
+)

@@ -30,8 +30,7 @@ from vdu_jax.interop import clip as clip_weights
 from vdu_jax.interop import inception as inception_weights
 from vdu_jax.interop import layout, stable_diffusion, unet2d
 from vdu_jax.metrics import frechet
-from vdu_jax.models import inception, unet
-from vdu_jax.models.stable_diffusion import unet_condition
+from vdu_jax.models import inception, network, unet
 from vdu_jax.objectives.ddpm import DDPMNoise
 from vdu_jax.parity import compare, inputs
 from vdu_jax.runtime import fit
@@ -91,14 +90,14 @@ class Network(NamedTuple):
         return unet2d.to_params(tensors, self.params, "parity")
 
 
-def network(config: Mapping, precision: str) -> Network:
+def read_network(config: Mapping, precision: str) -> Network:
     """Our network of a diffusers' `config.json`, with the parameters of `inputs.tensors`."""
     settings, image_shape = unet2d.read_config(config, "parity")
     net = unet.from_settings(settings | {"dtype": PRECISIONS[precision].dtype}, image_shape[-1])
-    like = jax.eval_shape(lambda: unet.init_params(net, jax.random.key(0), image_shape))
+    like = jax.eval_shape(lambda: network.init_params(net, jax.random.key(0), image_shape))
     shapes = layout.pytorch_shapes(like, unet2d.tensor_name)
     params = unet2d.to_params(inputs.tensors(shapes), like, "parity")
-    return Network(unet.make_score_fn(net), params, image_shape)
+    return Network(network.make_score_fn(net), params, image_shape)
 
 
 def linear_schedule():
@@ -110,7 +109,7 @@ def predicted_noise():
 
 
 def forward(config: Mapping, precision: str) -> dict:
-    net = network(config, precision)
+    net = read_network(config, precision)
     xt = inputs.normal(1, len(inputs.TIMES), *net.image_shape)
     return {"eps": jax.jit(net.score_fn)(net.params, xt, inputs.TIMES)}
 
@@ -118,7 +117,7 @@ def forward(config: Mapping, precision: str) -> dict:
 @functools.cache
 def eps_loss(config_name: str, precision: str) -> tuple[np.ndarray, dict]:
     """The training loss of a batch of 4 images, and its gradient."""
-    net = network(inputs.UNETS[config_name], precision)
+    net = read_network(inputs.UNETS[config_name], precision)
     weighting = inputs.GRADIENTS[config_name]
     objective = objectives.ddpm(net.score_fn, predicted_noise(), weighting=weighting)
     images = inputs.images(2, 4, *net.image_shape)
@@ -179,7 +178,7 @@ def sampler_steps(cases: Mapping[str, inputs.SamplerCase], precision: str) -> di
 
 
 def ddim_images(precision: str) -> dict:
-    net = network(inputs.SMALL, precision)
+    net = read_network(inputs.SMALL, precision)
     plan = samplers.make_plan(linear_schedule(), "ddim", 50)
     start = inputs.normal(3, 4, *net.image_shape)
     run = jax.jit(functools.partial(samplers.integrate, net.score_fn, plan=plan))
@@ -215,7 +214,7 @@ def vdu_objective(net: Network, case: inputs.VDUCase):
 @functools.cache
 def vdu_losses(precision: str) -> dict:
     """The VDU loss and its gradient in 4 settings, a little off the pretrained parameters."""
-    net = network(inputs.SMALLEST, precision)
+    net = read_network(inputs.SMALLEST, precision)
     params = net.read(inputs.nearby(unet2d.to_tensors(net.params), 0.02, seed=4))
     images = {"forget": inputs.images(5, 4, *net.image_shape)}
     noising = inputs.vdu_noising(images["forget"].shape)
@@ -241,7 +240,7 @@ def vdu_gradients(precision: str) -> dict:
 @functools.cache
 def vdu_run(precision: str) -> dict[str, dict]:
     """100 updates of VDU: the loss before each, the parameters after them, and their change."""
-    net = network(inputs.SMALL, precision)
+    net = read_network(inputs.SMALL, precision)
     objective, state = vdu_objective(net, inputs.VDU_RUN)
     optimizer = optax.adam(inputs.VDU_LEARNING_RATE)
     update = jax.jit(fit.make_update(objective, optimizer))
@@ -331,7 +330,7 @@ def conditional_noise(config: Mapping, precision: str) -> dict:
     module, params = stable_diffusion_part("unet", config, precision)
     xt = inputs.normal(53, len(inputs.TIMES), 16, 8, 4)
     text = inputs.normal(54, len(inputs.TIMES), 7, config["cross_attention_dim"])
-    return {"output": jax.jit(unet_condition.make_score_fn(module))(params, xt, inputs.TIMES, text)}
+    return {"output": jax.jit(network.make_score_fn(module))(params, xt, inputs.TIMES, text)}
 
 
 def text_to_image(prediction: str, precision: str) -> dict:
@@ -341,7 +340,7 @@ def text_to_image(prediction: str, precision: str) -> dict:
     decoder, decoder_params = stable_diffusion_part("vae", inputs.AUTOENCODER, precision)
     schedule = make_schedule("scaled_linear", inputs.NUM_TRAIN_STEPS, 0.00085, 0.012)
     predicts = parameterization.make_parameterization(prediction, schedule)
-    predict = predicts.noise_predictor(unet_condition.make_score_fn(module))
+    predict = predicts.noise_predictor(network.make_score_fn(module))
     plan = samplers.make_plan(schedule, "ddim", inputs.GUIDED_STEPS)
     text, negative = np.split(text_embeddings(config["text_encoder"], precision)["embeddings"], 2)
 

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,7 @@ from vdu_jax.diffusion import likelihood, samplers
 from vdu_jax.diffusion.parameterization import Parameterization, make_parameterization
 from vdu_jax.diffusion.schedule import Schedule, make_schedule
 from vdu_jax.errors import UserError
-from vdu_jax.models import unet
+from vdu_jax.models import network, registry
 from vdu_jax.runtime import artifacts, parallel, processes, sampling
 from vdu_jax.runtime.artifacts import StageDir
 from vdu_jax.runtime.checkpoints import Store
@@ -83,10 +84,10 @@ def forget_retain(config: ConfigDict, source: data.ImageSource) -> data.ForgetRe
     )
 
 
-def net(config: ConfigDict, image_shape: tuple[int, int, int]) -> unet.UNet:
-    how = {key: config.parallel[key] for key in ("remat", "attention")}
-    settings = config.model.to_dict() | how
-    return unet.from_settings(settings, image_shape[-1])
+def net(config: ConfigDict, image_shape: tuple[int, int, int]) -> nn.Module:
+    """The network that `config.model` describes; see `vdu_jax.models.network`."""
+    settings = config.model.to_dict() | {k: config.parallel[k] for k in ("remat", "attention")}
+    return registry.ARCHITECTURES[settings.pop("name")].make(settings, image_shape[-1])
 
 
 def layout(config: ConfigDict) -> parallel.Layout:
@@ -117,7 +118,7 @@ def schedule(config: ConfigDict) -> Schedule:
 
 def score_fn(config: ConfigDict, image_shape: tuple[int, int, int]) -> ScoreFn:
     """The network as it is: `parameterization` says what it predicts."""
-    return unet.make_score_fn(net(config, image_shape))
+    return network.make_score_fn(net(config, image_shape))
 
 
 def noise_predictor(config: ConfigDict, image_shape: tuple[int, int, int]) -> ScoreFn:
@@ -140,7 +141,7 @@ def sampler(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
 @functools.lru_cache(maxsize=4)
 def _sampler(module, diffusion: tuple, settings: tuple, image_shape: tuple, fsdp: int) -> Callable:
     values = dict(settings)
-    predict = parameterization_of(diffusion).noise_predictor(unet.make_score_fn(module))
+    predict = parameterization_of(diffusion).noise_predictor(network.make_score_fn(module))
     plan = _sampler_plan(diffusion, settings)
 
     def draw(params, keys):
@@ -156,9 +157,9 @@ def evidence_bound(config: ConfigDict, image_shape: tuple[int, int, int]) -> Cal
 
 
 @functools.lru_cache(maxsize=4)
-def _evidence_bound(module: unet.UNet, diffusion: tuple) -> Callable:
+def _evidence_bound(module: nn.Module, diffusion: tuple) -> Callable:
     predicts = parameterization_of(diffusion)
-    predict = predicts.noise_predictor(unet.make_score_fn(module))
+    predict = predicts.noise_predictor(network.make_score_fn(module))
 
     @jax.jit
     def bound(params, x0, key):
@@ -201,7 +202,7 @@ def features(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
 @functools.lru_cache(maxsize=4)
 def _features(module, diffusion: tuple, times: tuple, batch_size: int, image_shape: tuple):
     noise = parameterization_of(diffusion).schedule
-    feature_fn = unet.make_feature_fn(module)
+    feature_fn = network.make_feature_fn(module)
     eps = jax.random.normal(jax.random.key(0), (len(times), *image_shape))
     steps = [int(share * noise.num_steps) for share in times]
 
@@ -283,7 +284,7 @@ def abstract_params(config: ConfigDict, image_shape: tuple[int, int, int]) -> Pa
 
 
 @functools.lru_cache(maxsize=4)
-def _abstract_params(module: unet.UNet, image_shape: tuple[int, int, int], fsdp: int) -> Params:
+def _abstract_params(module: nn.Module, image_shape: tuple[int, int, int], fsdp: int) -> Params:
     return parallel.placed(_param_shapes(module, image_shape), parallel.make_mesh(fsdp))
 
 
@@ -293,8 +294,10 @@ def param_shapes(config: ConfigDict, image_shape: tuple[int, int, int]) -> Param
 
 
 @functools.lru_cache(maxsize=4)
-def _param_shapes(module: unet.UNet, image_shape: tuple[int, int, int]) -> Params:
-    return jax.eval_shape(lambda key: unet.init_params(module, key, image_shape), jax.random.key(0))
+def _param_shapes(module: nn.Module, image_shape: tuple[int, int, int]) -> Params:
+    return jax.eval_shape(
+        lambda key: network.init_params(module, key, image_shape), jax.random.key(0)
+    )
 
 
 def model_folder(workdir: Path) -> Path:
@@ -341,7 +344,8 @@ def check_network(config: ConfigDict, folder: Path) -> None:
     def settings(config, sections=("model", "diffusion")):
         return artifacts.flatten("", {s: config[s].to_dict() for s in sections})
 
-    recorded = settings(vdu_config.default()) | recorded
+    name = recorded.get("model.name", "unet")
+    recorded = settings(_defaults(name)) | recorded
     if not _schedule_is_known(folder):
         if not config.unlearn.assume_schedule:
             raise UserError(
@@ -349,12 +353,20 @@ def check_network(config: ConfigDict, folder: Path) -> None:
                 "diffusion to the one it was trained with, and unlearn.assume_schedule = True"
             )
         recorded |= settings(config, ("diffusion",))
-    for key, value in settings(config).items():
+    asked = {"model.name": config.model.name} | settings(config)  # the name before what it has
+    for key, value in asked.items():
         if key not in FREE and recorded[key] != value:
             raise UserError(
                 f"config key {key} = {value!r}: the model in {folder} has {recorded[key]!r}; set "
                 "it to that"
             )
+
+
+def _defaults(name: str) -> ConfigDict:
+    """All defaults, with the architecture `name`."""
+    config = vdu_config.default()
+    config.model = vdu_config.model(name)
+    return config
 
 
 def _schedule_is_known(folder: Path) -> bool:
@@ -450,7 +462,10 @@ def data_inputs(config: ConfigDict) -> dict:
 
 def train_stage(config: ConfigDict, workdir: Path) -> StageDir:
     """The folder of `train`."""
-    inputs = {s: config[s].to_dict() for s in ("model", "diffusion", "train")}
+    inputs = {s: config[s].to_dict() for s in ("diffusion", "train")}
+    # Without what is younger than stored models and changes none of them.
+    plain = {"name": "unet", "num_class_embeds": 0}
+    inputs["model"] = {k: v for k, v in config.model.to_dict().items() if plain.get(k) != v}
     if config.train.init_from:
         start = model_folder(config.train.init_from)
         # What it is, not where it lies.

@@ -12,7 +12,7 @@ import optax
 from ml_collections import ConfigDict
 
 from vdu_jax import data, objectives, posterior
-from vdu_jax.models import unet
+from vdu_jax.models import network
 from vdu_jax.runtime import parallel
 from vdu_jax.runtime.fit import FitResult, fit
 from vdu_jax.stages import build
@@ -23,7 +23,7 @@ def init_params(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params
     """Initial parameters from `train.init_seed`."""
     net = build.net(config, image_shape)
     key = jax.random.key(config.train.init_seed)
-    return build.initialise(lambda key: unet.init_params(net, key, image_shape), key)
+    return build.initialise(lambda key: network.init_params(net, key, image_shape), key)
 
 
 def start(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params:

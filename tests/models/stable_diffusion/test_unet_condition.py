@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vdu_jax.models import network
 from vdu_jax.models.stable_diffusion import unet_condition
 
 NET = unet_condition.UNetCondition(
@@ -22,7 +23,9 @@ T = jnp.array([3, 700])
 @pytest.fixture(scope="module")
 def params():
     """Fresh, and then moved: residual blocks, and the time with them, begin as nothing."""
-    fresh = jax.jit(lambda key: unet_condition.init_params(NET, key))(jax.random.key(0))
+    fresh = jax.jit(lambda key: network.init_params(NET, key, (4, 4, NET.out_channels)))(
+        jax.random.key(0)
+    )
     draw = np.random.default_rng(1)
     return jax.tree.map(lambda p: p + 0.1 * draw.normal(size=p.shape).astype(np.float32), fresh)
 
@@ -34,7 +37,7 @@ def inputs():
 
 
 def predict(params, xt, text, net=NET):
-    return np.asarray(jax.jit(unet_condition.make_score_fn(net))(params, xt, T, text))
+    return np.asarray(jax.jit(network.make_score_fn(net))(params, xt, T, text))
 
 
 def test_the_text_is_a_set_of_which_every_token_counts(params, inputs):
@@ -77,7 +80,7 @@ def test_rematerialisation_and_linear_projections_change_nothing(params, inputs)
 
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_output(params, inputs):
     xt, text = inputs
-    score_fn = unet_condition.make_score_fn(NET.clone(dtype=jnp.bfloat16))
+    score_fn = network.make_score_fn(NET.clone(dtype=jnp.bfloat16))
     jaxpr = jax.make_jaxpr(score_fn)(params, xt, T, text)
     assert "bf16" in str(jaxpr)
     assert jaxpr.out_avals[0].dtype == jnp.float32

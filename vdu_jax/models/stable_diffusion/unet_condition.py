@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from vdu_jax.models import layers, unet
-from vdu_jax.types import Params, ScoreFn
 
 
 class CrossAttention(nn.Module):
@@ -134,6 +133,10 @@ class UNetCondition(nn.Module):
     param_dtype: jnp.dtype = jnp.float32
     remat: bool = False
 
+    def example_cond(self) -> jax.Array:
+        """See `network`: a text of one token."""
+        return jnp.zeros((1, 1, self.text_width))
+
     @nn.compact
     def __call__(self, xt: jax.Array, t: jax.Array, text: jax.Array) -> jax.Array:
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -170,20 +173,3 @@ class UNetCondition(nn.Module):
         x = unet.u_shape(self, x, resnet, attention)
         x = nn.silu(layers.GroupNorm(name="conv_norm_out", **norm)(x))
         return layers.conv(self.out_channels, name="conv_out", **types)(x).astype(jnp.float32)
-
-
-def init_params(net: UNetCondition, key: jax.Array) -> Params:
-    """Fresh parameters. jit- and `eval_shape`-compatible."""
-    side = 2 ** (len(net.block_out_channels) - 1)
-    latent, text = jnp.zeros((1, side, side, net.out_channels)), jnp.zeros((1, 1, net.text_width))
-    return net.init(key, latent, jnp.zeros((1,), jnp.int32), text)["params"]
-
-
-def make_score_fn(net: UNetCondition) -> ScoreFn:
-    """The pure `ScoreFn` of the network; `cond` is the text's embeddings (B, L, D)."""
-
-    def score_fn(params, xt, t, cond=None, *, dropout_key=None):
-        del dropout_key  # it has no dropout
-        return net.apply({"params": params}, xt, t, cond)
-
-    return score_fn

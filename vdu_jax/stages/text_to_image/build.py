@@ -18,7 +18,7 @@ from vdu_jax.diffusion import guidance, samplers
 from vdu_jax.diffusion.parameterization import Parameterization
 from vdu_jax.errors import UserError
 from vdu_jax.interop import pipeline, stable_diffusion
-from vdu_jax.models.stable_diffusion import unet_condition
+from vdu_jax.models import network
 from vdu_jax.runtime import artifacts, parallel, progress, sampling
 from vdu_jax.runtime.artifacts import StageDir
 from vdu_jax.runtime.checkpoints import Store
@@ -210,7 +210,7 @@ def score_fn(model: pipeline.TextToImage, remat: bool = False) -> ScoreFn:
     Args:
       remat: compute a block's activations again for its gradients.
     """
-    return unet_condition.make_score_fn(model.modules["unet"].clone(remat=remat))
+    return network.make_score_fn(model.modules["unet"].clone(remat=remat))
 
 
 def embed(model: pipeline.TextToImage, prompts: Sequence[str]) -> np.ndarray:
