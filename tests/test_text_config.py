@@ -24,7 +24,7 @@ def test_a_sound_config_passes(config):
 
 
 def test_esd_erases_the_text_unless_told_otherwise(config):
-    assert method("esd").params.teacher == "text"
+    assert method("esd").params.teacher == "condition"
     assert method("esd", teacher="fine_tuned").params.teacher == "fine_tuned"
 
 

@@ -15,8 +15,15 @@ from ml_collections import ConfigDict
 
 from vdu_jax.errors import UserError, did_you_mean, shown
 
-# What an objective's settings may be where images come without a prompt.
-WITHOUT_CONDITION = {"drop_condition": (0,), "plasticity": ("linear", "capped")}
+# What an objective's settings may be where images come without a condition, and where they have one
+# but the network knows none that says nothing.
+WITHOUT_CONDITION = {
+    "drop_condition": (0,),
+    "plasticity": ("linear", "capped"),
+    "teacher": ("fine_tuned",),
+    "relabel": ("image",),
+}
+WITHOUT_NOTHING = {key: WITHOUT_CONDITION[key] for key in ("drop_condition", "teacher")}
 
 
 def method(objective: str, **changes: Any) -> ConfigDict:
@@ -132,6 +139,13 @@ def default() -> ConfigDict:
                 "seed": 0,  # which part
             },
             "model": model("unet"),  # or of another architecture: `vdu_jax.models.registry`
+            # Of networks that know classes (model.num_class_embeds > 0).
+            "condition": {
+                # Share of the training images whose class is not told. Above 0 the network has one
+                # row more than the data has classes; of an imported one, whether it has.
+                "drop": 0.1,
+                "guidance": 1.0,  # scale of classifier-free guidance in every sampler; 1: none
+            },
             "diffusion": {
                 "schedule": "linear",
                 "num_steps": 1000,
@@ -475,6 +489,7 @@ def validate(config: ConfigDict) -> None:
     _validate_forget(c, info)
     validate_model(config, config.data.image_size if info is None else info[0][0])
 
+    _validate_condition(c, info)
     validate_diffusion(config)
     c.positive(
         "train.steps",
@@ -534,12 +549,12 @@ def validate(config: ConfigDict) -> None:
     validate_shared(c)
     for name in config.methods:
         validate_method(c, name, objectives.FACTORIES)
-        for key, allowed in WITHOUT_CONDITION.items():
+        for key, allowed in _allowed_params(config).items():
             if key in config.methods[name].params:
                 c.that(
                     f"methods.{name}.params.{key}",
                     lambda v, allowed=allowed: v in allowed,
-                    "is for models with a condition, those of kind 'text_to_image'",
+                    "is for networks with a condition (model.num_class_embeds, condition.drop)",
                 )
 
 
@@ -673,6 +688,51 @@ def validate_diffusion(config: ConfigDict) -> None:
     c.that("diffusion.num_steps", lambda v: 2 <= v <= 10**6, "must lie in 2..1000000")
     for key in ("diffusion.beta_start", "diffusion.beta_end"):
         c.that(key, lambda v: 0 < v < 1, "must lie in (0, 1)")
+
+
+def _allowed_params(config: ConfigDict) -> Mapping[str, tuple]:
+    if not config.model.num_class_embeds:
+        return WITHOUT_CONDITION
+    return {} if config.condition.drop else WITHOUT_NOTHING
+
+
+def _validate_condition(c: Check, info) -> None:
+    config, rows = c.config, c.config.model.num_class_embeds
+    c.that("condition.drop", lambda v: 0 <= v < 1, "must lie in [0, 1)")
+    c.not_negative("condition.guidance")
+    if not rows:
+        wanted = default().condition
+        for key in wanted:
+            c.that(
+                f"condition.{key}",
+                lambda v, key=key: v == wanted[key],
+                "is for networks that know classes: set model.num_class_embeds",
+            )
+        return
+    if not config.condition.drop:
+        c.that(
+            "condition.guidance",
+            lambda v: v == 1,
+            "guidance takes the prediction without a class, which is learned with "
+            "condition.drop > 0; set that, or 1 here",
+        )
+    if info is not None:
+        check_classes(config, info[1])
+
+
+def check_classes(config: ConfigDict, num_classes: int) -> None:
+    """Refuse a network of classes for data that has others; any is fine for an unconditional one.
+
+    Raises:
+      UserError: as `validate`.
+    """
+    rows, more = config.model.num_class_embeds, config.condition.drop > 0
+    if rows and rows != num_classes + more:
+        why = " and one that says nothing (condition.drop > 0)" if more else ""
+        raise UserError(
+            f"config key model.num_class_embeds = {rows}: {config.data.name} has {num_classes} "
+            f"classes{why}: set {num_classes + more}, or 0 for an unconditional network"
+        )
 
 
 def _validate_forget(c: Check, info) -> None:

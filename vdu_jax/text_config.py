@@ -36,7 +36,7 @@ def method(objective: str, subset: str = "all", rank: int = 0, **changes: Any) -
         stored; 0 for any change. See `vdu_jax.models.lora`.
     """
     if objective == "esd":
-        changes = {"teacher": "text"} | changes  # the source's own form
+        changes = {"teacher": "condition"} | changes  # the source's own form
     entry = images.method(objective, **changes)
     entry.subset, entry.rank = subset, rank
     return entry

@@ -66,7 +66,13 @@ def test_a_text_is_erased_by_the_network_itself(toy):
     x0, noising = toy.images(0, 6), toy.noising(3, 6)
     given, negative = (toy.images(i, 6)[:, 0, 0] for i in (1, 2))
     objective = esd(
-        score_fn, toy.predicts, toy.posterior, 40, teacher="text", guidance=2.0, teacher_steps=1
+        score_fn,
+        toy.predicts,
+        toy.posterior,
+        40,
+        teacher="condition",
+        guidance=2.0,
+        teacher_steps=1,
     )
     state = objective.init(toy.start, {}, jax.random.key(0))  # no image is taken
     batch = {"forget": {"image": x0, "cond": given, "negative": negative}}

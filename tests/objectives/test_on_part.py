@@ -21,7 +21,7 @@ def test_the_gradient_of_a_part_is_that_part_of_the_gradient(toy, name):
     """At the start, where all of the rest is what it stays."""
     key = jax.random.key(1)
     settings = {
-        "esd": {"teacher": "text"},
+        "esd": {"teacher": "condition"},
         "salun": {"mask_batches": 1, "share": 1.0},
         "vdu": {"anchor": "pretrained"},
         "vdu_extended": {"stability_reduction": "sum"},

@@ -271,13 +271,14 @@ class ImageSource:
 
 
 class ArraySource:
-    """Images that are already in memory, for `make_loader`; all labels are 0.
+    """Images that are already in memory, for `make_loader`.
 
-    images: (N, H, W, C) uint8.
+    images: (N, H, W, C) uint8. labels: (N,); all are 0 without them.
     """
 
-    def __init__(self, images: np.ndarray):
+    def __init__(self, images: np.ndarray, labels: np.ndarray | None = None):
         self._images = images
+        self._labels = np.zeros(len(images)) if labels is None else labels
         self.positions = np.arange(len(images))
         self.image_shape = images.shape[1:]
 
@@ -287,7 +288,7 @@ class ArraySource:
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """As `ImageSource.batch`."""
         images = to_model_range(self._images[indices])
-        return {"image": images, "label": np.zeros(len(images), np.int32)}
+        return {"image": images, "label": self._labels[indices].astype(np.int32)}
 
 
 def open_split(dataset: Dataset, split: str, cache_bytes: int = DEFAULT_CACHE_BYTES) -> ImageSource:

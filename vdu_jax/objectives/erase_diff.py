@@ -40,10 +40,10 @@ def erase_diff(
 ) -> Objective:
     """L = E e(θ; x_r) + λ E‖ε_θ(x_t, t) − u‖², x_t noised D_f, u uniform in [0, 1].
 
-    The forget data's noise is to be predicted as uniform noise, while the retained data is still
-    learned; λ comes from the alignment of the two gradients at every step (`multiplier`). The
-    source's inner loop, which estimates how low the forget loss can go, is left out: that bound has
-    no gradient of its own. It needs the retained data.
+    The forget data's noise, given their condition if they have one, is to be predicted as uniform
+    noise, while the retained data is still learned; λ comes from the alignment of the two gradients
+    at every step (`multiplier`). The source's inner loop, which estimates how low the forget loss
+    can go, is left out: that bound has no gradient of its own. It needs the retained data.
 
     Args:
       strength: η > 0.

@@ -1,4 +1,4 @@
-"""Erased Stable Diffusion (Gandikota et al. 2023, arXiv 2303.07345), with a text or without."""
+"""Erased Stable Diffusion (Gandikota et al. 2023, arXiv 2303.07345)."""
 
 from typing import NamedTuple
 
@@ -11,11 +11,11 @@ from vdu_jax.diffusion.parameterization import Parameterization, simple_error
 from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, Params, ScoreFn
 
-TEACHERS = ("fine_tuned", "text")
+TEACHERS = ("fine_tuned", "condition")
 
 
 class ESDState(NamedTuple):
-    """original: θ*. forget: θ_f, the original fine-tuned on D_f; `None` where a text is erased."""
+    """original: θ*. forget: θ_f, θ* fine-tuned on D_f; `None` where a condition is erased."""
 
     original: Params
     forget: Params | None
@@ -34,14 +34,15 @@ def esd(
 ) -> Objective:
     """L = E‖ε_θ(x_t, t) − [ε_θ* − η (ε_f − ε_θ*)](x_t, t)‖² (mean over pixels), x_t noised D_f.
 
-    The source erases a text's concept c (eq. 7): ε_θ is the prediction given the text, ε_f that of
-    θ* given the text, and ε_θ* that of θ* without it. An unconditional network knows no text, so
-    there ε_f is that of θ* fine-tuned briefly on D_f, prepared by `init`.
+    The source erases a condition c (eq. 7): ε_θ is the prediction given c, ε_f that of θ* given c,
+    and ε_θ* that of θ* without it. An unconditional network knows none, so there ε_f is that of θ*
+    fine-tuned briefly on D_f, prepared by `init`.
 
     Args:
       guidance: η ≥ 0, the source's negative guidance (1 there).
-      teacher: where ε_f comes from: "fine_tuned", or "text", for a network with a condition. Then
-        the forget data have "negative" beside "cond": the condition without the concept.
+      teacher: where ε_f comes from: "fine_tuned", or "condition", the source's form, for a network
+        with one (a text, a class). Then the forget data have "negative" beside "cond": the
+        condition without the concept.
       teacher_steps, teacher_learning_rate: of that fine-tuning, with Adam.
 
     Raises:
@@ -67,7 +68,7 @@ def esd(
         return optax.apply_updates(params, updates), opt_state
 
     def init(params, batches, key):
-        if teacher == "text":
+        if teacher == "condition":
             return ESDState(params, None)
         tuned, opt_state = params, optimizer.init(params)
         for step in range(teacher_steps):
@@ -82,7 +83,7 @@ def esd(
         x0 = batch["forget"]["image"]
         xt = process.q_sample(schedule, x0, noising.t, noising.eps)
         predict = process.bind_condition(predict_eps, batch["forget"])
-        if teacher == "text":
+        if teacher == "condition":
             negative = batch["forget"]["negative"]
             original = predict_eps(state.original, xt, noising.t, negative)
             forget = predict(state.original, xt, noising.t)

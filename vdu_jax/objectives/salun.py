@@ -1,4 +1,4 @@
-"""Saliency unlearning (Fan et al. 2024, arXiv 2310.12508), for an unconditional model."""
+"""Saliency unlearning (Fan et al. 2024, arXiv 2310.12508)."""
 
 from typing import NamedTuple
 
@@ -10,6 +10,8 @@ from vdu_jax.diffusion.parameterization import Parameterization, relabelled_erro
 from vdu_jax.posterior import Posterior
 from vdu_jax.types import Objective, Params, ScoreFn
 
+RELABELS = ("image", "condition")
+
 
 class SalUnState(NamedTuple):
     """mask: True where a parameter may change."""
@@ -18,8 +20,8 @@ class SalUnState(NamedTuple):
 
 
 class SalUnNoise(NamedTuple):
-    """forget, replay: of each image of D_f and of replay. partner: x_r, the replay image that each
-    image of D_f is to denoise to, (B, H, W, C)."""
+    """forget, replay: of each image of D_f and of replay. partner: of a replay image for each image
+    of D_f, what the latter is relabelled with: (B, H, W, C), or its condition (B, …)."""
 
     forget: process.Noising
     replay: process.Noising
@@ -42,15 +44,19 @@ def salun(
     share: float = 0.5,
     mask_batches: int = 20,
     replay_weight: float = 1.0,
+    relabel: str = "image",
 ) -> Objective:
-    """L = E r(θ; x_f → x_r) + β E e(θ; x_r), with gradients of the salient parameters alone.
+    """L = E r(θ; x_f) + β E e(θ; x_r), with gradients of the salient parameters alone.
 
     The mask is taken from the gradient of the forget error at θ*, by `init`. The source relabels a
-    noised forget image with another class (eq. 7). An unconditional network knows no classes, so
+    noised forget image with another condition c' (eq. 7): r = ‖ε_θ(x_t|c) − ε_θ(x_t|c')‖², a mean
+    over pixels, the second prediction a constant. An unconditional network knows no condition, so
     the image is asked to denoise to a replay image x_r, drawn from the model itself: r is
     `parameterization.relabelled_error`. Where the source keeps to retained data, β weighs replay.
 
     Args:
+      relabel: with another "condition", the source's form, c' being that of a replay image, or with
+        another "image".
       share: of the parameters that may change, in (0, 1]; 0.5 in the source.
       mask_batches: batches of D_f that the mask is taken over.
       replay_weight: β ≥ 0.
@@ -61,7 +67,11 @@ def salun(
     del posterior, num_forget
     if not 0 < share <= 1 or mask_batches < 1 or replay_weight < 0:
         raise ValueError("share must lie in (0, 1], mask_batches be ≥ 1, replay_weight ≥ 0")
+    if relabel not in RELABELS:
+        raise ValueError(f"unknown relabel {relabel!r}; one of {', '.join(RELABELS)}")
     schedule = parameterization.schedule
+    predict_eps = parameterization.noise_predictor(score_fn)
+    of_partner = {"image": "image", "condition": "cond"}[relabel]
 
     @jax.jit
     def forget_gradient(params, part, key):
@@ -85,7 +95,7 @@ def salun(
         return SalUnNoise(
             process.draw_noising(forget_key, schedule, x0),
             process.draw_noising(replay_key, schedule, replay),
-            replay[jax.random.randint(pair_key, (len(x0),), 0, len(replay))],
+            batch["replay"][of_partner][jax.random.randint(pair_key, (len(x0),), 0, len(replay))],
         )
 
     def loss(params, state, batch, noise):
@@ -94,10 +104,20 @@ def salun(
             lambda p, m: jnp.where(m, p, jax.lax.stop_gradient(p)), params, state.mask
         )
         x0, replay = batch["forget"]["image"], batch["replay"]["image"]
-        bound = process.bind_condition(score_fn, batch["forget"])
-        relabelled = relabelled_error(
-            bound, params, parameterization, x0, noise.forget, noise.partner
-        ).mean()
+        if relabel == "condition":
+            xt = process.q_sample(schedule, x0, noise.forget.t, noise.forget.eps)
+            predicted, other = (
+                predict_eps(params, xt, noise.forget.t, cond)
+                for cond in (batch["forget"]["cond"], noise.partner)
+            )
+            weights = process.bcast(parameterization.simple_weights[noise.forget.t], xt)
+            gap = jnp.square(predicted - jax.lax.stop_gradient(other))
+            relabelled = (weights * gap).mean()
+        else:
+            bound = process.bind_condition(score_fn, batch["forget"])
+            relabelled = relabelled_error(
+                bound, params, parameterization, x0, noise.forget, noise.partner
+            ).mean()
         bound = process.bind_condition(score_fn, batch["replay"])
         kept = simple_error(bound, params, parameterization, replay, noise.replay).mean()
         metrics = {"relabelled_error": relabelled, "replay_error": kept}

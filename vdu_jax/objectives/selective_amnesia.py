@@ -1,4 +1,4 @@
-"""Selective Amnesia (Heng and Soh 2023, arXiv 2305.10120), for an unconditional model."""
+"""Selective Amnesia (Heng and Soh 2023, arXiv 2305.10120)."""
 
 from typing import NamedTuple
 
@@ -39,8 +39,8 @@ def selective_amnesia(
     """L = E r(θ; x_f → u) + γ E e(θ; replay) + λ D Σ_i F_i (θ_i − θ*_i)², u uniform in [-1, 1].
 
     Elastic weight consolidation and generative replay hold the model while the forget class is led
-    to uniform noise (eq. 6 there). The source relabels a class given by its label. An unconditional
-    network has no labels, so noised forget images are asked to denoise to u: r is
+    to uniform noise (eq. 6 there). The source has a class, given by its label, draw u; so noised
+    forget images are asked, with the condition they come with, if any, to denoise to u: r is
     `parameterization.relabelled_error`. F, made by `init`, is the diagonal Fisher of e over replay
     (`posterior.diagonal_fisher`). The source sums errors over the D numbers of an image where we
     take the mean; with the factor D, λ weighs the same.

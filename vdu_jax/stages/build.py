@@ -16,7 +16,7 @@ import optax
 from ml_collections import ConfigDict
 
 from vdu_jax import config as vdu_config
-from vdu_jax import data
+from vdu_jax import data, tasks
 from vdu_jax.diffusion import likelihood, samplers
 from vdu_jax.diffusion.parameterization import Parameterization, make_parameterization
 from vdu_jax.diffusion.schedule import Schedule, make_schedule
@@ -46,6 +46,7 @@ def dataset(config: ConfigDict) -> data.Dataset:
             f"config key forget.classes = {tuple(classes)}: {section.name} has the classes "
             f"0..{found.num_classes - 1}, and at least one must remain"
         )
+    vdu_config.check_classes(config, found.num_classes)
     return found
 
 
@@ -127,43 +128,69 @@ def noise_predictor(config: ConfigDict, image_shape: tuple[int, int, int]) -> Sc
 
 
 def sampler(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
-    """See `runtime.sampling.make_sampler`."""
-    section = config.sampler
+    """`sampler(params, seed, count, label) -> images`, each asked for as the task says.
+
+    See `runtime.sampling.make_sampler`.
+    """
     return _sampler(
         net(config, image_shape),
         _items(config.diffusion),
-        _items(section),
+        _items(config.sampler),
+        tasks.of(config),
         image_shape,
         config.parallel.fsdp,
     )
 
 
 @functools.lru_cache(maxsize=4)
-def _sampler(module, diffusion: tuple, settings: tuple, image_shape: tuple, fsdp: int) -> Callable:
-    values = dict(settings)
+def _sampler(
+    module, diffusion: tuple, settings: tuple, task: tasks.Task, image_shape: tuple, fsdp: int
+) -> Callable:
+    draw = _draw(module, diffusion, settings, task, image_shape)
+    size = dict(settings)["batch_size"]
+    made = sampling.make_sampler(draw, image_shape, batch_size=size, fsdp=fsdp)
+
+    def sampler(params: Params, seed: int, count: int, label: str) -> np.ndarray:
+        return made(params, seed, count, label, *task.asked(count))
+
+    return sampler
+
+
+def drawing(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
+    """`draw(params, keys, *asked) -> images` in [-1, 1], what a sampler compiles."""
+    sections = _items(config.diffusion), _items(config.sampler)
+    return _draw(net(config, image_shape), *sections, tasks.of(config), image_shape)
+
+
+def _draw(module, diffusion: tuple, settings: tuple, task: tasks.Task, image_shape: tuple):
     predict = parameterization_of(diffusion).noise_predictor(network.make_score_fn(module))
+    predict, clip = task.drawing(predict), dict(settings)["clip_x0"]
     plan = _sampler_plan(diffusion, settings)
 
-    def draw(params, keys):
-        clip = values["clip_x0"]
-        return samplers.sample(predict, params, plan, keys, image_shape, clip_x0=clip)
+    def draw(params, keys, *asked):
+        cond = task.drawing_cond(*asked)
+        return samplers.sample(predict, params, plan, keys, image_shape, clip_x0=clip, cond=cond)
 
-    return sampling.make_sampler(draw, image_shape, batch_size=values["batch_size"], fsdp=fsdp)
+    return draw
 
 
 def evidence_bound(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
-    """`bound(params, x0, key) -> (B,)` bits per dimension; see `likelihood.bits_per_dim`."""
-    return _evidence_bound(net(config, image_shape), _items(config.diffusion))
+    """`bound(params, x0, key, *told) -> (B,)` bits per dimension; see `likelihood.bits_per_dim`.
+
+    What is told of the images is from `Task.told`.
+    """
+    return _evidence_bound(net(config, image_shape), _items(config.diffusion), tasks.of(config))
 
 
 @functools.lru_cache(maxsize=4)
-def _evidence_bound(module: nn.Module, diffusion: tuple) -> Callable:
+def _evidence_bound(module: nn.Module, diffusion: tuple, task: tasks.Task) -> Callable:
     predicts = parameterization_of(diffusion)
     predict = predicts.noise_predictor(network.make_score_fn(module))
 
     @jax.jit
-    def bound(params, x0, key):
-        return likelihood.bits_per_dim(predict, params, predicts.schedule, x0, key)
+    def bound(params, x0, key, *told):
+        predict_told = functools.partial(predict, cond=task.cond(*told))
+        return likelihood.bits_per_dim(predict_told, params, predicts.schedule, x0, key)
 
     return bound
 
@@ -195,12 +222,15 @@ def features(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
         _items(config.diffusion),
         tuple(config.replay.feature_times),
         config.sampler.batch_size,
+        tasks.of(config),
         image_shape,
     )
 
 
 @functools.lru_cache(maxsize=4)
-def _features(module, diffusion: tuple, times: tuple, batch_size: int, image_shape: tuple):
+def _features(
+    module, diffusion: tuple, times: tuple, batch_size: int, task: tasks.Task, image_shape: tuple
+):
     noise = parameterization_of(diffusion).schedule
     feature_fn = network.make_feature_fn(module)
     eps = jax.random.normal(jax.random.key(0), (len(times), *image_shape))
@@ -212,7 +242,8 @@ def _features(module, diffusion: tuple, times: tuple, batch_size: int, image_sha
         for step, pattern in zip(steps, eps, strict=True):
             a = noise.alphas_cumprod[step]
             xt = jnp.sqrt(a) * x0 + jnp.sqrt(1 - a) * pattern
-            parts.append(feature_fn(params, xt, jnp.full((len(x0),), step)))
+            t, cond = jnp.full((len(x0),), step), task.without(len(x0))
+            parts.append(feature_fn(params, xt, t, cond))
         return jnp.concatenate(parts, axis=-1)
 
     def run(params: Params, images: np.ndarray) -> np.ndarray:
@@ -416,6 +447,7 @@ def draw_original(config: ConfigDict, workdir: Path, image_shape: tuple, seed: i
         "sampler": config.sampler.to_dict(),
         "seed": seed,
         "count": count,
+        **condition_inputs(config),
     }
     file = folder / "drawn" / f"{artifacts.fingerprint(what)}.npz"
     if not artifacts.exists(file):
@@ -460,12 +492,20 @@ def data_inputs(config: ConfigDict) -> dict:
     return {k: config.data[k] for k in ("name", "image_size", "channels", *also)}
 
 
+def condition_inputs(config: ConfigDict) -> dict:
+    """What of the images' condition changes results; empty without one."""
+    inputs = tasks.of(config).inputs
+    return {"condition": inputs} if inputs else {}
+
+
 def train_stage(config: ConfigDict, workdir: Path) -> StageDir:
     """The folder of `train`."""
     inputs = {s: config[s].to_dict() for s in ("diffusion", "train")}
     # Without what is younger than stored models and changes none of them.
     plain = {"name": "unet", "num_class_embeds": 0}
     inputs["model"] = {k: v for k, v in config.model.to_dict().items() if plain.get(k) != v}
+    if inputs["model"].get("num_class_embeds"):
+        inputs["train"]["drop_condition"] = config.condition.drop
     if config.train.init_from:
         start = model_folder(config.train.init_from)
         # What it is, not where it lies.
@@ -483,7 +523,7 @@ def stage(config: ConfigDict, workdir: Path, name: str, sections, upstream=(), *
         than the config's.
     """
     original = original_folder(config, workdir)
-    inputs = {s: config[s].to_dict() for s in sections} | more
+    inputs = {s: config[s].to_dict() for s in sections} | more | condition_inputs(config)
     inputs["upstream"] = {
         u: (artifacts.finished(original) if u == "original" else artifacts.upstream(workdir, u))[
             "fingerprint"

@@ -38,6 +38,23 @@ COLUMNS = {
     "step kept": ("kept_step", 0),
     "% of training": ("percent_of_training", 2),
 }
+# Of class-conditional models, from a cell's "conditions".
+CONDITION_COLUMNS = {
+    "UA %": ("unlearning_accuracy", 1),
+    "others right %": ("others_right", 1),
+    "u-FID of others": ("u_fid_others", 2),
+}
+OF_CONDITIONS = {
+    "unlearning_accuracy": lambda row: row["unlearning_accuracy"],
+    "others_right": lambda row: 100 * row["others"]["value"],
+    "u_fid_others": lambda row: row["u_fid"],
+}
+
+
+def columns(summary: Mapping) -> dict[str, tuple[str, int]]:
+    """The table's columns: those of conditions where a method has them."""
+    has = any("unlearning_accuracy" in figures for figures in summary.values())
+    return COLUMNS | (CONDITION_COLUMNS if has else {})
 
 
 def settings(config: ConfigDict) -> dict:
@@ -48,6 +65,10 @@ def settings(config: ConfigDict) -> dict:
         del found["data"][key]
     if not found["data"]["background"]:  # all images are opaque: it changes nothing
         del found["data"]["background"]
+    if not found["model"]["num_class_embeds"]:  # nothing is asked for
+        del found["model"]["num_class_embeds"], found["condition"]
+    if found["model"]["name"] == "unet":
+        del found["model"]["name"]
     return found
 
 
@@ -74,6 +95,8 @@ def results(config: ConfigDict, tuned: Mapping, rows: Mapping, onto: Mapping) ->
     for row in cells.values():
         row["kid_1000"] = None if row["kid"] is None else 1000 * row["kid"]["value"]
         row["relearning_steps"] = row.get("relearning", {}).get("steps")
+        if "conditions" in row:
+            row |= {name: figure(row["conditions"]) for name, figure in OF_CONDITIONS.items()}
         if "share_of_training" in row:
             row["percent_of_training"] = 100 * row["share_of_training"]
     _at_equal_forgetting(cells, methods)
@@ -145,7 +168,7 @@ def _at_equal_forgetting(cells: dict, methods: Mapping) -> None:
 
 def summarise(cells: Mapping) -> dict:
     """method -> figure -> {mean, standard_error, count} over its cells, absent values left out."""
-    keys = [key for key, _ in COLUMNS.values()] + ["confidence", "u_fid_all"]
+    keys = [key for key, _ in (COLUMNS | CONDITION_COLUMNS).values()] + ["confidence", "u_fid_all"]
     summary = {}
     for method in dict.fromkeys(_split(name)[0] for name in cells):
         rows = [row for name, row in cells.items() if _split(name)[0] == method]
@@ -182,13 +205,14 @@ def table(published: Mapping) -> str:
     def line(cells):
         lines.append("| " + " | ".join(cells) + " |")
 
-    header = ["method", "sees", "cells", *COLUMNS]
+    shown = columns(summary)
+    header = ["method", "sees", "cells", *shown]
     line(header)
     line(["---"] * len(header))
     for name in order(published):
         figures = summary[name]
         row = [name, _sees(published, name), str(figures["cells"])]
-        for key, digits in COLUMNS.values():
+        for key, digits in shown.values():
             row.append(_shown(figures.get(key), digits, figures["cells"]))
         line(row)
     lines.append("")
@@ -272,7 +296,8 @@ def _shown(value: Mapping | None, digits: int, cells: int) -> str:
 def csv_text(published: Mapping) -> str:
     """One row a cell."""
     buffer = io.StringIO()
-    keys = [key for key, _ in COLUMNS.values()] + ["confidence", "steps", "stopped"]
+    shown = columns(published["summary"])
+    keys = [key for key, _ in shown.values()] + ["confidence", "steps", "stopped"]
     keys += ["images", "u_fid_bias"]
     levels = [str(level) for level in LEVELS]
     writer = csv.writer(buffer, lineterminator="\n")

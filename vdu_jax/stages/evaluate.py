@@ -9,8 +9,9 @@ the former four are those of its retained-class samples, its own quality on what
 `u_fid_all` counts all its samples. All four depend on how many images they are of: "images" says
 so beside them, and "u_fid_bias" is the u-FID that as many real images are expected at
 (`frechet.expected_bias`). Points of the curve have fewer images; the original's u-FID with as many
-is under "at_curve_images". If a method is "retrain", `tv_to_retrained` is the total variation
-distance between a model's class histogram and that of the (first) retrained one.
+is under "at_curve_images". Of a class-conditional model "conditions" has what it draws when it is
+asked for a class; see `of_conditions`. If a method is "retrain", `tv_to_retrained` is the total
+variation distance between a model's class histogram and that of the (first) retrained one.
 """
 
 import functools
@@ -22,9 +23,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdu_jax import data
+from vdu_jax import data, tasks
 from vdu_jax.errors import UserError
-from vdu_jax.metrics import frechet, kid, precision_recall, pul, tradeoff
+from vdu_jax.metrics import conditions, frechet, kid, precision_recall, pul, tradeoff
 from vdu_jax.runtime import artifacts, parallel, processes, progress
 from vdu_jax.stages import build, classifier, features, replay, sample, unlearn
 
@@ -153,6 +154,7 @@ def run_model(config: ConfigDict, workdir: Path, model: str, yardstick: Yardstic
         warn_of_bias(f"curve of {model}", "curve.images", best, retained)
     figures |= quality(config, kept, retained)
     warn_of_bias(model, "evaluate.images", figures, retained)
+    figures |= of_conditions(config, judged, retained)
     if config.evaluate.bits_per_dim_images:
         figures |= evidence(config, workdir, model)
     artifacts.write_json(path / "metrics.json", metrics)
@@ -178,6 +180,21 @@ def gather(config: ConfigDict, workdir: Path) -> dict:
         "models": figures,
         "curves": {model: m["curve"] for model, m in measured.items() if "curve" in m},
     }
+
+
+def of_conditions(config: ConfigDict, judged, retained: Retained) -> dict:
+    """ "conditions": how often the class that was asked for is drawn, "forget" and "others" apart,
+    UA, and u-FID of what was asked for with the others. Empty where nothing is asked for.
+    """
+    task, forget = tasks.of(config), tuple(config.forget.classes)
+    to_forget = task.asked_to_forget(len(judged.probabilities), forget)
+    if to_forget is None:
+        return {}
+    (asked,) = task.asked(len(to_forget))
+    found = conditions.condition_accuracy(judged.probabilities, asked, forget)
+    shares = {kind: share._asdict() for kind, share in found._asdict().items()}
+    shares["unlearning_accuracy"] = found.unlearning_accuracy
+    return {"conditions": shares | counted_distance(judged.features[~to_forget], retained)}
 
 
 def choose_retained(config: ConfigDict, features: np.ndarray, labels: np.ndarray) -> Retained:
@@ -350,13 +367,15 @@ def evidence(config: ConfigDict, workdir: Path, model: str) -> dict:
     means, of = {}, {}
     for kind, members in (("forget", is_forget), ("retain", ~is_forget)):
         indices = choose(np.flatnonzero(members), config)
-        images, _ = source.read(indices)
-        values = []
+        images, labels = source.read(indices)
+        told, values = tasks.of(config).told(labels), []
         with progress.bar(len(images), f"evidence {model} {kind}", unit="image") as bar:
             for first in range(0, len(images), config.sampler.batch_size):
                 x0 = data.to_model_range(images[first : first + config.sampler.batch_size])
                 key = jax.random.fold_in(jax.random.key(config.evaluate.seed), first)
-                values.extend(parallel.fetch(bound(params, parallel.spread(x0, mesh), key)))
+                part = (rows[first : first + len(x0)] for rows in told)
+                some = [parallel.spread(rows, mesh) for rows in (x0, *part)]
+                values.extend(parallel.fetch(bound(params, some[0], key, *some[1:])))
                 bar.update(len(x0))
         spread = tradeoff.spread(np.asarray(values, float)) if values else None
         means[kind] = spread and spread.mean

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from vdu_jax import data
+from vdu_jax import data, tasks
 from vdu_jax import posterior as posterior_lib
-from vdu_jax.diffusion import samplers
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import fit, parallel
 from vdu_jax.stages import build, posterior, train, unlearn
@@ -119,10 +119,9 @@ def of_drawing(draw: Callable, params: Any, count: int, fsdp: int, *given: Any) 
 
 def image_batch(config: ConfigDict, count: int) -> dict[str, jax.ShapeDtypeStruct]:
     """What a loader gives of `count` images."""
-    return {
-        "image": jax.ShapeDtypeStruct((count, *image_shape(config)), jnp.float32),
-        "label": jax.ShapeDtypeStruct((count,), jnp.int32),
-    }
+    images = np.zeros((1, *image_shape(config)), np.uint8)
+    one = tasks.of(config).source(data.ArraySource(images)).batch(np.zeros(1, int))
+    return {k: jax.ShapeDtypeStruct((count, *v.shape[1:]), v.dtype) for k, v in one.items()}
 
 
 def posterior_shapes(config: ConfigDict, params) -> posterior_lib.Posterior:
@@ -157,14 +156,10 @@ def of_method(config: ConfigDict, devices: int, name: str) -> dict:
 
 
 def of_sampling(config: ConfigDict, devices: int) -> dict:
-    section, shape = config.sampler, image_shape(config)
-    params, plan = build.param_shapes(config, shape), build.sampler_plan(config)
-    predict = build.noise_predictor(config, shape)
-
-    def draw(params, keys):
-        return samplers.sample(predict, params, plan, keys, shape, clip_x0=section.clip_x0)
-
-    return of_drawing(draw, params, -(-section.batch_size // devices), config.parallel.fsdp)
+    shape, count = image_shape(config), -(-config.sampler.batch_size // devices)
+    asked = [jax.ShapeDtypeStruct(rows.shape, rows.dtype) for rows in tasks.of(config).asked(count)]
+    draw, params = build.drawing(config, shape), build.param_shapes(config, shape)
+    return of_drawing(draw, params, count, config.parallel.fsdp, *asked)
 
 
 def make(config: ConfigDict, devices: int) -> dict:

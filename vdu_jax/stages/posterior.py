@@ -10,9 +10,10 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from vdu_jax import data, posterior
+from vdu_jax import data, posterior, tasks
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import artifacts, parallel, prefetch, progress
 from vdu_jax.runtime.checkpoints import Store, whole
@@ -133,13 +134,14 @@ def laplace(config: ConfigDict, workdir: Path, found: data.Dataset) -> posterior
     section, count = config.posterior, config.posterior.fisher_images
     params = build.load_pretrained(config, workdir, found.image_shape)
     sampler = build.sampler(config, found.image_shape)
-    images = sampler(params, section.fisher_seed, count, "posterior")
+    images, task = sampler(params, section.fisher_seed, count, "posterior"), tasks.of(config)
+    source = task.source(data.ArraySource(images, *task.asked(count)))
 
     def batches():
         with progress.bar(count, "fisher", unit="image") as bar:
             for first in range(0, count, FISHER_BATCH):
-                part = images[first : first + FISHER_BATCH]
-                yield {"image": data.to_model_range(part)}
+                part = np.arange(first, min(first + FISHER_BATCH, count))
+                yield source.batch(part)
                 bar.update(len(part))
 
     fisher = posterior.diagonal_fisher(

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdu_jax import data, objectives
+from vdu_jax import data, objectives, tasks
 from vdu_jax.errors import UserError
 from vdu_jax.metrics import pul, relearning
 from vdu_jax.runtime import artifacts, parallel, processes
@@ -159,11 +159,11 @@ def shown(config: ConfigDict) -> data.ImageSource:
 def train(config: ConfigDict, kept: Params, path: Path, step: int, label: str) -> Params:
     """The parameters after `step` steps of training from `kept`, going on from the last check."""
     section, source = config.relearn, shown(config)
-    score_fn = build.score_fn(config, source.image_shape)
+    score_fn, told = build.score_fn(config, source.image_shape), tasks.of(config).source(source)
     fit(
         objectives.ddpm(score_fn, build.parameterization(config), kind="forget"),
         kept,
-        {"forget": build.loader(source, section.batch_size, section.seed)},
+        {"forget": build.loader(told, section.batch_size, section.seed)},
         build.optimizer(section.learning_rate),
         key=jax.random.key(section.seed),
         num_steps=step,

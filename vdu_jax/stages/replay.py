@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdu_jax import data, detector
+from vdu_jax import data, detector, tasks
 from vdu_jax.errors import UserError
 from vdu_jax.metrics import frechet
 from vdu_jax.runtime import artifacts, processes
@@ -44,6 +44,9 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
             f"replay cannot be cleaned: {error} (forget.fraction, forget.limit, replay.images)"
         ) from None
     forget_like = cleaning.forget_like
+    asked = tasks.of(config).asked_to_forget(len(images), tuple(config.forget.classes))
+    if asked is not None:
+        forget_like = forget_like | asked
     if config.replay.kernel_time:
         schedule = build.schedule(config)
         level = int(config.replay.kernel_time * schedule.num_steps)
@@ -73,9 +76,11 @@ class Replay(NamedTuple):
     forget_like: np.ndarray
     detector: detector.Detector
 
-    @property
-    def cleaned(self) -> np.ndarray:
-        return self.images[~self.forget_like]
+    def source(self, task: tasks.Task) -> data.loader.Source:
+        """The images that are not forget-like, with what they were asked for with."""
+        kept = ~self.forget_like
+        asked = (rows[kept] for rows in task.asked(len(self.images)))
+        return task.source(data.ArraySource(self.images[kept], *asked))
 
 
 def load(workdir: Path) -> Replay:
@@ -108,8 +113,3 @@ class Judge:
         rate = self._rule.rate(features)
         drift = frechet.frechet_distance(frechet.feature_stats(features), self._reference)
         return detector.Snapshot(step, detector.estimated_pul(self._original_rate, rate), drift)
-
-
-def loader(images: np.ndarray, batch_size: int, seed: int):
-    """Shuffled batches of uint8 images in memory, as `build.loader` gives them."""
-    return build.loader(data.ArraySource(images), batch_size, seed)

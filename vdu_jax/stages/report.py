@@ -61,14 +61,22 @@ def grid(workdir: Path, model: str):
 
 def show(table: dict, path: Path, features: str) -> None:
     """Print the table, the report's place, and the table as one JSON line."""
-    heads = ("PUL %", "u-FID", "bias", "images", "steps")
+    heads = ["PUL %", "u-FID", "bias", "images", "steps"]
+    asked = {"unlearning_accuracy": "UA %", "others_right": "others %"}
+    asked = {key: head for key, head in asked.items() if all(key in row for row in table.values())}
+    heads += asked.values()
     print(f"\n{'model':<16}{''.join(f'{head:>9}' for head in heads)}{'seconds':>10}")
     for model, row in table.items():
         cells = [_number(row["pul"], 1), _number(row["u_fid"], 2), _bias(row.get("u_fid_bias"))]
-        cells += [row.get("images", "–"), row["steps"]]
+        cells += [row.get("images", "–"), row["steps"], *(_number(row[key], 1) for key in asked)]
         print(f"{model:<16}{''.join(f'{cell:>9}' for cell in cells)}{row['seconds']:>10.1f}")
     network = NETWORKS[features]
     print(f"u-FID in {network}'s features; the original's: its retained-class samples.")
+    if asked:
+        print(
+            "UA: images asked for with a class to be forgotten that are not of it; others: asked "
+            "for with another class, and of it."
+        )
     print("bias: the u-FID that real images are expected at, with as many images as the model's.")
     print(f"report: {path}")
     print(json.dumps(table))
@@ -91,6 +99,10 @@ def make_table(config: ConfigDict, workdir: Path, metrics: dict) -> dict:
             # An imported model took no time here.
             "seconds": round(artifacts.timings(folder).get("fit", 0.0), 1),
         }
+        if "conditions" in measured:
+            found = measured["conditions"]
+            table[model]["unlearning_accuracy"] = found["unlearning_accuracy"]
+            table[model]["others_right"] = 100 * found["others"]["value"]
     return table
 
 
@@ -190,10 +202,16 @@ def _figures(metrics: dict, table: dict) -> str:
                 f"{row['seconds']:.0f}",
             ]
         )
+    has_conditions = "conditions" in original
+    if has_conditions:
+        for row, model in zip(rows, table, strict=True):
+            row += _conditions(metrics["models"][model]["conditions"])
     header = ["model", "PUL % [95 %]", "u-FID", "its bias", "images", "KID × 1000", "precision"]
     header += ["recall", "forget class %", "confidence"]
     header += [f"bits per dimension, {kind} (images)" for kind in kinds]
     header += ["steps", "seconds"]
+    if has_conditions:
+        header += ["UA % [95 %]", "others drawn as asked %", "u-FID of the others asked for"]
     reference, held_out = metrics.get("reference"), _number(metrics["u_fid_held_out"], 2)
     sizes = against = ""
     if reference:
@@ -213,6 +231,16 @@ def _figures(metrics: dict, table: dict) -> str:
         f"The classifier gets {100 * metrics['classifier']['accuracy']:.1f} % of the held-out "
         f"images right.</p>"
     )
+
+
+def _conditions(found: dict) -> list[str]:
+    forget, others = found["forget"], found["others"]
+    low, high = 100 * (1 - forget["high"]), 100 * (1 - forget["low"])
+    return [
+        f"{found['unlearning_accuracy']:.1f} [{low:.1f}, {high:.1f}] ({forget['count']} images)",
+        f"{100 * others['value']:.1f} ({others['count']} images)",
+        _number(found["u_fid"], 2),
+    ]
 
 
 def _curve(config: ConfigDict, workdir: Path, metrics: dict, table: dict) -> str:

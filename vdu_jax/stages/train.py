@@ -11,7 +11,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from vdu_jax import data, objectives, posterior
+from vdu_jax import data, objectives, posterior, tasks
 from vdu_jax.models import network
 from vdu_jax.runtime import parallel
 from vdu_jax.runtime.fit import FitResult, fit
@@ -69,6 +69,7 @@ def make_objective(config: ConfigDict, image_shape: tuple[int, int, int]) -> Obj
         build.parameterization(config),
         weighting=config.train.weighting,
         dropout=config.model.dropout > 0,
+        drop_condition=tasks.of(config).drop,
     )
 
 
@@ -86,7 +87,8 @@ def fit_on(
 ) -> FitResult:
     """Train from `params` on a source of images with all settings of `config.train`."""
     settings = config.train
-    loader = build.loader(source, settings.batch_size, settings.seed)
+    told = tasks.of(config).source(source)
+    loader = build.loader(told, settings.batch_size, settings.seed)
     return fit(
         make_objective(config, source.image_shape),
         params,

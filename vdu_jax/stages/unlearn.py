@@ -13,7 +13,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from vdu_jax import detector, objectives
+from vdu_jax import detector, objectives, tasks
 from vdu_jax.errors import UserError
 from vdu_jax.posterior import natural
 from vdu_jax.runtime import artifacts, parallel
@@ -59,15 +59,13 @@ def open_loaders(config: ConfigDict, workdir: Path, name: str, sees: frozenset) 
     loaders = {}
     for kind in sorted(sees):
         if kind == "replay":
-            images = replay.load(workdir).cleaned
-            loaders[kind] = replay.loader(images, settings.replay_batch, config.unlearn.seed)
-            continue
-        found = build.dataset(config)
-        source = build.open_split(config, found, "train")
-        indices = getattr(build.forget_retain(config, source), kind)
-        loaders[kind] = build.loader(
-            source.subset(indices), settings[f"{kind}_batch"], config.unlearn.seed
-        )
+            source = replay.load(workdir).source(tasks.of(config))
+        else:
+            whole = build.open_split(config, build.dataset(config), "train")
+            indices = getattr(build.forget_retain(config, whole), kind)
+            source = tasks.of(config).source(whole.subset(indices))
+        size = settings[f"{kind}_batch"]
+        loaders[kind] = build.loader(source, size, config.unlearn.seed)
     return loaders
 
 

@@ -1,0 +1,44 @@
+"""Images that nothing is asked of: the setting of Panda et al., and of DDPM."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vdu_jax.data.loader import Source
+from vdu_jax.types import ScoreFn
+
+
+class Unconditional(NamedTuple):
+    """See `vdu_jax.tasks.Task`: there is no condition anywhere."""
+
+    drop: float = 0.0
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        return {}
+
+    def source(self, source: Source) -> Source:
+        return source
+
+    def asked(self, count: int) -> tuple[np.ndarray, ...]:
+        del count
+        return ()
+
+    def told(self, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+        del labels
+        return ()
+
+    def cond(self, *asked: Any) -> None:
+        del asked
+
+    def drawing(self, predict_eps: ScoreFn) -> ScoreFn:
+        return predict_eps
+
+    def drawing_cond(self, *asked: Any) -> None:
+        del asked
+
+    def without(self, count: int) -> None:
+        del count
+
+    def asked_to_forget(self, count: int, classes: tuple[int, ...]) -> None:
+        del count, classes
