@@ -12,9 +12,12 @@ import vdu_jax
 PACKAGE = Path(vdu_jax.__file__).parent
 TESTS = Path(__file__).parent
 PURE = {"models", "diffusion", "posterior", "objectives", "metrics", "detector", "types"}
-SHELL = {"data", "interop", "parity", "runtime", "stages", "cli", "config", "text_config"}
+SHELL = {
+    "data", "interop", "parity", "runtime", "stages", "tasks", "cli", "config", "text_config"
+}  # fmt: skip
 FORBIDDEN = {
-    "data": {"runtime", "stages", "cli"},
+    "data": {"runtime", "tasks", "stages", "cli"},
+    "tasks": {"runtime", "stages", "cli"},
     "runtime": {"stages", "cli"},
     "objectives": {"stages"},
     "interop": {"stages", "cli"},

@@ -43,6 +43,42 @@ def test_loss_by_hand(toy, weight):
     assert float(loss) == pytest.approx(error.mean() + weight * kept, rel=1e-3)
 
 
+def test_another_condition_by_hand(toy):
+    """The prediction given a class is led to that given another, which is a constant."""
+
+    def score_fn(params, xt, t, cond=None, *, dropout_key=None):
+        return params["a"] * xt + params["b"] + (params["a"] * cond)[:, None, None, None]
+
+    data = batch(toy)
+    conds = {"forget": np.full(6, 2.0), "replay": np.arange(9.0)}
+    data = {kind: part | {"cond": conds[kind]} for kind, part in data.items()}
+    partner = conds["replay"][[3, 0, 8, 3, 1, 7]]
+    given = noise(toy)._replace(partner=partner)
+    made = salun(score_fn, toy.predicts, toy.posterior, 40, relabel="condition", replay_weight=0.0)
+
+    def of(params):
+        return made.loss(params, open_mask(toy), data, given)
+
+    loss, metrics = of(toy.params)
+    a = float(toy.params["a"])
+    weights = np.asarray(toy.predicts.simple_weights)[given.forget.t]
+    gaps = weights * (a * (2.0 - partner)) ** 2
+    assert float(metrics["relabelled_error"]) == pytest.approx(gaps.mean(), rel=1e-4)
+    assert float(loss) == pytest.approx(gaps.mean(), rel=1e-4)
+    # d/da through the first prediction alone: 2 w a (c − c') (x_t + c), a mean over pixels.
+    draw = toy.noised(given.forget, data["forget"]["image"])
+    expected = weights * 2 * a * (2.0 - partner) * (np.mean(draw.xt, (1, 2, 3)) + 2.0)
+    gradient = jax.grad(lambda p: of(p)[0])(toy.params)["a"]
+    assert float(gradient) == pytest.approx(expected.mean(), rel=1e-3)
+
+
+def test_a_partner_s_condition_is_one_of_the_replay_s(toy):
+    made_of = {kind: part | {"cond": np.arange(len(part["image"])) + 10 * (kind == "replay")}
+               for kind, part in batch(toy).items()}  # fmt: skip
+    partner = make(toy, relabel="condition").draw(jax.random.key(0), made_of).partner
+    assert partner.shape == (6,) and set(np.asarray(partner)) <= set(range(10, 19))
+
+
 def test_no_gradient_reaches_what_is_not_salient(toy):
     mask = {"a": jnp.array(False), "b": jnp.array([True, False])}
     loss = make(toy).loss

@@ -128,6 +128,11 @@ def read(directory: Path, weights: str = "params", variant: str | None = "") -> 
         read = scheduler.read_config(load(path), path, scheduler_class(index))
         settings["diffusion"], settings["sampler"] = read.diffusion, read.sampler
         notes += read.notes
+    if rows := model["num_class_embeds"]:
+        notes.append(
+            f"the network knows {rows} classes. If the data has one less, the last one says "
+            "nothing, which guidance needs: leave condition.drop above 0. Else set it to 0"
+        )
     found = weight_files.find(network, WEIGHTS, variant)
     if found.shards:
         load(found.file)
@@ -192,6 +197,8 @@ def pipeline(
 ) -> ModelFolder:
     """The folder of a model of ours, which `DDPMPipeline.from_pretrained` loads.
 
+    Of a class-conditional one the parts alone: no pipeline there tells a UNet2DModel a class.
+
     Args:
       origin: JSON-able: where the model comes from.
     """
@@ -208,6 +215,8 @@ def pipeline(
             settings["diffusion"], settings["sampler"]
         ),
     }
+    if settings["model"]["num_class_embeds"]:
+        del files["model_index.json"]
     files = {name: value | version for name, value in files.items()}
     files[ORIGIN] = dict(origin) | {"sha256": tensors.checksums(named)}
     texts = {name: artifacts.dumps(value) + "\n" for name, value in files.items()}

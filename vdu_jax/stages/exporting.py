@@ -40,6 +40,11 @@ def run(
     folder.write(directory, found, overwrite)
     size = sum(tensor.size for tensor in found.tensors.values())
     print(f"exported {size:,} parameters of {workdir} ({model}) to {directory}")
+    if rows := found.settings["model"].get("num_class_embeds"):
+        print(
+            f"note: no pipeline of diffusers asks for a class: UNet2DModel.from_pretrained"
+            f"({str(directory)!r}, subfolder='unet') takes class_labels in 0..{rows - 1}"
+        )
 
 
 def _of_run(config: ConfigDict, workdir: Path, model: str, weights: str) -> folder.ModelFolder:
