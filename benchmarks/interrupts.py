@@ -3,10 +3,11 @@
     python benchmarks/interrupts.py [--moments=40] [--seed=0] [--only=train,plan] [--json=FILE]
 
 Each command gets SIGINT at random moments between the start of its program and its usual end, and
-is started again until it has been interrupted so often. It must end with exit code 130, one line
-and no traceback (or have ended before), and leave no half-written file. Whenever a run ends by
-itself, its files and its results on standard output are compared with those of an undisturbed run:
-every byte but times, and the arrays of checkpoints. Commands that are in FILE already are skipped.
+is started again until it has been interrupted so often. It must end with exit code 130, a last line
+that says so and no traceback (or have ended before), and leave no half-written file. Whenever a run
+ends by itself, its files and its results on standard output are compared with those of an
+undisturbed run: every byte but times, and the arrays of checkpoints. Commands that are in FILE
+already are skipped.
 
 The networks and data are those of the tests (which need `pip install -e ".[dev]"`), compiled once.
 """
@@ -163,6 +164,17 @@ def left_behind(work: Path) -> list[str]:
     return [str(p) for p in work.rglob(".*") if not p.is_relative_to(data)]
 
 
+def says_so_last(err: str) -> bool:
+    """Whether one line, the last one, says that the command was stopped, and nothing was thrown.
+
+    Lines before it are of the work: what was done already, warnings, progress bars.
+    """
+    lines = err.splitlines()
+    said = [line.startswith("vdu: stopped ") for line in lines]
+    thrown = "Traceback" in err or "Exception ignored" in err
+    return sum(said) == 1 and said[-1] and not thrown
+
+
 def measure(case: Case, root: Path, moments: int, draw: random.Random, earliest: float) -> dict:
     work, whole_run = root / "work", case.name.startswith("run")
 
@@ -198,9 +210,7 @@ def measure(case: Case, root: Path, moments: int, draw: random.Random, earliest:
             reset()
             continue
         stopped.append(moment)
-        lines = [line for line in found.err.splitlines() if line.startswith("vdu: ")]
-        clean = "Traceback" not in found.err and "Exception ignored" not in found.err
-        if found.code != 128 + signal.SIGINT or len(lines) != 1 or not clean:
+        if found.code != 128 + signal.SIGINT or not says_so_last(found.err):
             faults.append({"moment": moment, "code": found.code, "said": found.err[-2000:]})
         if left := left_behind(work):
             faults.append({"moment": moment, "left": left})
