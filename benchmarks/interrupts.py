@@ -48,7 +48,7 @@ START = """
 import os, signal, sys
 for signum in (signal.SIGINT, signal.SIGTERM):
     signal.signal(signum, signal.SIG_DFL)
-os.execv(sys.executable, [sys.executable, "-m", "vdu_jax.cli", *sys.argv[1:]])
+os.execv(sys.executable, [sys.executable, "-m", "vdu_jax", *sys.argv[1:]])
 """
 TIMED = ("timings.json", "events", "state")  # files and folders that hold times
 SECONDS = ("report",)  # which a whole run's table and page hold, too

@@ -39,7 +39,7 @@ CHANGES = (
 
 
 def start(stage: str, workdir: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "vdu_jax.cli", stage, f"--config={CONFIG}"]
+    command = [sys.executable, "-m", "vdu_jax", stage, f"--config={CONFIG}"]
     changes = [f"--config.{change}" for change in CHANGES]
     return subprocess.Popen(
         [*command, f"--workdir={workdir}", *changes],

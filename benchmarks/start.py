@@ -33,7 +33,7 @@ def run(*arguments: str, **env: str) -> str:
 def train(folder: Path, cache: Path) -> dict[str, int]:
     """How many programs a training of four steps looked up, found, and so compiled."""
     said = run(
-        "-m", "vdu_jax.cli", *TRAIN, f"--workdir={folder}",
+        "-m", "vdu_jax", *TRAIN, f"--workdir={folder}",
         JAX_COMPILATION_CACHE_DIR=str(cache), JAX_LOGGING_LEVEL="DEBUG",
     )  # fmt: skip
     hits = len(re.findall(r"Persistent compilation cache hit", said))
@@ -51,7 +51,7 @@ def main() -> None:
         "import vdu_jax": lambda: run("-c", "import vdu_jax"),
         "import jax": lambda: run("-c", "import jax"),
         "import of all that a stage needs": lambda: run("-c", "import vdu_jax.stages.unlearn"),
-        "vdu --help": lambda: run("-m", "vdu_jax.cli", "--help"),
+        "vdu --help": lambda: run("-m", "vdu_jax", "--help"),
     }
     times = timing.in_turns(calls, given.repeats)
     with tempfile.TemporaryDirectory(prefix="vdu-start-") as folder:

@@ -435,7 +435,7 @@ def test_a_frozen_config_can_be_changed(config_file):
 def vdu(*argv, **env):
     """Run it as its own process; (exit code, standard error)."""
     done = subprocess.run(
-        [sys.executable, "-m", "vdu_jax.cli", *map(str, argv)],
+        [sys.executable, "-m", "vdu_jax", *map(str, argv)],
         env=os.environ | env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     return done.returncode, done.stderr
@@ -485,7 +485,7 @@ def test_a_pipe_that_nobody_reads_ends_it_quietly(argv, unbuffered):
     out, write = os.pipe()
     os.close(out)
     process = subprocess.Popen(
-        [sys.executable, "-m", "vdu_jax.cli", *argv],
+        [sys.executable, "-m", "vdu_jax", *argv],
         stdout=write,
         stderr=write if argv == ["trian"] else subprocess.PIPE,
         env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
@@ -501,7 +501,7 @@ def test_a_tools_output_into_a_closed_pipe_ends_quietly(config_file):
     os.close(out)
     command = ["plan", f"--config={config_file}", "--config.methods={}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "vdu_jax.cli", *command], stdout=write, stderr=subprocess.PIPE
+        [sys.executable, "-m", "vdu_jax", *command], stdout=write, stderr=subprocess.PIPE
     )
     os.close(write)
     _, err = process.communicate()
@@ -513,7 +513,7 @@ def test_a_tools_output_into_a_closed_pipe_ends_quietly(config_file):
 def test_output_that_cannot_be_written_is_one_line():
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "vdu_jax.cli", "--help"],
+            [sys.executable, "-m", "vdu_jax", "--help"],
             stdout=full, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
     assert done.returncode == 2

@@ -20,7 +20,7 @@ START = """
 import os, signal, sys
 for signum in (signal.SIGINT, signal.SIGTERM):
     signal.signal(signum, signal.SIG_DFL)
-os.execv(sys.executable, [sys.executable, "-m", "vdu_jax.cli", *sys.argv[1:]])
+os.execv(sys.executable, [sys.executable, "-m", "vdu_jax", *sys.argv[1:]])
 """
 
 

@@ -19,7 +19,7 @@ STEPS = 24
 
 def start(stage, config_file, workdir, *flags, devices=1):
     spread = ["--processes=2", f"--devices={devices}"]
-    stage = [sys.executable, "-m", "vdu_jax.cli", stage, f"--config={config_file}"]
+    stage = [sys.executable, "-m", "vdu_jax", stage, f"--config={config_file}"]
     return subprocess.Popen(
         [sys.executable, str(LAUNCH), *spread, "--", *stage, f"--workdir={workdir}", *flags],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ),

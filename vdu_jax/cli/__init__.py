@@ -28,13 +28,11 @@ PIPE_CLOSED = 128 + signal.SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code.
+    """Run a command, that of the process if none is given; returns the exit code.
 
     0, 2 for a user's mistake, 128 + n after signal n, 1 if another process of the run was lost, or
     as SIGPIPE would have it if nobody reads what is printed.
     """
-    if argv is None:  # the process is this command's
-        preemption.listen()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # what the locale cannot write is no reason to fail
             stream.reconfigure(errors="backslashreplace")
