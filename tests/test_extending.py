@@ -1,4 +1,4 @@
-"""The method that docs/extending.md adds works as it is written there."""
+"""What docs/extending.md adds works as it is written there, and keeps the project's contracts."""
 
 import importlib.util
 import re
@@ -12,23 +12,26 @@ import pytest
 from vdu_jax import config as vdu_config
 from vdu_jax import objectives
 from vdu_jax.errors import UserError
+from vdu_jax.models import registry
 from vdu_jax.runtime import artifacts
-from vdu_jax.stages import unlearn
+from vdu_jax.stages import plan, posterior, replay, train, unlearn
 
 TESTS = Path(__file__).parent
 PAGE = TESTS.parent / "docs" / "extending.md"
-CODE, TEST = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+CODE, TEST, PLAIN = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
 
 
-def _fixtures_of_objectives():
-    path = TESTS / "objectives" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("fixtures_of_objectives", path)
+def _tests_of(*parts):
+    """A file of tests/ as a module."""
+    spec = importlib.util.spec_from_file_location("_".join(parts)[:-3], TESTS.joinpath(*parts))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-toy = _fixtures_of_objectives().toy  # the page's test lies in that folder, and asks for it
+toy = _tests_of("objectives", "conftest.py").toy  # the page's test lies there, and asks for it
+OF_METHODS = _tests_of("objectives", "test___init__.py")
+OF_NETWORKS = _tests_of("models", "test_network.py")
 
 
 @pytest.fixture
@@ -53,6 +56,50 @@ def test_its_test_can_fail(bounded_ascent, toy):
     exec(TEST.replace("-error.clip", "-2 * error.clip"), names)
     with pytest.raises(AssertionError):
         names["test_loss_by_hand"](toy, 0.5)
+
+
+@pytest.mark.parametrize(
+    "contract",
+    [
+        "test_the_condition_of_each_kind_of_data_reaches_the_network",
+        "test_the_simple_weights_weigh_every_error",
+        "test_all_that_is_random_in_a_step_has_a_row_for_each_image",
+    ],
+)
+def test_it_keeps_the_contract_of_every_method(bounded_ascent, monkeypatch, toy, contract):
+    monkeypatch.setitem(OF_METHODS.SETTINGS, "bounded_ascent", {"bound": 1e9})
+    getattr(OF_METHODS, contract)(toy, "bounded_ascent")
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """The architecture of the page, in the registry."""
+    names = {}
+    exec(PLAIN, names)
+    monkeypatch.setitem(registry.ARCHITECTURES, "plain", names["ARCHITECTURE"])
+    monkeypatch.setitem(OF_NETWORKS.SMALL, "plain", {"width": 8})
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_the_architecture_keeps_the_contract_of_every_network(plain, classes):
+    net = OF_NETWORKS.make("plain", num_class_embeds=classes, dropout=0.5)
+    OF_NETWORKS.test_networks_of_equal_settings_are_equal(net)
+    OF_NETWORKS.test_an_image_s_prediction_features_and_dropout_are_its_own(net)
+    OF_NETWORKS.test_the_label_tells(net)
+
+
+def test_a_config_can_ask_for_the_architecture(plain, config, tmp_path):
+    """Trained, unlearned and planned for."""
+    config.model = vdu_config.model("plain", width=8)
+    config.methods = {"plain": config.methods["plain"]}
+    vdu_config.validate(config)
+    for stage in (train, posterior, replay, unlearn):
+        stage.run(config, tmp_path)
+    assert artifacts.upstream(tmp_path, "unlearn/plain")["summary"]["kept_step"] in (2, 4)
+    assert plan.make(config, 1)["parameters"] == 9 * (1 * 8 + 8 * 8 + 8 * 1) + 8 + 8 + 1 + 8 * 8 + 8
+    config.model.width = 7
+    with pytest.raises(UserError, match="model.width = 7: must be an even number"):
+        vdu_config.validate(config)
 
 
 def test_a_config_can_ask_for_it(bounded_ascent, config, finished_run, tmp_path):
