@@ -1,0 +1,63 @@
+"""Every method on class-conditional digits: three forget classes, three training seeds.
+
+    vdu benchmark --config=configs/benchmark/digits_conditional_methods.py \
+        --workdir=runs/benchmark/digits_conditional
+
+ESD and SalUn in their sources' conditional forms. Each method but the retrained model has the same
+budget for tuning: four settings, on a class that is not reported, chosen by the rule that sees the
+forget images and the model alone.
+"""
+
+import digits_conditional
+
+from vdu_jax import config as vdu_config
+
+
+def get_config():
+    config = digits_conditional.get_config()
+    config.classifier.epochs = 40
+    config.classifier.batch_size = 128
+    config.classifier.learning_rate = 2e-3
+    config.replay.images = 2000
+    config.sampler.batch_size = 500
+    config.curve.images = 1000
+    config.evaluate.images = 5000
+
+    config.benchmark.classes = (1, 3, 7)
+    config.benchmark.seeds = (0, 1, 2)
+    config.benchmark.tuning_class = 5
+
+    method = vdu_config.method
+    means = dict(plasticity_reduction="mean", stability_reduction="mean")
+    steps = dict(steps=60, snapshot_every=20)
+    config.methods = {
+        "retrain": method("retrain"),
+        "vdu": method("vdu", anchor="pretrained", **means, **steps),
+        "gradient_ascent": method("gradient_ascent", **steps),
+        "esd": method("esd", teacher="condition", **steps),
+        "salun": method("salun", relabel="condition", **steps),
+        "selective_amnesia": method("selective_amnesia", **steps),
+        "fine_tune": method("fine_tune", **steps),
+        "erase_diff": method("erase_diff", **steps),
+        "siss": method("siss", **steps),
+        "vdu_extended": method("vdu_extended", gamma=0.01, drop_condition=0.1, **steps),
+        "demixing": method("demixing", **steps),
+    }
+    rates = tuple({"learning_rate": rate} for rate in (1e-5, 3e-5, 1e-4, 3e-4))
+    tuned = set(config.methods) - {"retrain", "vdu", "vdu_extended", "erase_diff"}
+    grids = dict.fromkeys(sorted(tuned), rates)
+    grids["vdu"] = tuple(
+        {"learning_rate": rate, "gamma": gamma} for rate in (1e-5, 3e-5) for gamma in (0.1, 0.5)
+    )
+    grids["vdu_extended"] = tuple(
+        {"learning_rate": rate, "function_weight": weight}
+        for rate in (1e-4, 3e-4)
+        for weight in (10.0, 30.0)
+    )
+    grids["erase_diff"] = tuple(
+        {"learning_rate": rate, "strength": strength}
+        for rate in (3e-5, 1e-4)
+        for strength in (0.1, 1.0)
+    )
+    config.benchmark.grids = grids
+    return config
