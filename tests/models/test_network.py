@@ -9,6 +9,7 @@ from vdu_jax import config as vdu_config
 from vdu_jax.models import network, registry
 
 SMALL = {
+    "dit": {"hidden_size": 16, "depth": 2, "num_heads": 2},
     "unet": {"block_out_channels": (8, 8), "layers_per_block": 1, "num_groups": 4},
 }
 SHAPE = (8, 8, 3)

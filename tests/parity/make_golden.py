@@ -1,8 +1,14 @@
-"""Write vdu_jax/parity/golden/*.npz from PyTorch: `python tests/parity/make_golden.py`."""
+"""Write vdu_jax/parity/golden/*.npz from PyTorch.
+
+    python tests/parity/make_golden.py [GROUP …]
+
+A group is the first part of a component's name, and a file; without any, all are written.
+"""
 
 import datetime
 import importlib.metadata
 import platform
+import sys
 
 import numpy as np
 import reference
@@ -23,11 +29,19 @@ def versions():
     }
 
 
-def main():
-    """Compute every reference, and write a file for each group of them."""
+def main(groups):
+    """Compute the references of some groups, all if none is named, and write a file for each."""
+    known = {compare.group(name) for name in reference.REFERENCE}
+    if unknown := set(groups) - known:
+        sys.exit(f"{', '.join(sorted(unknown))}: no such group; one of {', '.join(sorted(known))}")
+    wanted = {
+        name: function
+        for name, function in reference.REFERENCE.items()
+        if compare.group(name) in (groups or known)
+    }
     files = {}
-    with progress.bar(len(reference.REFERENCE), "golden", unit="component") as bar:
-        for name, function in reference.REFERENCE.items():
+    with progress.bar(len(wanted), "golden", unit="component") as bar:
+        for name, function in wanted.items():
             arrays = files.setdefault(compare.group(name), {})
             for key, values in compare.compact(function()).items():
                 arrays[f"{name}:{key}"] = values
@@ -38,4 +52,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -67,8 +67,56 @@ def scheduler(kind, beta_schedule="linear", **settings):
 def forward(config, dtype=torch.float64):
     net = network(config, dtype)
     xt = as_torch(inputs.normal(1, len(inputs.TIMES), *image_shape(config)), dtype)
+    labels = torch.from_numpy(inputs.LABELS) if config.get("num_class_embeds") else None
     with torch.no_grad():
-        return {"eps": as_images(net(xt, torch.from_numpy(inputs.TIMES)).sample)}
+        return {"eps": as_images(net(xt, torch.from_numpy(inputs.TIMES), labels).sample)}
+
+
+def once(name):
+    """Our name of a tensor: every block of theirs has a copy of the embedding of time and class."""
+    _, copied, part = name.partition(".norm1.emb.")
+    if not copied:
+        return name
+    part = part.replace("timestep_embedder", "time_embedding")
+    return part.replace("class_embedder.embedding_table", "class_embedding")
+
+
+def dit(config, dtype=torch.float64):
+    """diffusers' DiT with one embedding for all blocks, as in the paper's code.
+
+    Their frequencies are 10000^(-i / 127) and the paper's 10000^(-i / 128), to which they are set.
+    Without classes all rows of their table are 0.
+    """
+    classes, heads = config.get("num_class_embeds", 0), config["num_heads"]
+    net = diffusers.DiTTransformer2DModel(
+        num_attention_heads=heads,
+        attention_head_dim=config["hidden_size"] // heads,
+        in_channels=config["channels"],
+        num_layers=config["depth"],
+        sample_size=config["size"],
+        patch_size=config["patch_size"],
+        num_embeds_ada_norm=max(classes, 2) - 1,  # they add one for images without a class
+        norm_eps=1e-6,
+    ).eval()
+    wanted = {once(name): shape for name, shape in shapes(net).items()}
+    table = wanted["class_embedding.weight"]
+    if not classes:
+        del wanted["class_embedding.weight"]
+    drawn = inputs.tensors(wanted, seed=60)
+    drawn.setdefault("class_embedding.weight", np.zeros(table, np.float32))
+    load(net, {name: drawn[once(name)] for name in net.state_dict()})
+    for block in net.transformer_blocks:
+        block.norm1.emb.time_proj.downscale_freq_shift = 0
+    return torch.nn.Module.to(net, dtype)
+
+
+def dit_noise(config, dtype=torch.float64):
+    net, size = dit(config, dtype), config["size"]
+    xt = inputs.normal(61, len(inputs.TIMES), size, size, config["channels"])
+    labels = inputs.LABELS if config.get("num_class_embeds") else np.zeros_like(inputs.LABELS)
+    with torch.no_grad():
+        found = net(as_torch(xt, dtype), torch.from_numpy(inputs.TIMES), torch.from_numpy(labels))
+    return {"eps": as_images(found.sample)}
 
 
 def exact_weights(noise):
@@ -419,6 +467,8 @@ def text_to_image(prediction):
 
 REFERENCE = {
     **{f"unet/{n}": functools.partial(forward, config) for n, config in inputs.UNETS.items()},
+    "class_conditional/unet": functools.partial(forward, inputs.CLASS_UNET),
+    **{f"dit/{n}": functools.partial(dit_noise, config) for n, config in inputs.DITS.items()},
     "loss": losses,
     **{f"gradients/{n}": functools.partial(gradients, n) for n in inputs.GRADIENTS},
     **{f"schedule/{n}": functools.partial(schedule, n) for n in SCHEDULES},

@@ -52,6 +52,9 @@ from one distribution. The gap is max|Δ| of the images that both make of the sa
   is the same. Its DDPM with "fixed_large" and "trailing" adds noise to the final image.
 - Its schedulers keep ᾱ in float32, so 1 − ᾱ has lost digits at small t; compared here is the same
   schedule in float64.
+- Its DiT has a copy of the embeddings of time and class in every block, and the frequencies
+  10000^(-i / 127); the paper's code has one for all blocks, and 10000^(-i / 128). So the copies are
+  set equal, and the frequencies to the paper's.
 """
 
 

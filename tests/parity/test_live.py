@@ -73,6 +73,7 @@ def random_config(seed):
         mid_block_scale_factor=draw.choice([1, 0.7, 2]),
         center_input_sample=draw.random() < 0.5,
         act_fn=draw.choice(["silu", "swish"]),
+        num_class_embeds=draw.choice([None, 11]),
     )
 
 
@@ -85,6 +86,32 @@ def test_a_unet_of_random_settings_agrees(seed):
         with components.matmul_precision("float32"):
             ours = components.forward(config, "float32")
         assert compare.difference(ours, theirs).absolute <= 2e-5, config
+        assert np.abs(theirs["eps"]).max() > 0.1
+
+
+def random_dit(seed):
+    """Settings of a DiT over all that diffusers' can express."""
+    draw = random.Random(seed)
+    patch, heads = draw.choice([1, 2, 3, 4]), draw.randint(1, 4)
+    return {
+        "size": patch * draw.randint(1, 6),
+        "channels": draw.randint(1, 4),
+        "patch_size": patch,
+        "hidden_size": 4 * heads * draw.randint(2, 6),
+        "depth": draw.randint(1, 5),
+        "num_heads": heads,
+        "num_class_embeds": draw.choice([0, 11]),
+    }
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_dit_of_random_settings_agrees(seed):
+    config = random_dit(seed)
+    for dtype in (torch.float64, torch.float32):
+        theirs = reference.dit_noise(config, dtype)
+        with components.matmul_precision("float32"):
+            ours = components.dit_noise(config, "float32")
+        assert compare.difference(ours, theirs).relative <= 1e-5, config
         assert np.abs(theirs["eps"]).max() > 0.1
 
 

@@ -80,6 +80,35 @@ def test_the_exported_models_are_the_runs(exported, finished_run, config):
     assert not np.array_equal(original, folder.read(exported / "raw").tensors["conv_in.weight"])
 
 
+@pytest.fixture
+def dit_config_file(config_file, tmp_path):
+    """The same run's config with a transformer."""
+    path = tmp_path / "dit.py"
+    change = "    config.model = vdu_config.model('dit', hidden_size=8, depth=1, num_heads=2)\n"
+    lines = config_file.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith("    config.model.")]
+    path.write_text("".join(kept).replace("    return config\n", change + "    return config\n"))
+    return path
+
+
+@pytest.mark.parametrize("flags", [[], ["--weights=params"], ["--model=plain"]])
+def test_only_a_unet_is_exported(finished_run, dit_config_file, tmp_path, capsys, flags):
+    where = [f"--config={dit_config_file}", f"--workdir={finished_run}"]
+    line = refused(capsys, "export", tmp_path / "out", *where, *flags)
+    assert "model.name = 'dit': only 'unet' can be exported to diffusers" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_transformer_does_not_start_from_an_imported_unet(
+    imported, dit_config_file, tmp_path, capsys
+):
+    where = [f"--config={dit_config_file}", f"--workdir={tmp_path / 'w'}"]
+    for command, key in (("unlearn", "unlearn"), ("train", "train")):
+        start = f"--config.{key}.init_from={imported / 'original'}"
+        line = refused(capsys, command, *where, start)
+        assert "config key model.name = 'dit'" in line and "'unet'" in line, line
+
+
 def test_export_after_import_gives_the_same_bytes(exported, imported, tmp_path):
     for name in ("original", "plain"):
         again = tmp_path / name

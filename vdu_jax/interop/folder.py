@@ -23,6 +23,7 @@ from vdu_jax.interop import contents, kinds, scheduler, tensors, unet2d
 from vdu_jax.interop import weights as weight_files
 from vdu_jax.runtime import artifacts
 
+ARCHITECTURE = "unet"  # the only `model.name` that these folders hold
 ORIGIN = "vdu_jax.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 UNET_FOLDERS = {"params": "unet", "ema": "unet_ema"}

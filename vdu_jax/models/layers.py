@@ -133,10 +133,11 @@ class TimestepEmbedding(nn.Module):
     features: int
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+    kernel_init: nn.initializers.Initializer = default_init
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=default_init)
+        kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=self.kernel_init)
         x = nn.Dense(self.features, name="linear_1", **kwargs)(x)
         return nn.Dense(self.features, name="linear_2", **kwargs)(nn.silu(x))
 

@@ -30,7 +30,7 @@ from vdu_jax.interop import clip as clip_weights
 from vdu_jax.interop import inception as inception_weights
 from vdu_jax.interop import layout, stable_diffusion, unet2d
 from vdu_jax.metrics import frechet
-from vdu_jax.models import inception, network, unet
+from vdu_jax.models import dit, inception, network, unet
 from vdu_jax.objectives.ddpm import DDPMNoise
 from vdu_jax.parity import compare, inputs
 from vdu_jax.runtime import fit
@@ -111,7 +111,21 @@ def predicted_noise():
 def forward(config: Mapping, precision: str) -> dict:
     net = read_network(config, precision)
     xt = inputs.normal(1, len(inputs.TIMES), *net.image_shape)
-    return {"eps": jax.jit(net.score_fn)(net.params, xt, inputs.TIMES)}
+    labels = inputs.LABELS if config.get("num_class_embeds") else None
+    return {"eps": jax.jit(net.score_fn)(net.params, xt, inputs.TIMES, labels)}
+
+
+def dit_noise(config: Mapping, precision: str) -> dict:
+    """The output of the DiT of `inputs.DITS`."""
+    settings = dit.ARCHITECTURE.settings | {"dtype": PRECISIONS[precision].dtype} | dict(config)
+    image_shape = (settings.pop("size"),) * 2 + (settings.pop("channels"),)
+    net = dit.from_settings(settings, image_shape[-1])
+    like = jax.eval_shape(lambda: network.init_params(net, jax.random.key(0), image_shape))
+    tensors = inputs.tensors(layout.pytorch_shapes(like, unet2d.tensor_name), seed=60)
+    params = unet2d.to_params(tensors, like, "parity")
+    xt = inputs.normal(61, len(inputs.TIMES), *image_shape)
+    labels = inputs.LABELS if net.num_class_embeds else None
+    return {"eps": jax.jit(network.make_score_fn(net))(params, xt, inputs.TIMES, labels)}
 
 
 @functools.cache
@@ -376,6 +390,16 @@ COMPONENTS = (
             f"unet/{name}", "absolute", _rounding(2e-5, 0.15), "predicted noise", forward, config
         )
         for name, config in inputs.UNETS.items()
+    ),
+    _component(
+        "class_conditional/unet", "absolute", _rounding(2e-5, 0.15), "noise of three classes",
+        forward, inputs.CLASS_UNET,
+    ),
+    *(
+        _component(
+            f"dit/{name}", "relative", _rounding(1e-5, 0.05), "predicted noise", dit_noise, config
+        )
+        for name, config in inputs.DITS.items()
     ),
     _component("loss", "relative", _rounding(1e-4, 5e-3), "noise-prediction loss", losses),
     *(

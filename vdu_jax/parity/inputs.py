@@ -69,6 +69,20 @@ UNETS = {
         flip_sin_to_cos=False, freq_shift=0,
     ),
 }  # fmt: skip
+# A network of classes; the last one is an image without its class.
+CLASS_UNET = unet_config(
+    8, 1, (8, 16), "DA", layers_per_block=1, norm_num_groups=4, attention_head_dim=8,
+    num_class_embeds=11,
+)  # fmt: skip
+LABELS = np.array([3, 0, 10])
+# Settings of a DiT, of square images as diffusers' are; "size" and "channels" are the images'.
+DITS = {
+    "unconditional": dict(size=16, channels=3, patch_size=2, hidden_size=48, depth=4, num_heads=3),
+    "classes": dict(
+        size=8, channels=1, patch_size=1, hidden_size=32, depth=2, num_heads=4, num_class_embeds=11
+    ),
+    "large_patches": dict(size=24, channels=4, patch_size=8, hidden_size=40, depth=1, num_heads=1),
+}
 GRADIENTS = {"one_head_one_level": "simple", "scale_shift": "exact"}  # each with its weighting
 # Small enough to be sampled from, or trained for 100 steps, in seconds; and smaller still.
 SMALL = unet_config(

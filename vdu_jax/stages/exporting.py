@@ -48,6 +48,11 @@ def run(
 
 
 def _of_run(config: ConfigDict, workdir: Path, model: str, weights: str) -> folder.ModelFolder:
+    if config.model.name != folder.ARCHITECTURE:
+        raise UserError(
+            f"config key model.name = {config.model.name!r}: only {folder.ARCHITECTURE!r} can be "
+            "exported to diffusers; its checkpoints stay usable by the other commands"
+        )
     if model not in sample.models(config):
         raise UserError(f"--model={model}: one of {', '.join(sample.models(config))}")
     image_shape = build.dataset(config).image_shape

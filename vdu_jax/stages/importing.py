@@ -55,13 +55,20 @@ UNKNOWN_SCHEDULE = f"""\
 """
 
 
+def _default() -> ConfigDict:
+    """The default config with the one architecture that a diffusers folder can hold."""
+    config = vdu_config.default()
+    config.model = vdu_config.model(folder.ARCHITECTURE)
+    return config
+
+
 def settings_of(model: folder.ModelFolder, where: Path) -> ConfigDict:
     """The default config with the model's settings, checked.
 
     Raises:
       UserError: if one of them has the wrong type or cannot work.
     """
-    config = vdu_config.default()
+    config = _default()
     for section, values in model.settings.items():
         for key, value in values.items():
             try:
@@ -78,7 +85,7 @@ def settings_of(model: folder.ModelFolder, where: Path) -> ConfigDict:
 
 
 def known_shape(config: ConfigDict, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The image shape, or if the model's folder does not say, the smallest that fits."""
+    """The image shape, or if the U-Net's folder does not say, the smallest that fits."""
     smallest = 2 ** (len(config.model.block_out_channels) - 1)
     height, width, channels = image_shape
     return (height or smallest, width or smallest, channels)
@@ -194,7 +201,7 @@ def unchanged(path: Path) -> folder.ModelFolder:
     """
     summary: Mapping[str, Any] = artifacts.finished(path)["summary"]
     image_shape = tuple(summary["image_shape"])
-    config = vdu_config.default()
+    config = _default()
     for key, value in summary["settings"]["model"].items():
         config.model[key] = tuple(value) if isinstance(value, list) else value
     params = build.load_snapshot(config, path, 0, "params", known_shape(config, image_shape))
