@@ -249,7 +249,7 @@ def default() -> ConfigDict:
                 "mode": "jit",  # or "pmap": every device has all parameters
                 "accumulate": 1,  # parts that a batch is taken in, one after the other
                 "remat": False,  # compute a block's activations again for its gradients
-                # The U-Net's self-attention: "xla", or "cudnn", which needs an NVIDIA GPU and
+                # The network's self-attention: "xla", or "cudnn", which needs an NVIDIA GPU and
                 # model.dtype = "bfloat16" and holds no weights of all pairs of pixels.
                 "attention": "xla",
             },

@@ -2,7 +2,7 @@
 
 Two places need this and may see neither retained data nor the evaluation's classifier: replay must
 be cleaned of forget-like images, and the rule that picks the step to keep must know how many an
-unlearned model still makes. Both use the pretrained network's own features (`models.unet.
+unlearned model still makes. Both use the pretrained network's own features (`models.network.
 make_feature_fn`) and learning from positive and unlabelled examples: D_f is positive, replay
 (images of the original model, forget-like ones among them) is unlabelled.
 
