@@ -3,8 +3,8 @@
     python benchmarks/network.py [--sizes=small,medium,cifar10] [--compile] [--dtype=bfloat16]
                                  [--batch=N] [--images=N] [--repeats=7] [--json=FILE]
 
-Ours is what the stages run: `fit.make_step` and `samplers.integrate`, jitted, with the flags that
-`vdu` sets. Theirs is diffusers' `UNet2DModel` with the same settings and Adam, eager and, with
+Ours is what the stages run: `training.make_step` and `samplers.integrate`, jitted, with the flags
+that `vdu` sets. Theirs is diffusers' `UNet2DModel` with the same settings and Adam, eager and, with
 --compile, through torch.compile; on a GPU in channels_last, with TF32 products and cuDNN's
 autotuner, and bfloat16 by autocast. Each is a process of its own, in the environment that it has by
 itself, with as many threads as there are cores; they take turns. The same batches, no dropout, no

@@ -54,21 +54,22 @@ class Step:
     def __init__(self, objective, params, optimizer, batch, layout=None):
         import jax
 
-        from vdu_jax.runtime import fit, parallel
+        from vdu_jax import training
+        from vdu_jax.runtime import parallel
 
         layout = layout or parallel.Layout()
         endless = {kind: iter(lambda part=part: part, None) for kind, part in batch.items()}
         of_objective = objective.init(params, endless, jax.random.key(2))
         # Fresh arrays, for the step uses its state up.
-        start = functools.partial(fit.init_state, optimizer=optimizer)
+        start = functools.partial(training.init_state, optimizer=optimizer)
         mesh = parallel.make_mesh(layout.fsdp)
         self._state = parallel.init_sharded(start, mesh, params)
         self._rest = of_objective, batch, jax.random.key(3)
-        draw = functools.partial(fit.draw_noise, objective)
-        update = functools.partial(fit.make_update, objective, optimizer)
+        draw = functools.partial(training.draw_noise, objective)
+        update = functools.partial(training.make_update, objective, optimizer)
         self._step = parallel.compile_step(draw, update, layout, mesh, self._state)
         # What is compiled for parts has a loop, whose body would count once.
-        self._whole = jax.jit(fit.make_step(objective, optimizer))
+        self._whole = jax.jit(training.make_step(objective, optimizer))
         self.memory = None
 
     @functools.cached_property

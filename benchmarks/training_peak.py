@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import memory
 import timing
 
-from vdu_jax import cli
+from vdu_jax import cli, training
 from vdu_jax.models import network
-from vdu_jax.runtime import fit, parallel
+from vdu_jax.runtime import parallel
 from vdu_jax.stages import build, plan, train
 
 
@@ -28,13 +28,15 @@ def main(path, batch_size=None):
     objective, optimizer = train.make_objective(config, shape), train.optimizer(config)
 
     def start(key):
-        return fit.init_state(network.init_params(net, key, shape), optimizer, section.ema_decay)
+        return training.init_state(
+            network.init_params(net, key, shape), optimizer, section.ema_decay
+        )
 
     key = jax.random.key(0)
     state = jax.eval_shape(start, key)
     start = jax.jit(start).lower(key).compile()
     batch = {"retain": {"image": jnp.zeros((section.batch_size, *shape))}}
-    step = fit.make_step(objective, optimizer, section.ema_decay)
+    step = training.make_step(objective, optimizer, section.ema_decay)
     step = jax.jit(step, donate_argnums=0).lower(state, (), batch, key).compile()
     before = memory.baseline()
     state = start(key)

@@ -6,11 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from vdu_jax import objectives, posterior
+from vdu_jax import objectives, posterior, training
 from vdu_jax.diffusion import process
 from vdu_jax.diffusion.parameterization import epsilon
 from vdu_jax.diffusion.schedule import make_schedule
-from vdu_jax.runtime import fit
 
 SCHEDULE = make_schedule("linear", 50, 1e-3, 0.2)
 MEAN = {"a": jnp.float32(0.4), "b": jnp.float32([0.1, -0.1])}
@@ -33,8 +32,8 @@ def test_the_first_step_is_the_minimiser_of_the_linearised_loss(gamma):
     vdu = objectives.vdu(score_fn, epsilon(SCHEDULE), DIAGONAL, NUM_FORGET, gamma=gamma)
     optimizer = posterior.natural(VARIANCE, 1 / gamma)
     key = jax.random.key(3)
-    state, _ = jax.jit(fit.make_step(vdu, optimizer))(
-        fit.init_state(MEAN, optimizer), vdu.init(MEAN, {}, key), batch(), key
+    state, _ = jax.jit(training.make_step(vdu, optimizer))(
+        training.init_state(MEAN, optimizer), vdu.init(MEAN, {}, key), batch(), key
     )
     x0 = jnp.asarray(batch()["forget"]["image"])
     noising = process.draw_noising(key, SCHEDULE, x0)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import pytest
 from jax import export
 
+from vdu_jax import training
 from vdu_jax.diffusion import samplers
-from vdu_jax.runtime import fit, parallel
+from vdu_jax.runtime import parallel
 from vdu_jax.stages import build, plan, train, unlearn
 
 SHAPE = (8, 8, 1)
@@ -47,7 +48,7 @@ def abstract_step(config, method, mode):
         optimizer = unlearn.optimizer(config, method, zeros)
     decay = config.train.ema_decay
     mesh = parallel.make_mesh()
-    state = jax.eval_shape(lambda p: fit.init_state(p, optimizer, decay), params)
+    state = jax.eval_shape(lambda p: training.init_state(p, optimizer, decay), params)
     state = parallel.placed(state, mesh)
     batch = {kind: plan.image_batch(config, 8) for kind in objective.sees}
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -60,8 +61,8 @@ def abstract_step(config, method, mode):
         return objective.init(params, images, key)
 
     of_objective = jax.eval_shape(init, params, key)
-    draw = functools.partial(fit.draw_noise, objective)
-    update = functools.partial(fit.make_update, objective, optimizer, decay)
+    draw = functools.partial(training.draw_noise, objective)
+    update = functools.partial(training.make_update, objective, optimizer, decay)
     step = parallel.compile_step(draw, update, build.layout(config), mesh, state)
     return step, (state, of_objective, batch, key)
 

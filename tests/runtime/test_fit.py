@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from vdu_jax import data
+from vdu_jax import data, training
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import fit as fit_lib
 from vdu_jax.runtime.checkpoints import Store, abstract
@@ -141,29 +141,6 @@ def test_guard_sees_what_is_not_finite():
     guard = fit_lib.Guard({})
     assert guard.violation({"loss": float("nan")}) == "loss is nan"
     assert guard.violation({"loss": 1e30}) is None
-
-
-def test_ema_against_numpy():
-    step = jax.jit(fit_lib.make_step(OBJECTIVE, optax.sgd(0.1), ema_decay=0.5))
-    state = fit_lib.init_state(START, optax.sgd(0.1), 0.5)
-    batch = {"retain": {"image": jnp.ones((4, 2, 2, 1))}}
-    expected = 0.0
-    for index in range(6):
-        state, _ = step(state, (), batch, jax.random.key(index))
-        decay = min(0.5, (1 + index) / (10 + index))
-        expected = decay * expected + (1 - decay) * float(state.params["b"])
-    assert float(state.ema["b"]) == pytest.approx(expected, rel=1e-5)
-
-
-def test_a_step_is_its_noise_and_an_update_with_it():
-    batch, key = {"retain": {"image": jnp.ones((4, 2, 2, 1))}}, jax.random.key(3)
-    arguments = OBJECTIVE, optax.sgd(0.1)
-    state = fit_lib.init_state(START, arguments[1])
-    whole = fit_lib.make_step(*arguments)(state, (), batch, key)
-    update = fit_lib.make_update(*arguments)
-    jax.tree.map(np.testing.assert_array_equal, whole, update(state, (), batch, draw(key, batch)))
-    other = update(state, (), batch, draw(jax.random.key(4), batch))
-    assert float(other[1]["loss"]) != float(whole[1]["loss"])
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (1, 4)])
@@ -332,7 +309,7 @@ def test_the_first_state_is_fresh_arrays_made_by_one_program(caplog):
     # The step uses its state up, and the caller and the objective go on with `params`.
     mesh = fit_lib.parallel.make_mesh()
     params = fit_lib.parallel.place(START, mesh)
-    start = functools.partial(fit_lib.init_state, optimizer=optax.adam(0.05), ema_decay=0.9)
+    start = functools.partial(training.init_state, optimizer=optax.adam(0.05), ema_decay=0.9)
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         state = fit_lib.parallel.init_sharded(start, mesh, params)
     assert sum("Compiling jit" in r.getMessage() for r in caplog.records) == 1

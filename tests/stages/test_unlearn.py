@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from vdu_jax import config as vdu_config
-from vdu_jax import objectives
-from vdu_jax.runtime import artifacts, fit
+from vdu_jax import objectives, training
+from vdu_jax.runtime import artifacts
 from vdu_jax.stages import build, evaluate, posterior, replay, sample, unlearn
 
 SMALL = {
@@ -96,7 +96,7 @@ def test_the_natural_optimizer_steps_by_the_posteriors_variance(workdir, config,
     config.methods = {name: vdu_config.method("vdu", optimizer="natural", **settings)}
     vdu_config.validate(config)
     shape = build.dataset(config).image_shape
-    seen, real = [], fit.make_update
+    seen, real = [], training.make_update
 
     def watched(objective, *args, **kwargs):
         loss = objective.loss
@@ -107,7 +107,7 @@ def test_the_natural_optimizer_steps_by_the_posteriors_variance(workdir, config,
 
         return real(objective._replace(loss=noted), *args, **kwargs)
 
-    monkeypatch.setattr(fit, "make_update", watched)
+    monkeypatch.setattr(training, "make_update", watched)
     unlearn.run(config, workdir)
     jax.effects_barrier()
     ((batch, noise),) = seen

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vdu_jax import objectives, posterior
+from vdu_jax import objectives, posterior, training
 from vdu_jax.diffusion import guidance, parameterization, process, samplers
 from vdu_jax.diffusion.schedule import NAMES as SCHEDULES
 from vdu_jax.diffusion.schedule import make_schedule
@@ -33,7 +33,6 @@ from vdu_jax.metrics import frechet
 from vdu_jax.models import dit, inception, network, unet
 from vdu_jax.objectives.ddpm import DDPMNoise
 from vdu_jax.parity import compare, inputs
-from vdu_jax.runtime import fit
 from vdu_jax.types import Params
 
 
@@ -257,8 +256,8 @@ def vdu_run(precision: str) -> dict[str, dict]:
     net = read_network(inputs.SMALL, precision)
     objective, state = vdu_objective(net, inputs.VDU_RUN)
     optimizer = optax.adam(inputs.VDU_LEARNING_RATE)
-    update = jax.jit(fit.make_update(objective, optimizer))
-    fitted = fit.init_state(jax.tree.map(jnp.asarray, net.params), optimizer)
+    update = jax.jit(training.make_update(objective, optimizer))
+    fitted = training.init_state(jax.tree.map(jnp.asarray, net.params), optimizer)
     history = []
     for step in range(inputs.VDU_STEPS):
         images = inputs.vdu_batch(step, net.image_shape)

@@ -20,16 +20,16 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vdu_jax import training
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import artifacts, parallel, processes, progress
 from vdu_jax.runtime.checkpoints import Damaged, Store, abstract
 from vdu_jax.runtime.preemption import Interrupted, SignalWatch
 from vdu_jax.runtime.scalars import ScalarWriter
-from vdu_jax.types import Batch, Noise, Objective, Params
+from vdu_jax.types import Objective, Params
 
 LOOP = frozenset({"seconds", "stopped", "flops", "interval", "loaders"})  # saved beside the state
 
@@ -40,15 +40,6 @@ def steps_ahead() -> int:
     On a CPU none: each would hold working memory of its own, and there is no transfer to hide.
     """
     return 0 if jax.default_backend() == "cpu" else 2
-
-
-class FitState(NamedTuple):
-    """step () int32: updates made so far. ema: None if no average is kept."""
-
-    step: chex.Array
-    params: Params
-    ema: Params | None
-    opt_state: Any
 
 
 class Guard(NamedTuple):
@@ -91,80 +82,6 @@ class FitResult(NamedTuple):
     seconds: float
     snapshots: list[int]
     flops: float
-
-
-def draw_noise(objective: Objective, key: chex.PRNGKey, batch: Batch) -> Noise:
-    """`objective.draw(key, batch)`, checked to have a row for each image.
-
-    Raises:
-      ValueError: naming the array that can't be split as the batch is.
-    """
-    noise = objective.draw(key, batch)
-    sizes = {len(part["image"]) for part in batch.values()}
-    for path, array in jax.tree_util.tree_leaves_with_path(noise):
-        if array.shape[:1] not in {(size,) for size in sizes}:
-            raise ValueError(
-                f"the objective's draw gives noise{jax.tree_util.keystr(path)} the shape "
-                f"{array.shape}; it must have a row for each image of a kind of data, one of "
-                f"{sorted(sizes)} rows"
-            )
-    return noise
-
-
-def make_update(
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    ema_decay: float = 0.0,
-    wrap: Callable[[Callable], Callable] = lambda gradients: gradients,
-) -> Callable:
-    """`(state, objective_state, batch, noise) -> (state, metrics)`: a step without its randomness.
-
-    Args:
-      ema_decay: of the exponential moving average of the parameters; it warms up as
-        min(decay, (1 + s) / (10 + s)). 0 keeps no average.
-      wrap: around the function that gives a batch's loss, metrics and gradients; see
-        `parallel.compile_step`.
-    """
-    gradients = wrap(jax.value_and_grad(objective.loss, has_aux=True))
-
-    def update(state: FitState, objective_state: Any, batch: Batch, noise: Noise):
-        (loss, metrics), grads = gradients(state.params, objective_state, batch, noise)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = None
-        if ema_decay > 0:
-            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-            ema = optax.incremental_update(params, state.ema, 1 - decay)
-        metrics = dict(metrics, loss=loss, grad_norm=optax.tree.norm(grads))
-        return FitState(state.step + 1, params, ema, opt_state), metrics
-
-    return update
-
-
-def make_step(
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    ema_decay: float = 0.0,
-    wrap: Callable[[Callable], Callable] = lambda gradients: gradients,
-) -> Callable:
-    """The pure step of an objective, `(state, objective_state, batch, key) -> (state, metrics)`.
-
-    Jit it, shard it, or call it as it is. The arguments are those of `make_update`.
-    """
-    update = make_update(objective, optimizer, ema_decay, wrap)
-
-    def step(state: FitState, objective_state: Any, batch: Batch, key: chex.PRNGKey):
-        return update(state, objective_state, batch, draw_noise(objective, key, batch))
-
-    return step
-
-
-def init_state(
-    params: Params, optimizer: optax.GradientTransformation, ema_decay: float = 0.0
-) -> FitState:
-    """The state before the first step."""
-    ema = params if ema_decay > 0 else None
-    return FitState(jnp.int32(0), params, ema, optimizer.init(params))
 
 
 def fit(
@@ -229,14 +146,14 @@ def fit(
     objective_state = parallel.place(objective.init(params, batches, init_key), mesh)
     prepared = taken
     # Fresh arrays, for the step uses its state up, and the caller and the objective keep `params`.
-    start = functools.partial(init_state, optimizer=optimizer, ema_decay=ema_decay)
+    start = functools.partial(training.init_state, optimizer=optimizer, ema_decay=ema_decay)
     state = parallel.init_sharded(start, mesh, params)
-    draw = functools.partial(draw_noise, objective)
-    update = functools.partial(make_update, objective, optimizer, ema_decay)
+    draw = functools.partial(training.draw_noise, objective)
+    update = functools.partial(training.make_update, objective, optimizer, ema_decay)
     step_fn = parallel.compile_step(draw, update, layout, mesh, state)
     # What is compiled for parts or for pmap has loops and copies that XLA would count differently.
     plain = layout.mode == "jit" and layout.accumulate == 1
-    counted = step_fn if plain else jax.jit(make_step(objective, optimizer, ema_decay))
+    counted = step_fn if plain else jax.jit(training.make_step(objective, optimizer, ema_decay))
     snapshot_steps = set(snapshot_steps)
 
     with (

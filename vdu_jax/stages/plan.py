@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdu_jax import data, tasks
+from vdu_jax import data, tasks, training
 from vdu_jax import posterior as posterior_lib
 from vdu_jax.errors import UserError
-from vdu_jax.runtime import fit, parallel
+from vdu_jax.runtime import parallel
 from vdu_jax.stages import build, posterior, train, unlearn
 from vdu_jax.types import Objective
 
@@ -38,7 +38,7 @@ class StepPlan(NamedTuple):
       params: what the optimiser moves. given: whatever else the objective is made of.
       batch_sizes: kind of data -> images in a step, on all devices together.
       batch: number of images -> what a loader gives of them.
-      ema: see `fit.make_step`.
+      ema: see `training.make_step`.
     """
 
     make: Callable[[Any], tuple[Objective, Any]]
@@ -86,13 +86,13 @@ def of_step(layout: parallel.Layout, devices: int, plan: StepPlan) -> dict[str, 
         objective, optimizer = plan.make(given)
         batches = {kind: zeros(kind) for kind in plan.batch_sizes}
         of_objective = objective.init(params, batches, key)
-        return fit.init_state(params, optimizer, plan.ema), of_objective
+        return training.init_state(params, optimizer, plan.ema), of_objective
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     state, of_objective = jax.eval_shape(start, plan.params, plan.given, key)
     objective, optimizer = plan.make(plan.given)
     wrap = functools.partial(parallel.in_parts, count=layout.accumulate)
-    step = fit.make_step(objective, optimizer, plan.ema, wrap)
+    step = training.make_step(objective, optimizer, plan.ema, wrap)
     mine = {kind: plan.batch(-(-count // devices)) for kind, count in plan.batch_sizes.items()}
     compiled = jax.jit(step, donate_argnums=0).lower(state, of_objective, mine, key).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
