@@ -117,7 +117,15 @@ def test_sigterm_saves_and_the_same_call_continues(tmp_path):
     assert lines[0] == lines[1]
 
 
-def test_a_signal_in_the_last_step_stops_too(tmp_path):
+@pytest.fixture
+def not_ignored():
+    """SIGINT as in a terminal; a shell's job in the background starts with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_in_the_last_step_stops_too(tmp_path, not_ignored):
     with pytest.raises(Interrupted, match="step 12 of 12"):
         run(tmp_path, at=12, action=lambda: signal.raise_signal(signal.SIGINT))
     result = run(tmp_path, at=1, action=pytest.fail)  # nothing is left to do
