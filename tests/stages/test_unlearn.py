@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from vdu_jax import config as vdu_config
-from vdu_jax import objectives, training
+from vdu_jax import detector, objectives, training
+from vdu_jax.errors import UserError
 from vdu_jax.runtime import artifacts
 from vdu_jax.stages import build, evaluate, posterior, replay, sample, unlearn
 
@@ -167,3 +168,26 @@ def test_replay_without_a_forget_image_is_warned_of(finished_run, config, tmp_pa
     judge = replay.Judge(config, tmp_path, params, image_shape)
     assert "the detector finds no forget image among the 120 of replay" in capsys.readouterr().err
     assert judge(2, sample.load(finished_run, "plain")).estimated_pul == 0
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_replay_of_which_nothing_remains_is_refused(
+    finished_run, tmp_path, config, monkeypatch, left
+):
+    """A trained network whose every image looks like D_f: one line, and no half-written folder."""
+    workdir, fitted = tmp_path / "work", detector.fit_detector
+    shutil.copytree(finished_run / "train", workdir / "train")
+
+    def all_but(positive, unlabelled, recall):
+        found = fitted(positive, unlabelled, recall)
+        return found._replace(forget_like=np.arange(len(unlabelled)) >= left)
+
+    monkeypatch.setattr(detector, "fit_detector", all_but)
+    config.replay.kernel_time = 0.0
+    if left == 2:
+        replay.run(config, workdir)
+        assert (~replay.load(workdir).forget_like).sum() == 2
+        return
+    with pytest.raises(UserError, match=f"replay: {left} of the original's 120 images are not"):
+        replay.run(config, workdir)
+    assert not (workdir / "replay" / "done.json").exists()

@@ -56,6 +56,13 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
             forget_like,
             float(schedule.alphas_cumprod[level]),
         )
+    kept = len(images) - int(forget_like.sum())
+    if kept < 2:
+        raise UserError(
+            f"replay: {kept} of the original's {len(images)} images are not like those to be "
+            "forgotten, so there is nothing to hold on to: train the model longer, raise "
+            "replay.images, or lower replay.recall"
+        )
     artifacts.write_npz(path / "images.npz", images=images, forget_like=forget_like)
     artifacts.write_npz(path / "detector.npz", **cleaning.detector._asdict())
     stage.finish(
