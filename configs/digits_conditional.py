@@ -18,7 +18,15 @@ def get_config():
     config.condition.drop = 0.1
     config.condition.guidance = 1.5
 
-    config.methods.plain.learning_rate = 6e-5
+    config.methods.extended = vdu_config.method(
+        "vdu_extended",
+        gamma=0.01,
+        function_weight=30.0,
+        drop_condition=0.1,
+        learning_rate=3e-4,
+        steps=60,
+        snapshot_every=20,
+    )
     config.methods.esd = vdu_config.method(
         "esd", teacher="condition", learning_rate=1e-4, steps=60, snapshot_every=20
     )
