@@ -3,7 +3,7 @@ forget how to draw the 3.
 
     vdu run --config=configs/digits_conditional.py --workdir=runs/digits_conditional
 
-Cost: some 8 minutes on two CPU cores; no download. UA in the table is 100 % less the share of the
+Cost: some 6 minutes on two CPU cores; no download. UA in the table is 100 % less the share of the
 images asked for as a 3 that are one.
 """
 
