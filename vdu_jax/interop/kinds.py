@@ -17,7 +17,7 @@ TEXT = "StableDiffusionPipeline"
 # Names of the first versions -> today's.
 RENAMED = {"DDPM": "DDPMPipeline", "DDIM": "DDIMPipeline", "PNDM": "PNDMPipeline"}
 READS_PIXELS = (
-    f"`vdu import` reads an unconditional UNet2DModel on pixels, in a {', '.join(PIXELS[:2])} or "
+    f"`vdu import` reads a UNet2DModel on pixels, in a {', '.join(PIXELS[:2])} or "
     f"{PIXELS[2]}, or its folder alone"
 )
 READS_TEXT = f"only a {TEXT} (Stable Diffusion 1 and 2) turns text to images here"
