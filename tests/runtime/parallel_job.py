@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vdu_jax import data, objectives, posterior
+from vdu_jax import data, objectives, posterior, training
 from vdu_jax.diffusion.parameterization import epsilon
 from vdu_jax.diffusion.schedule import make_schedule
 from vdu_jax.models import network, unet
@@ -91,7 +91,7 @@ def main(folder, fsdp=1, mode="jit", accumulate=1, coordinator=None, **which):
             layout=parallel.Layout(fsdp, mode, accumulate),
         )
     mesh = parallel.make_mesh(fsdp)
-    state = parallel.place(fit_lib.init_state(params, optimizer, 0.9), mesh)
+    state = parallel.place(training.init_state(params, optimizer, 0.9), mesh)
     held = {
         "bytes": parallel.bytes_per_device(state),
         "whole": parallel.total_bytes(state),
