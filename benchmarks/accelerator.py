@@ -49,7 +49,7 @@ from vdu_jax import cli
 
 CONFIG = Path(__file__).parents[1] / "configs" / "cifar10.py"
 PRECISIONS = ("float32", "tf32", "bfloat16")
-METHODS = {"vdu": 1, "vdu_extended": 2, "demixing": 2}  # and the kinds of images that each sees
+METHODS = ("vdu", "vdu_extended", "demixing")
 LOG_LINES = 40
 
 
@@ -272,7 +272,7 @@ def network_part(visit: Visit) -> None:
         pairs = [(dtype, None, tuned) for dtype, _, tuned in pairs[:3]]
     for dtype, other, tuned in pairs[: 3 if sizes is REHEARSAL else None]:
         names = ["ours", *filter(None, [other])]
-        made = network.sides(sizes.network, size, dtype, names, {} if tuned else untuned())
+        made = network.sides(sizes.network, size, dtype, names, None if tuned else untuned())
         about = made["ours"].said
         visit.put(parameters=about["parameters"])
         product = network.measure({"ours": made["ours"]}, "product", sizes.repeats)
@@ -337,6 +337,8 @@ def network_tables(figures: dict) -> str:
 
 def steps(visit: Visit) -> None:
     """Update steps, compiled side by side and then made in turns."""
+    from vdu_jax import config as vdu_config
+
     sizes = visit.sizes
 
     def made(method: str | None, **parallel: Any) -> timing.Step:
@@ -344,12 +346,13 @@ def steps(visit: Visit) -> None:
         config.data.name = sizes.data
         config.model.update({"dtype": "bfloat16", **sizes.model})
         config.parallel.update(parallel)
-        return steps_benchmark.step_of(config, method, sizes.steps_batch // METHODS.get(method, 1))
+        kinds = len(vdu_config.tiny_objective(config.methods[method]).sees) if method else 1
+        return steps_benchmark.step_of(config, method, sizes.steps_batch // kinds)
 
     base = "DDPM training"
     groups = [
         {base: made(None), "vdu": made("vdu")},
-        {method: made(method) for method in ("vdu_extended", "demixing")},
+        {method: made(method) for method in METHODS[1:]},
         {f"{base}, accumulate = 4": made(None, accumulate=4)}
         | {f"{base}, remat": made(None, remat=True), "vdu, remat": made("vdu", remat=True)},
     ]
@@ -437,7 +440,7 @@ def train(visit: Visit) -> None:
     visit.put(steps=config.train.steps, flops=flops, fit_seconds=seconds)
     methods = config.methods.to_dict()
     for last in range(1, len(METHODS) + 1):  # so that each is measured before the next begins
-        config.methods = {name: methods[name] for name in list(METHODS)[:last]}
+        config.methods = {name: methods[name] for name in METHODS[:last]}
         for name in ("unlearn", "sample", "evaluate"):
             stage(config, workdir, name, visit)
         visit.put(metrics=artifacts.read_json(workdir / "evaluate" / "metrics.json"))

@@ -17,7 +17,6 @@ import os
 import statistics
 from collections.abc import Mapping
 from functools import partial
-from types import MappingProxyType
 from typing import NamedTuple
 
 import timing
@@ -27,7 +26,6 @@ from vdu_jax import cli
 PIXELS, CHANNELS = 32, 3
 DDIM_STEPS = 5
 TIMED = ("forward", "training step", "DDIM")
-NO_CHANGE: Mapping[str, str] = MappingProxyType({})
 
 
 class Size(NamedTuple):
@@ -183,7 +181,7 @@ def chosen(name: str, batch: int | None, images: int | None) -> Size:
 
 
 def sides(
-    name: str, size: Size, dtype: str, names: list[str], env: Mapping[str, str] = NO_CHANGE
+    name: str, size: Size, dtype: str, names: list[str], env: Mapping[str, str] | None = None
 ) -> dict[str, timing.Side]:
     """A process for each side, in an environment that differs by `env`."""
     flags = (f"--sizes={name}", f"--dtype={dtype}")

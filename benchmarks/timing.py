@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from vdu_jax.runtime import provenance
 
@@ -120,11 +119,11 @@ class Side:
         self,
         *flags: str,
         script: str | Path = sys.argv[0],
-        env: Mapping[str, str] = MappingProxyType({}),
+        env: Mapping[str, str] | None = None,
     ):
         command, pipe = [sys.executable, str(script), *flags], subprocess.PIPE
-        full = os.environ | env
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=full)
+        env = os.environ | (env or {})
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=env)
 
     @functools.cached_property
     def said(self):

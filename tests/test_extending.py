@@ -84,7 +84,11 @@ def plain(monkeypatch):
 def test_the_architecture_keeps_the_contract_of_every_network(plain, classes):
     net = OF_NETWORKS.make("plain", num_class_embeds=classes, dropout=0.5)
     OF_NETWORKS.test_networks_of_equal_settings_are_equal(net)
-    OF_NETWORKS.test_an_image_s_prediction_features_and_dropout_are_its_own(net)
+    OF_NETWORKS.test_without_a_dropout_key_the_network_is_deterministic(net)
+    OF_NETWORKS.test_an_images_dropout_masks_hang_on_its_own_key_alone(net)
+    OF_NETWORKS.test_images_and_times_of_a_batch_do_not_mix(net)
+    OF_NETWORKS.test_every_parameter_matters(net)
+    OF_NETWORKS.test_an_image_s_features_are_its_own(net)
     OF_NETWORKS.test_the_label_tells(net)
 
 

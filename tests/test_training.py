@@ -8,31 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from mean_image import OBJECTIVE, START, draw
 
 from vdu_jax import training
-from vdu_jax.types import Objective, no_state
-
-START = {"w": jnp.zeros((2, 2, 1)), "b": jnp.zeros(())}
-
-
-def draw(key, batch):
-    return jax.random.normal(key, batch["retain"]["image"].shape)
-
-
-def loss(params, state, batch, noise):
-    x = batch["retain"]["image"] + 0.1 * noise
-    return jnp.square(x - params["w"] - params["b"]).mean(), {"b": params["b"]}
-
-
-OBJECTIVE = Objective(
-    sees=frozenset({"retain"}),
-    needs=frozenset(),
-    init=no_state,
-    draw=draw,
-    loss=loss,
-    is_mean=True,
-    init_computes=True,
-)
 
 
 def test_ema_against_numpy():

@@ -99,12 +99,7 @@ def model(name: str, **changes: Any) -> ConfigDict:
     """
     from vdu_jax.models import registry
 
-    if name not in registry.ARCHITECTURES:
-        raise UserError(
-            f"config key model.name = {shown(name)}: must be one of "
-            f"{', '.join(sorted(registry.ARCHITECTURES))}"
-            f"{did_you_mean(str(name), registry.ARCHITECTURES)}"
-        )
+    Check(ConfigDict({"model": {"name": name}})).one_of("model.name", registry.ARCHITECTURES)
     section = ConfigDict({"name": name, **registry.ARCHITECTURES[name].settings})
     for key, value in changes.items():
         if key not in section:
@@ -117,8 +112,21 @@ def model(name: str, **changes: Any) -> ConfigDict:
     return section
 
 
-def default() -> ConfigDict:
-    """All settings with their defaults. Paths are relative to where the program is started."""
+def model_inputs(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section `config.model` as it tells networks apart.
+
+    It is without what is younger than stored and published models and changes none of them.
+    """
+    younger = {"name": "unet", "num_class_embeds": 0}
+    return {key: value for key, value in section.items() if younger.get(key) != value}
+
+
+def default(architecture: str = "unet") -> ConfigDict:
+    """All settings with their defaults. Paths are relative to where the program is started.
+
+    Args:
+      architecture: a name in `models.registry`.
+    """
     return ConfigDict(
         {
             "data": {
@@ -138,7 +146,7 @@ def default() -> ConfigDict:
                 "limit": 0,  # at most this many of them; 0 for all
                 "seed": 0,  # which part
             },
-            "model": model("unet"),  # or of another architecture: `vdu_jax.models.registry`
+            "model": model(architecture),
             # Of networks that know classes (model.num_class_embeds > 0).
             "condition": {
                 # Share of the training images whose class is not told. Above 0 the network has one
@@ -477,9 +485,8 @@ def validate(config: ConfigDict) -> None:
     from vdu_jax.diffusion import parameterization, samplers
     from vdu_jax.interop import inception
 
-    wanted = default()
-    if isinstance(config.get("model"), ConfigDict) and "name" in config.model:
-        wanted.model = model(config.model.name)  # with the settings of its architecture
+    named = isinstance(config.get("model"), ConfigDict) and "name" in config.model
+    wanted = default(config.model.name) if named else default()
     check_types(config, wanted, "")
     c = Check(config)
     c.one_of("data.name", data.dataset_names())
@@ -489,7 +496,7 @@ def validate(config: ConfigDict) -> None:
     _validate_forget(c, info)
     validate_model(config, config.data.image_size if info is None else info[0][0])
 
-    _validate_condition(c, info)
+    _validate_condition(c, info, wanted.condition)
     validate_diffusion(config)
     c.positive(
         "train.steps",
@@ -696,12 +703,11 @@ def _allowed_params(config: ConfigDict) -> Mapping[str, tuple]:
     return {} if config.condition.drop else WITHOUT_NOTHING
 
 
-def _validate_condition(c: Check, info) -> None:
+def _validate_condition(c: Check, info, wanted: ConfigDict) -> None:
     config, rows = c.config, c.config.model.num_class_embeds
     c.that("condition.drop", lambda v: 0 <= v < 1, "must lie in [0, 1)")
     c.not_negative("condition.guidance")
     if not rows:
-        wanted = default().condition
         for key in wanted:
             c.that(
                 f"condition.{key}",

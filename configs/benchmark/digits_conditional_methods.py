@@ -9,6 +9,7 @@ forget images and the model alone.
 """
 
 import digits_conditional
+import digits_methods
 
 from vdu_jax import config as vdu_config
 
@@ -23,9 +24,8 @@ def get_config():
     config.curve.images = 1000
     config.evaluate.images = 5000
 
-    config.benchmark.classes = (1, 3, 7)
-    config.benchmark.seeds = (0, 1, 2)
-    config.benchmark.tuning_class = 5
+    # The classes, seeds and grids of the comparison on unconditional digits.
+    config.benchmark = digits_methods.get_config().benchmark
 
     method = vdu_config.method
     means = dict(plasticity_reduction="mean", stability_reduction="mean")
@@ -43,21 +43,7 @@ def get_config():
         "vdu_extended": method("vdu_extended", gamma=0.01, drop_condition=0.1, **steps),
         "demixing": method("demixing", **steps),
     }
-    rates = tuple({"learning_rate": rate} for rate in (1e-5, 3e-5, 1e-4, 3e-4))
-    tuned = set(config.methods) - {"retrain", "vdu", "vdu_extended", "erase_diff"}
-    grids = dict.fromkeys(sorted(tuned), rates)
-    grids["vdu"] = tuple(
-        {"learning_rate": rate, "gamma": gamma} for rate in (1e-5, 3e-5) for gamma in (0.1, 0.5)
-    )
-    grids["vdu_extended"] = tuple(
-        {"learning_rate": rate, "function_weight": weight}
-        for rate in (1e-4, 3e-4)
-        for weight in (10.0, 30.0)
-    )
-    grids["erase_diff"] = tuple(
-        {"learning_rate": rate, "strength": strength}
-        for rate in (3e-5, 1e-4)
-        for strength in (0.1, 1.0)
-    )
-    config.benchmark.grids = grids
+    grids = config.benchmark.grids
+    del grids["demixing_longer"]
+    grids["demixing"] = grids["salun"]  # learning rates
     return config

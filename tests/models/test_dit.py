@@ -201,26 +201,6 @@ def test_the_label_is_added_to_the_time(tiny):
     assert np.abs(out[2] - plain[2]).max() > 1e-2
 
 
-def test_without_a_dropout_key_the_network_is_deterministic(tiny):
-    _, score_fn, params, xt, t = tiny
-    plain = score_fn(params, xt, t)
-    np.testing.assert_array_equal(plain, score_fn(params, xt, t))
-    keys = jax.random.split(jax.random.key(1), len(xt))
-    one, same, two = (score_fn(params, xt, t, dropout_key=k) for k in (keys, keys, keys[::-1]))
-    np.testing.assert_array_equal(one, same)
-    assert np.abs(one - plain).max() > 0.01 and np.abs(one - two).max() > 0.01
-
-
-def test_an_images_dropout_masks_hang_on_its_own_key_alone(tiny):
-    _, score_fn, params, xt, t = tiny
-    keys, some = jax.random.split(jax.random.key(1), len(xt)), np.array([2, 0, 2])
-    whole = score_fn(params, xt, t, dropout_key=keys)
-    found = score_fn(params, xt[some], t[some], dropout_key=keys[some])
-    np.testing.assert_allclose(found, whole[some], rtol=1e-4, atol=1e-5)
-    other = score_fn(params, xt[some], t[some], dropout_key=keys[np.array([2, 0, 1])])
-    assert np.abs(other[2] - whole[2]).max() > 0.01
-
-
 @pytest.mark.parametrize("part", ["attention", "perceptron"])
 def test_dropout_acts_on_attention_and_on_perceptron(part):
     """With the other one's gate closed."""
@@ -240,31 +220,6 @@ def test_dropout_acts_on_attention_and_on_perceptron(part):
     gone = dropped == 0
     assert 0.2 < gone.mean() < 0.8
     np.testing.assert_allclose(dropped[~gone], 2 * plain[~gone], rtol=1e-4, atol=1e-5)
-
-
-def test_images_and_times_of_a_batch_do_not_mix(tiny):
-    _, score_fn, params, xt, t = tiny
-    order = np.array([2, 0, 1])
-    out = score_fn(params, xt, t)
-    assert out.shape == xt.shape and out.dtype == jnp.float32
-    np.testing.assert_allclose(
-        score_fn(params, xt[order], t[order]), out[order], rtol=1e-4, atol=1e-5
-    )
-    moved = score_fn(params, xt, np.array([0, 31, 900], np.int32))
-    np.testing.assert_allclose(moved[::2], out[::2], rtol=1e-4, atol=1e-5)
-    assert np.abs(moved[1] - out[1]).max() > 1e-3
-
-
-def test_every_parameter_matters(tiny):
-    net, _, params, xt, t = tiny
-    weight = np.random.default_rng(3).normal(size=xt.shape).astype(np.float32)
-    score_fn = network.make_score_fn(net)
-    grads = jax.jit(jax.grad(lambda p: (score_fn(p, xt, t) * weight).sum()))(params)
-    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
-        name = jax.tree_util.keystr(path)
-        if "to_k" in name and "bias" in name:
-            continue  # it adds one number to all logits of a query, which softmax ignores
-        assert np.abs(grad).max() > 1e-4, name
 
 
 def test_remat_computes_again_and_changes_nothing(tiny):

@@ -77,16 +77,19 @@ def random_config(seed):
     )
 
 
+def check_noise(name, config, measure, tolerance):
+    """What both sides' function `name` predicts; with PyTorch in float32 too, as it is used."""
+    for dtype in (torch.float64, torch.float32):
+        theirs = getattr(reference, name)(config, dtype)
+        with components.matmul_precision("float32"):
+            ours = getattr(components, name)(config, "float32")
+        assert getattr(compare.difference(ours, theirs), measure) <= tolerance, config
+        assert np.abs(theirs["eps"]).max() > 0.1
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_unet_of_random_settings_agrees(seed):
-    """With PyTorch in float32 too, as it is used."""
-    config = random_config(seed)
-    for dtype in (torch.float64, torch.float32):
-        theirs = reference.forward(config, dtype)
-        with components.matmul_precision("float32"):
-            ours = components.forward(config, "float32")
-        assert compare.difference(ours, theirs).absolute <= 2e-5, config
-        assert np.abs(theirs["eps"]).max() > 0.1
+    check_noise("forward", random_config(seed), "absolute", 2e-5)
 
 
 def random_dit(seed):
@@ -106,13 +109,7 @@ def random_dit(seed):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_dit_of_random_settings_agrees(seed):
-    config = random_dit(seed)
-    for dtype in (torch.float64, torch.float32):
-        theirs = reference.dit_noise(config, dtype)
-        with components.matmul_precision("float32"):
-            ours = components.dit_noise(config, "float32")
-        assert compare.difference(ours, theirs).relative <= 1e-5, config
-        assert np.abs(theirs["eps"]).max() > 0.1
+    check_noise("dit_noise", random_dit(seed), "relative", 1e-5)
 
 
 @pytest.mark.parametrize("name", inputs.UNETS)

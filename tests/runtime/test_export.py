@@ -10,7 +10,6 @@ import pytest
 from jax import export
 
 from vdu_jax import training
-from vdu_jax.diffusion import samplers
 from vdu_jax.runtime import parallel
 from vdu_jax.stages import build, plan, train, unlearn
 
@@ -105,11 +104,7 @@ def test_a_pmapped_step_lowers_for_an_accelerator(config, platform, method):
 
 
 def test_drawing_lowers_for_an_accelerator_in_bfloat16(config, platform):
-    score_fn, chosen = build.score_fn(config, SHAPE), build.sampler_plan(config)
-
-    def draw(params, keys):
-        return samplers.sample(score_fn, params, chosen, keys, SHAPE, clip_x0=True)
-
+    draw = build.drawing(config, SHAPE)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 4))
     params = build.param_shapes(config, SHAPE)
     assert_in_bfloat16(lowered(jax.jit(draw), (params, keys), platform))

@@ -9,37 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from mean_image import OBJECTIVE, START, draw, loss
 
 from vdu_jax import data, training
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import fit as fit_lib
 from vdu_jax.runtime.checkpoints import Store, abstract
 from vdu_jax.runtime.preemption import Interrupted
-from vdu_jax.types import Objective, no_state
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (23, 2, 2, 1), np.uint8)
-START = {"w": jnp.zeros((2, 2, 1)), "b": jnp.zeros(())}
-
-
-def draw(key, batch):
-    return jax.random.normal(key, batch["retain"]["image"].shape)
-
-
-def loss(params, state, batch, noise):
-    """Fits the mean image, with noise so that the keys matter."""
-    x = batch["retain"]["image"] + 0.1 * noise
-    return jnp.square(x - params["w"] - params["b"]).mean(), {"b": params["b"]}
-
-
-OBJECTIVE = Objective(
-    sees=frozenset({"retain"}),
-    needs=frozenset(),
-    init=no_state,
-    draw=draw,
-    loss=loss,
-    is_mean=True,
-    init_computes=True,
-)
 
 
 class Loader:

@@ -163,9 +163,11 @@ def drawing(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
 
 
 def _draw(module, diffusion: tuple, settings: tuple, task: tasks.Task, image_shape: tuple):
-    predict = parameterization_of(diffusion).noise_predictor(network.make_score_fn(module))
-    predict, clip = task.drawing(predict), dict(settings)["clip_x0"]
-    plan = _sampler_plan(diffusion, settings)
+    predicts, values = parameterization_of(diffusion), dict(settings)
+    predict = task.drawing(predicts.noise_predictor(network.make_score_fn(module)))
+    name, steps, clip = values["name"], values["steps"], values["clip_x0"]
+    how = {key: values[key] for key in ("eta", "spacing", "variance")}
+    plan = samplers.make_plan(predicts.schedule, name, steps, **how)
 
     def draw(params, keys, *asked):
         cond = task.drawing_cond(*asked)
@@ -193,22 +195,6 @@ def _evidence_bound(module: nn.Module, diffusion: tuple, task: tasks.Task) -> Ca
         return likelihood.bits_per_dim(predict_told, params, predicts.schedule, x0, key)
 
     return bound
-
-
-def sampler_plan(config: ConfigDict) -> samplers.SamplerPlan:
-    return _sampler_plan(_items(config.diffusion), _items(config.sampler))
-
-
-def _sampler_plan(diffusion: tuple, settings: tuple) -> samplers.SamplerPlan:
-    values = dict(settings)
-    return samplers.make_plan(
-        parameterization_of(diffusion).schedule,
-        values["name"],
-        values["steps"],
-        eta=values["eta"],
-        spacing=values["spacing"],
-        variance=values["variance"],
-    )
 
 
 def features(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
@@ -376,7 +362,7 @@ def check_network(config: ConfigDict, folder: Path) -> None:
         return artifacts.flatten("", {s: config[s].to_dict() for s in sections})
 
     name = recorded.get("model.name", "unet")
-    recorded = settings(_defaults(name)) | recorded
+    recorded = settings(vdu_config.default(name)) | recorded
     if not _schedule_is_known(folder):
         if not config.unlearn.assume_schedule:
             raise UserError(
@@ -391,13 +377,6 @@ def check_network(config: ConfigDict, folder: Path) -> None:
                 f"config key {key} = {value!r}: the model in {folder} has {recorded[key]!r}; set "
                 "it to that"
             )
-
-
-def _defaults(name: str) -> ConfigDict:
-    """All defaults, with the architecture `name`."""
-    config = vdu_config.default()
-    config.model = vdu_config.model(name)
-    return config
 
 
 def _schedule_is_known(folder: Path) -> bool:
@@ -501,10 +480,8 @@ def condition_inputs(config: ConfigDict) -> dict:
 def train_stage(config: ConfigDict, workdir: Path) -> StageDir:
     """The folder of `train`."""
     inputs = {s: config[s].to_dict() for s in ("diffusion", "train")}
-    # Without what is younger than stored models and changes none of them.
-    plain = {"name": "unet", "num_class_embeds": 0}
-    inputs["model"] = {k: v for k, v in config.model.to_dict().items() if plain.get(k) != v}
-    if inputs["model"].get("num_class_embeds"):
+    inputs["model"] = vdu_config.model_inputs(config.model.to_dict())
+    if config.model.num_class_embeds:
         inputs["train"]["drop_condition"] = config.condition.drop
     if config.train.init_from:
         start = model_folder(config.train.init_from)

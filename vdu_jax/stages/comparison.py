@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from vdu_jax import config as vdu_config
 from vdu_jax.metrics import pul, tradeoff
 from vdu_jax.runtime import artifacts, pictures
 
@@ -44,17 +45,21 @@ CONDITION_COLUMNS = {
     "others right %": ("others_right", 1),
     "u-FID of others": ("u_fid_others", 2),
 }
-OF_CONDITIONS = {
-    "unlearning_accuracy": lambda row: row["unlearning_accuracy"],
-    "others_right": lambda row: 100 * row["others"]["value"],
-    "u_fid_others": lambda row: row["u_fid"],
-}
 
 
 def columns(summary: Mapping) -> dict[str, tuple[str, int]]:
     """The table's columns: those of conditions where a method has them."""
     has = any("unlearning_accuracy" in figures for figures in summary.values())
     return COLUMNS | (CONDITION_COLUMNS if has else {})
+
+
+def of_conditions(found: Mapping) -> dict[str, float | None]:
+    """What `CONDITION_COLUMNS` shows of a model's "conditions"; see `evaluate.of_conditions`."""
+    return {
+        "unlearning_accuracy": found["unlearning_accuracy"],
+        "others_right": 100 * found["others"]["value"],
+        "u_fid_others": found["u_fid"],
+    }
 
 
 def settings(config: ConfigDict) -> dict:
@@ -66,9 +71,8 @@ def settings(config: ConfigDict) -> dict:
     if not found["data"]["background"]:  # all images are opaque: it changes nothing
         del found["data"]["background"]
     if not found["model"]["num_class_embeds"]:  # nothing is asked for
-        del found["model"]["num_class_embeds"], found["condition"]
-    if found["model"]["name"] == "unet":
-        del found["model"]["name"]
+        del found["condition"]
+    found["model"] = vdu_config.model_inputs(found["model"])
     return found
 
 
@@ -96,7 +100,7 @@ def results(config: ConfigDict, tuned: Mapping, rows: Mapping, onto: Mapping) ->
         row["kid_1000"] = None if row["kid"] is None else 1000 * row["kid"]["value"]
         row["relearning_steps"] = row.get("relearning", {}).get("steps")
         if "conditions" in row:
-            row |= {name: figure(row["conditions"]) for name, figure in OF_CONDITIONS.items()}
+            row |= of_conditions(row["conditions"])
         if "share_of_training" in row:
             row["percent_of_training"] = 100 * row["share_of_training"]
     _at_equal_forgetting(cells, methods)

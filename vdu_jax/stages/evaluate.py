@@ -183,8 +183,8 @@ def gather(config: ConfigDict, workdir: Path) -> dict:
 
 
 def of_conditions(config: ConfigDict, judged, retained: Retained) -> dict:
-    """ "conditions": how often the class that was asked for is drawn, "forget" and "others" apart,
-    UA, and u-FID of what was asked for with the others. Empty where nothing is asked for.
+    """Under "conditions" how often the class that was asked for is drawn, "forget" and "others"
+    apart, UA, and u-FID of what was asked for with the others. Empty where nothing is asked for.
     """
     task, forget = tasks.of(config), tuple(config.forget.classes)
     to_forget = task.asked_to_forget(len(judged.probabilities), forget)

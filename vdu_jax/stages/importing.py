@@ -55,20 +55,13 @@ UNKNOWN_SCHEDULE = f"""\
 """
 
 
-def _default() -> ConfigDict:
-    """The default config with the one architecture that a diffusers folder can hold."""
-    config = vdu_config.default()
-    config.model = vdu_config.model(folder.ARCHITECTURE)
-    return config
-
-
 def settings_of(model: folder.ModelFolder, where: Path) -> ConfigDict:
     """The default config with the model's settings, checked.
 
     Raises:
       UserError: if one of them has the wrong type or cannot work.
     """
-    config = _default()
+    config = vdu_config.default(folder.ARCHITECTURE)
     for section, values in model.settings.items():
         for key, value in values.items():
             try:
@@ -131,7 +124,7 @@ def _run(source: Path, workdir: Path, weights: str, overwrite: bool, variant: st
         workdir,
         "import",
         {
-            "model": config.model.to_dict(),
+            "model": vdu_config.model_inputs(config.model.to_dict()),
             "diffusion": config.diffusion.to_dict() if model.settings["diffusion"] else UNKNOWN,
             "tensors": tensors.checksums(model.tensors),
             "texts": model.texts,
@@ -201,7 +194,7 @@ def unchanged(path: Path) -> folder.ModelFolder:
     """
     summary: Mapping[str, Any] = artifacts.finished(path)["summary"]
     image_shape = tuple(summary["image_shape"])
-    config = _default()
+    config = vdu_config.default(folder.ARCHITECTURE)
     for key, value in summary["settings"]["model"].items():
         config.model[key] = tuple(value) if isinstance(value, list) else value
     params = build.load_snapshot(config, path, 0, "params", known_shape(config, image_shape))

@@ -17,6 +17,7 @@ from vdu_jax.runtime import artifacts, pictures
 from vdu_jax.stages import build, comparison, evaluate, sample
 
 GRID = 60
+ASKED = {"unlearning_accuracy": "UA %", "others_right": "others %"}  # of class-conditional models
 NETWORKS = {"classifier": "the classifier", "inception": "Inception-v3"}
 
 STYLE = """
@@ -62,8 +63,7 @@ def grid(workdir: Path, model: str):
 def show(table: dict, path: Path, features: str) -> None:
     """Print the table, the report's place, and the table as one JSON line."""
     heads = ["PUL %", "u-FID", "bias", "images", "steps"]
-    asked = {"unlearning_accuracy": "UA %", "others_right": "others %"}
-    asked = {key: head for key, head in asked.items() if all(key in row for row in table.values())}
+    asked = ASKED if all(ASKED.keys() <= row.keys() for row in table.values()) else {}
     heads += asked.values()
     print(f"\n{'model':<16}{''.join(f'{head:>9}' for head in heads)}{'seconds':>10}")
     for model, row in table.items():
@@ -100,9 +100,8 @@ def make_table(config: ConfigDict, workdir: Path, metrics: dict) -> dict:
             "seconds": round(artifacts.timings(folder).get("fit", 0.0), 1),
         }
         if "conditions" in measured:
-            found = measured["conditions"]
-            table[model]["unlearning_accuracy"] = found["unlearning_accuracy"]
-            table[model]["others_right"] = 100 * found["others"]["value"]
+            found = comparison.of_conditions(measured["conditions"])
+            table[model] |= {key: found[key] for key in ASKED}
     return table
 
 
@@ -234,12 +233,12 @@ def _figures(metrics: dict, table: dict) -> str:
 
 
 def _conditions(found: dict) -> list[str]:
-    forget, others = found["forget"], found["others"]
+    forget, others, shown = found["forget"], found["others"], comparison.of_conditions(found)
     low, high = 100 * (1 - forget["high"]), 100 * (1 - forget["low"])
     return [
-        f"{found['unlearning_accuracy']:.1f} [{low:.1f}, {high:.1f}] ({forget['count']} images)",
-        f"{100 * others['value']:.1f} ({others['count']} images)",
-        _number(found["u_fid"], 2),
+        f"{shown['unlearning_accuracy']:.1f} [{low:.1f}, {high:.1f}] ({forget['count']} images)",
+        f"{shown['others_right']:.1f} ({others['count']} images)",
+        _number(shown["u_fid_others"], 2),
     ]
 
 
