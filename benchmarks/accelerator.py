@@ -592,12 +592,12 @@ def generate(visit: Visit) -> None:
     import jax
     import jax.numpy as jnp
 
-    from vdu_jax import text_config
+    from vdu_jax import config as vdu_config
     from vdu_jax.posterior import num_parameters
     from vdu_jax.stages.text_to_image import build, plan
 
     sizes = visit.sizes
-    config = text_config.default()
+    config = vdu_config.default("stable_diffusion")
     config.model.update(sizes.text)
     model, shapes = plan.read(config)
     modules = {name: m.clone(dtype=jnp.bfloat16) for name, m in model.modules.items()}
@@ -658,13 +658,13 @@ def vdu_step(visit: Visit, config, model, unet) -> None:
     import jax.numpy as jnp
     import optax
 
+    from vdu_jax import config as vdu_config
     from vdu_jax import posterior as posterior_lib
-    from vdu_jax import text_config
     from vdu_jax.stages.text_to_image import plan
     from vdu_jax.stages.text_to_image import unlearn as unlearn_stage
 
     count = visit.sizes.text_batch
-    settings = text_config.method("vdu", subset="cross_attention", forget_batch=count)
+    settings = vdu_config.method("vdu", subset="cross_attention", forget_batch=count)
     config.methods = {"vdu": settings}
     shapes = jax.eval_shape(lambda: unet)
     planned = plan.of_method(config, 1, "vdu", model, {"unet": shapes})

@@ -9,12 +9,12 @@ called crimson. Then each method unlearns "red", from the images whose caption h
 and figures: docs/results.md. Needs the extra sd (`pip install 'vdu-jax[sd]'`).
 """
 
-from vdu_jax import text_config
+from vdu_jax import config as vdu_config
 from vdu_jax.data.registry import GARMENTS, TINTS
 
 
 def get_config():
-    config = text_config.default()
+    config = vdu_config.default("stable_diffusion")
     config.data.name = "tinted_fashion"
     config.data.synonyms = {"red": "crimson"}
     config.forget.phrase = "red"
@@ -38,9 +38,10 @@ def get_config():
     config.evaluate.other_prompts = tuple(others)
     config.evaluate.images = 10
 
-    method = text_config.method
+    method = vdu_config.method
     mean = dict(plasticity_reduction="mean", stability_reduction="mean")
     steps = dict(steps=100, snapshot_every=20, forget_batch=32, replay_batch=32)
+    esd = dict(teacher="condition", learning_rate=3e-4, **steps)
     config.methods = {
         "vdu": method("vdu", anchor="pretrained", gamma=0.1, learning_rate=3e-5, **mean, **steps),
         "vdu_extended": method(
@@ -52,8 +53,8 @@ def get_config():
             learning_rate=3e-4,
             **steps,
         ),
-        "esd_x": method("esd", "cross_attention", learning_rate=3e-4, **steps),
-        "esd_u": method("esd", "not_cross_attention", learning_rate=3e-4, **steps),
+        "esd_x": method("esd", "cross_attention", **esd),
+        "esd_u": method("esd", "not_cross_attention", **esd),
         "salun": method("salun", learning_rate=3e-4, **steps),
         "gradient_ascent": method("gradient_ascent", learning_rate=3e-5, **steps),
         "fine_tune": method("fine_tune", learning_rate=3e-4, retain_batch=64, **steps),

@@ -15,7 +15,7 @@ PURE = {
     "models", "diffusion", "posterior", "objectives", "metrics", "detector", "training", "types"
 }  # fmt: skip
 SHELL = {
-    "data", "interop", "parity", "runtime", "stages", "tasks", "cli", "config", "text_config",
+    "data", "interop", "parity", "runtime", "stages", "tasks", "cli", "config",
     "__main__",
 }  # fmt: skip
 FORBIDDEN = {
@@ -29,7 +29,6 @@ FORBIDDEN = {
     "cli": set(),
     "__main__": set(),
     "config": {"stages", "runtime", "cli"},
-    "text_config": {"stages", "runtime", "cli"},
     **{room: SHELL for room in PURE},
 }
 IO_LIBRARIES = {

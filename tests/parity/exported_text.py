@@ -29,7 +29,7 @@ def in_pytorch(folder: Path, config):
     """`draw(prompt, count, …)`: images (count, H, W, C) in [0, 1] that diffusers makes."""
     theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder)
     theirs.set_progress_bar_config(disable=True)
-    steps, scale = config.sampler.steps, config.sampler.guidance
+    steps, scale = config.sampler.steps, config.condition.guidance
 
     def draw(prompt: str, count: int, **given) -> np.ndarray:
         prompts = [prompt] * count
@@ -67,9 +67,10 @@ def compare(config, workdir: Path, name: str, folder: Path) -> dict:
         found[kind] = rates | {"p": same_rate(hits, counts)}
     unet = evaluate.load_unet(config, workdir, model, name)
     prompt, section = config.forget.prompts[0], config.sampler
+    scale = config.condition.guidance
     text, negative = np.split(build.embed(model, [prompt, ""]), 2)
     keys = jax.random.split(jax.random.key(0), 2)
-    draw = jax.jit(build.make_draw(model, section.steps, section.guidance, section.name))
+    draw = jax.jit(build.make_draw(model, section.steps, scale, section.name))
     params = {"unet": unet, "vae": model.params["vae"], "negative": negative}
     latents = [jax.random.normal(jax.random.fold_in(key, 0), model.latent_shape) for key in keys]
     latents = reference.as_torch(np.stack(latents), torch.float32)

@@ -42,8 +42,7 @@ def parse(argv: Sequence[str], command: str = "run"):
     """
     from ml_collections import config_flags
 
-    from vdu_jax import config as images
-    from vdu_jax import text_config
+    from vdu_jax import config as vdu_config
     from vdu_jax.cli import config_file
 
     given = sort(command, argv)
@@ -55,8 +54,7 @@ def parse(argv: Sequence[str], command: str = "run"):
         # Sorted again, for now it is known which settings are switches.
         given = sort(command, argv, lambda key: _is_bool(config, key))
         override(config, given.overrides)
-        kind = text_config if is_text(config) else images
-        images.expand_paths(config, kind.PATHS)
+        vdu_config.expand_paths(config)
         delattr(values, "config")
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=[])
     elif given.overrides:
@@ -65,15 +63,9 @@ def parse(argv: Sequence[str], command: str = "run"):
     check_use(command, given.flags, values, config)
     names = COMMANDS[command].arguments
     return values, [
-        images.expand_path(text, f"{argument.name} ")
+        vdu_config.expand_path(text, f"{argument.name} ")
         for argument, text in zip(names, given.positional, strict=True)
     ]
-
-
-def is_text(config) -> bool:
-    """Whether a config is of a text-to-image model."""
-    # A config file may give anything; what is no section is refused by `validate`.
-    return hasattr(config, "get") and config.get("kind") == "text_to_image"
 
 
 def command_takes_config(command: str) -> bool:
@@ -264,6 +256,8 @@ def check_use(command: str, given: dict[str, str | None], values, config) -> Non
     Raises:
       UserError: naming one.
     """
+    from vdu_jax.config import is_text_to_image
+
     if "against" in given and "only" not in given:
         raise UserError("--against is for --only: the published figures to compare a cell with")
     if {"onto", "only"} <= given.keys():
@@ -273,11 +267,11 @@ def check_use(command: str, given: dict[str, str | None], values, config) -> Non
             raise UserError(f"--{name} goes with --coordinator=HOST:PORT, which is missing")
     if "negative" in given and values.guidance == 1:
         raise UserError("--negative has no effect at --guidance=1: leave one of them out")
-    if command == "export" and is_text(config):
+    if command == "export" and is_text_to_image(config):
         for name in ("weights", "overwrite"):
             if name in given:
                 raise UserError(
-                    f"--{name} is not for configs of kind 'text_to_image': leave it out"
+                    f"--{name} is not for text-to-image models: leave it out"
                     + ("; a new DIR is written, and none replaced" if name == "overwrite" else "")
                 )
 

@@ -108,7 +108,7 @@ def _stage(about: str, more: str = "") -> Command:
 COMMANDS = {
     "run": _stage(
         "all stages below in order; what is done for the same config is skipped",
-        "The stages: " + ", ".join(STAGES) + ". A config of kind text_to_image has all but sample "
+        "The stages: " + ", ".join(STAGES) + ". A text-to-image model has all but sample "
         "and relearn. Stopped or killed, the same command continues.",
     ),
     "train": _stage("pretrain the diffusion model, keeping checkpoints"),
@@ -187,7 +187,7 @@ COMMANDS = {
             OVERWRITE,
         ),
         ("workdir",),
-        "For DDPMPipeline.from_pretrained or, from a config of kind text_to_image, "
+        "For DDPMPipeline.from_pretrained or, for a text-to-image model, "
         "StableDiffusionPipeline.from_pretrained; of the latter, --weights and --overwrite are "
         "not taken. Without --config an imported model is written as it came.",
     ),

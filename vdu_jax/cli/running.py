@@ -4,7 +4,6 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from vdu_jax.cli.arguments import is_text
 from vdu_jax.cli.commands import STAGES, TEXT_STAGES
 from vdu_jax.errors import UserError
 
@@ -17,10 +16,9 @@ def validate(config) -> None:
     Raises:
       UserError: with the key.
     """
-    from vdu_jax import config as images
-    from vdu_jax import text_config
+    from vdu_jax import config as vdu_config
 
-    (text_config if is_text(config) else images).validate(config)
+    vdu_config.validate(config)
 
 
 def run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
@@ -38,12 +36,14 @@ def run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
 
 
 def _run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
+    from vdu_jax.config import is_text_to_image
+
     names, package = STAGES, "vdu_jax.stages"
-    if is_text(config):
+    if is_text_to_image(config):
         names, package = TEXT_STAGES, "vdu_jax.stages.text_to_image"
         if command not in ("run", *TEXT_STAGES):
             raise UserError(
-                f"`vdu {command}` is not for configs of kind 'text_to_image': they have the stages "
+                f"`vdu {command}` is not for text-to-image models: they have the stages "
                 f"{', '.join(TEXT_STAGES)}"
             )
     for name in names if command == "run" else (command,):
@@ -77,8 +77,11 @@ def say_done(workdir: Path, stage: str, is_there: bool) -> None:
 
 def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
     """Run one of `TOOLS`; returns the exit code."""
-    if is_text(config) and command not in ("export", "plan"):
-        raise UserError(f"`vdu {command}` does not take configs of kind 'text_to_image'")
+    from vdu_jax.config import is_text_to_image
+
+    text = is_text_to_image(config)
+    if text and command not in ("export", "plan"):
+        raise UserError(f"`vdu {command}` does not take configs of text-to-image models")
     if command == "benchmark":
         from vdu_jax.config import validate_benchmark
         from vdu_jax.stages import benchmark
@@ -88,7 +91,7 @@ def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
             return benchmark.run_only(config, values.workdir, values.only, values.against)
         benchmark.run(config, values.workdir, values.onto)
     elif command == "plan":
-        package = "stages.text_to_image" if is_text(config) else "stages"
+        package = "stages.text_to_image" if text else "stages"
         plan = importlib.import_module(f"vdu_jax.{package}.plan")
         return plan.run(config, values.devices, values.memory or 0.0, values.json)
     elif command == "import":
@@ -97,7 +100,7 @@ def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
         importing.run(
             arguments[0], values.workdir, values.weights, values.overwrite, values.variant
         )
-    elif command == "export" and is_text(config):
+    elif command == "export" and text:
         from vdu_jax.stages.text_to_image import exporting
 
         exporting.run(arguments[0], config, values.workdir, values.model)

@@ -295,23 +295,23 @@ def check(c: Any, image_size: int) -> None:
     """Refuse settings that cannot work; see `network.Architecture`."""
     model = c.config.model
     c.positive("model.patch_size", "model.num_heads", "model.mlp_ratio")
-    c.that("model.depth", lambda v: 1 <= v <= 1000, "must lie in 1..1000")
-    c.that(
+    c.require("model.depth", lambda v: 1 <= v <= 1000, "must lie in 1..1000")
+    c.require(
         "model.patch_size",
         lambda v: image_size % v == 0,
         f"must divide the image size, {image_size}",
     )
-    c.that(
+    c.require(
         "model.hidden_size",
         lambda v: v > 0 and v % 4 == 0,
         "must be a positive multiple of 4 (sines and cosines of rows and columns)",
     )
-    c.that(
+    c.require(
         "model.num_heads",
         lambda v: model.hidden_size % v == 0,
         f"must divide model.hidden_size = {model.hidden_size}",
     )
-    c.that(
+    c.require(
         "model.mlp_ratio",
         lambda v: v * model.hidden_size >= 1,
         f"must be at least 1 / model.hidden_size = 1 / {model.hidden_size}",

@@ -48,8 +48,8 @@ SHARED = {
 
 def check_shared(c: Any) -> None:
     """Refuse values of `SHARED` that cannot work; c as of `Architecture.check`."""
-    c.that("model.num_class_embeds", lambda v: v == 0 or v >= 2, "must be 0 (no classes) or ≥ 2")
-    c.that("model.dropout", lambda v: 0 <= v < 1, "must lie in [0, 1)")
+    c.require("model.num_class_embeds", lambda v: v == 0 or v >= 2, "must be 0 (no classes) or ≥ 2")
+    c.require("model.dropout", lambda v: 0 <= v < 1, "must lie in [0, 1)")
     for key in ("model.dtype", "model.param_dtype"):
         c.one_of(key, ("float32", "bfloat16"))
 

@@ -199,11 +199,11 @@ def check(c: Any, image_size: int) -> None:
     model = c.config.model
     levels = len(model.block_out_channels)
     c.increasing_ints("model.block_out_channels", 1)
-    c.that("model.block_out_channels", lambda v: levels > 0, "must name at least one resolution")
-    c.that("model.layers_per_block", lambda v: 1 <= v <= 100, "must lie in 1..100")
+    c.require("model.block_out_channels", lambda v: levels > 0, "must name at least one resolution")
+    c.require("model.layers_per_block", lambda v: 1 <= v <= 100, "must lie in 1..100")
     c.positive("model.num_groups", "model.norm_eps")
     c.positive("model.mid_block_scale_factor")
-    c.that(
+    c.require(
         "model.num_groups",
         lambda v: all(ch % v == 0 for ch in model.block_out_channels),
         "must divide every number in model.block_out_channels",
@@ -213,19 +213,19 @@ def check(c: Any, image_size: int) -> None:
     attending = {model.block_out_channels[level] for level in model.attention_levels}
     if model.mid_attention:
         attending.add(model.block_out_channels[-1])
-    c.that(
+    c.require(
         "model.attention_head_dim",
         lambda v: v == 0 or all(channels % v == 0 for channels in attending),
         "must divide model.block_out_channels wherever there is attention",
     )
-    c.that(
+    c.require(
         "model.freq_shift",
         lambda v: v < model.block_out_channels[0] // 2,
         "must be less than half of the first number in model.block_out_channels",
     )
     c.one_of("model.time_scale_shift", ("default", "scale_shift"))
     c.one_of("model.downsample_padding", (0, 1))
-    c.that(
+    c.require(
         "model.block_out_channels",
         lambda v: image_size % 2 ** (levels - 1) == 0,
         f"{levels} resolutions need an image size divisible by {2 ** (levels - 1)}, not "

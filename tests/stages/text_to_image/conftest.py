@@ -6,10 +6,10 @@ import pytest
 from vdu_jax import cli
 
 TINY = """
-from vdu_jax import text_config
+from vdu_jax import config as vdu_config
 
 def get_config():
-    config = text_config.default()
+    config = vdu_config.default("stable_diffusion")
     config.data.dir = {data_dir!r}
     config.data.manual_dir = {manual_dir!r}
     config.data.synonyms = {{"red": "crimson"}}
@@ -52,8 +52,9 @@ def get_config():
     config.classifier.epochs = 1
     config.classifier.min_accuracy = 0.0
     steps = dict(steps=2, snapshot_every=1, forget_batch=4, replay_batch=4, log_every=1)
-    config.methods.esd_x = text_config.method("esd", "cross_attention", **steps)
-    config.methods.vdu = text_config.method("vdu", "attn2/to_v", 1, learning_rate=1e-3, **steps)
+    esd = dict(teacher="condition", **steps)
+    config.methods.esd_x = vdu_config.method("esd", "cross_attention", **esd)
+    config.methods.vdu = vdu_config.method("vdu", "attn2/to_v", 1, learning_rate=1e-3, **steps)
     return config
 """
 

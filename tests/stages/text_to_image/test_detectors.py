@@ -11,7 +11,7 @@ import text_to_image
 from nudenet import NudeDetector
 from PIL import Image
 
-from vdu_jax import text_config
+from vdu_jax import config as vdu_config
 from vdu_jax.errors import UserError
 from vdu_jax.interop import clip, tensors
 from vdu_jax.stages.text_to_image import detectors
@@ -19,7 +19,7 @@ from vdu_jax.stages.text_to_image import detectors
 
 @pytest.fixture
 def section():
-    return text_config.default().detector
+    return vdu_config.default("stable_diffusion").detector
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def make(section):
 
 
 def config_of(section):
-    config = text_config.default()
+    config = vdu_config.default("stable_diffusion")
     config.detector = section
     return config
 

@@ -6,7 +6,8 @@ import jax
 import pytest
 import text_to_image
 
-from vdu_jax import cli, text_config
+from vdu_jax import cli
+from vdu_jax import config as vdu_config
 from vdu_jax.interop import pipeline, stable_diffusion
 from vdu_jax.stages.text_to_image import plan
 
@@ -15,8 +16,8 @@ def test_a_method_holds_the_network_once_and_its_own_part_as_often_as_it_needs(t
     config = text_settings
     config.unlock()
     config.methods = {
-        "vdu": text_config.method("vdu", "cross_attention"),
-        "small": text_config.method("vdu", "cross_attention", rank=1),
+        "vdu": vdu_config.method("vdu", "cross_attention"),
+        "small": vdu_config.method("vdu", "cross_attention", rank=1),
     }
     model, shapes = plan.read(config)
     size = sum(4 * leaf.size for leaf in jax.tree.leaves(shapes["unet"]))

@@ -252,7 +252,7 @@ def test_a_trajectory_of_folders(text_run, text_settings, tmp_path):
     halved = jax.tree.map(lambda p: 0.5 * p, model.params["unet"])
     pipeline.write(older, text_run / "train" / "model", {"unet": halved})
     text_settings.model.folder = str(text_run / "train" / "model")
-    text_settings.posterior.folders = (str(older),)
+    text_settings.posterior.update(source="runs", runs=(str(older),))
     found = posterior.checkpoints(text_settings, tmp_path)
     result = posterior.reduce(found, model.params["unet"])
     mean = jax.tree.map(lambda p: 0.75 * p, model.params["unet"])
@@ -275,10 +275,10 @@ def test_a_part_that_is_not_there_is_refused(text_run, text_settings):
         ("unlearn", ["--config.detector.colour=orange"], "palette"),
         ("unlearn", ["--config.methods.vdu.subset=attn9"], "method.subset"),
         ("sample", [], "they have the stages train, posterior"),
-        ("benchmark", [], "does not take configs of kind"),
+        ("benchmark", [], "does not take configs of text-to-image models"),
         ("plan", ["--devices=0"], "--devices=0: must be a multiple"),
         ("export", ["--model=other"], "--model=other: one of original, esd_x, vdu"),
-        ("unlearn", ["--config.model.folder=nowhere"], "posterior.folders"),
+        ("unlearn", ["--config.model.folder=nowhere"], "posterior.runs"),
         ("train", ["--config.model.unet.sample_size=8"], "model.unet.sample_size"),
         ("train", ["--config.model.unet.cross_attention_dim=9"], "unet has 9 and text_encoder 8"),
     ],

@@ -1,4 +1,4 @@
-"""Feature unlearning from a text-to-image model: the stages of configs of kind "text_to_image".
+"""Feature unlearning from a text-to-image model: the stages of its configs.
 
     captioned images ──train──▶ train/model/, a diffusers folder (or model.folder, as it is)
                                    │

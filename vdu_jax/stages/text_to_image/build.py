@@ -125,7 +125,7 @@ def own_networks(
     configs = {
         name: {key: list(v) if isinstance(v, tuple) else v for key, v in section.items()}
         for name, section in config.model.to_dict().items()
-        if name not in ("folder", "dtype")
+        if name not in ("name", "folder", "dtype")
     }
     configs["text_encoder"]["vocab_size"] = vocab_size
     modules = {
@@ -145,6 +145,7 @@ def in_dtype(config: ConfigDict, modules: Mapping[str, nn.Module]) -> dict[str, 
 def train_stage(config: ConfigDict, workdir: Path) -> StageDir:
     """The folder of `train`."""
     inputs = {s: config[s].to_dict() for s in ("model", "train")}
+    inputs["train"]["drop_condition"] = config.condition.drop
     return StageDir(workdir, "train", inputs | {"data": data_inputs(config)})
 
 
@@ -180,6 +181,8 @@ def stage(
 ) -> StageDir:
     """A stage's folder, keyed by the model, and by config sections and finished stages."""
     inputs = {s: config[s].to_dict() for s in sections} | more
+    if "sampler" in sections:
+        inputs["sampler"]["guidance"] = config.condition.guidance
     inputs["upstream"] = {u: artifacts.upstream(workdir, u)["fingerprint"] for u in upstream}
     inputs["upstream"]["model"] = folder_fingerprint(original_folder(config, workdir))
     inputs["dtype"] = config.model.dtype
@@ -316,18 +319,20 @@ def _encoded(
     return artifacts.read_npz(cache.path / LATENTS)["latents"]
 
 
-def make_draw(model: pipeline.TextToImage, steps: int, scale: float, name: str = "ddim"):
+def make_draw(
+    model: pipeline.TextToImage, steps: int, scale: float, name: str = "ddim", **how: Any
+):
     """`(params, keys, text) -> images` in [-1, 1], text (B, L, D) the embeddings of their prompts.
 
     The params are those of the U-Net and of the autoencoder under their names, and "negative"
     (1, L, D), the embedding of what the images are to be kept away from.
 
     Args:
-      scale: of guidance. name: of the sampler.
+      scale: of guidance. name, how: of the sampler; see `samplers.make_plan`.
     """
     vae, predicts = model.modules["vae"], parameterization(model)
     predict = guidance.guided(predicts.noise_predictor(score_fn(model)), scale)
-    plan = samplers.make_plan(predicts.schedule, name, steps)
+    plan = samplers.make_plan(predicts.schedule, name, steps, **how)
 
     def draw(params: Params, keys: jax.Array, text: jax.Array) -> jax.Array:
         cond = text, jnp.repeat(params["negative"], len(keys), axis=0)
@@ -353,7 +358,8 @@ def drawer(config: ConfigDict, model: pipeline.TextToImage) -> Callable:
         tokenize=None,
         diffusion=tuple(model.diffusion.items()),
     )
-    sampler = _sampler(drawn_by, tuple(config.sampler.items()), config.parallel.fsdp)
+    scale, settings = config.condition.guidance, tuple(config.sampler.items())
+    sampler = _sampler(drawn_by, scale, settings, config.parallel.fsdp)
 
     def draw(unet_params: Params, prompts: Sequence[str], count: int, seed: int, label: str):
         texts = embed(model, ["", *prompts])
@@ -366,10 +372,11 @@ def drawer(config: ConfigDict, model: pipeline.TextToImage) -> Callable:
 
 
 @functools.lru_cache(maxsize=4)
-def _sampler(model: pipeline.TextToImage, settings: tuple, fsdp: int) -> Callable:
+def _sampler(model: pipeline.TextToImage, scale: float, settings: tuple, fsdp: int) -> Callable:
     model = model._replace(modules=dict(model.modules), diffusion=dict(model.diffusion))
     values = dict(settings)
-    draw = make_draw(model, values["steps"], values["guidance"], values["name"])
+    how = {key: values[key] for key in ("eta", "spacing", "variance")}
+    draw = make_draw(model, values["steps"], scale, values["name"], **how)
     size = values["batch_size"]
     return sampling.make_sampler(draw, model.image_shape, batch_size=size, fsdp=fsdp)
 

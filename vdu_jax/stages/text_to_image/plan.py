@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vdu_jax import objectives, posterior, text_config
+from vdu_jax import config as vdu_config
+from vdu_jax import objectives, posterior
 from vdu_jax.interop import pipeline, scheduler, stable_diffusion
 from vdu_jax.models import lora
 from vdu_jax.stages import build as images_build
@@ -63,7 +64,7 @@ def of_training(config: ConfigDict, devices: int, model, shapes: Shapes) -> dict
         objectives.ddpm(
             build.score_fn(model, config.parallel.remat),
             build.parameterization(model),
-            drop_condition=section.drop_condition,
+            drop_condition=config.condition.drop,
         ),
         images_build.optimizer(images_build.learning_rate(config), section.clip_norm),
     )
@@ -83,8 +84,8 @@ def of_method(config: ConfigDict, devices: int, name: str, model, shapes: Shapes
     settings = config.methods[name]
     part, rest = unlearn.split(shapes["unet"], settings, name)
     trained = None
-    if text_config.takes_posterior(settings):
-        count = config.posterior.count or max(2, len(config.posterior.folders) + 1)
+    if vdu_config.takes_posterior(settings):
+        count = config.posterior.count or max(2, len(config.posterior.runs) + 1)
         whole = images_posterior.shapes(shapes["unet"], "diagonal", count)
         trained = unlearn.part_of(whole, settings.subset)
 
@@ -108,7 +109,7 @@ def of_method(config: ConfigDict, devices: int, name: str, model, shapes: Shapes
 def of_sampling(config: ConfigDict, devices: int, model, shapes: Shapes) -> dict[str, int]:
     """The rows of drawing."""
     section, count = config.sampler, -(-config.sampler.batch_size // devices)
-    draw = build.make_draw(model, section.steps, section.guidance, section.name)
+    draw = build.make_draw(model, section.steps, config.condition.guidance, section.name)
     text = text_shape(model.modules["text_encoder"])
     params = {
         "unet": shapes["unet"],

@@ -3,7 +3,7 @@
 posterior/gaussian/0/     floored and shrunk
 posterior/layers.json     one row per parameter tensor, before floor and shrinkage
 
-The checkpoints are the last ones of `train`, or those of folders (`posterior.folders`, then
+The checkpoints are the last ones of `train`, or those of folders (`posterior.runs`, then
 `model.folder`): of Stable Diffusion, v1-1 to v1-4 are one trajectory.
 """
 
@@ -13,8 +13,8 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from vdu_jax import config as vdu_config
 from vdu_jax import posterior as posterior_lib
-from vdu_jax import text_config
 from vdu_jax.errors import UserError
 from vdu_jax.interop import pipeline
 from vdu_jax.runtime import artifacts, parallel, progress
@@ -27,7 +27,7 @@ from vdu_jax.types import Params
 def checkpoints(config: ConfigDict, workdir: Path) -> list[tuple[Path, int | None]]:
     """(folder, step) of each checkpoint; no step where the folder is a model's own."""
     if config.model.folder:
-        folders = [*config.posterior.folders, config.model.folder]
+        folders = [*config.posterior.runs, config.model.folder]
         found = [(Path(folder).expanduser(), None) for folder in folders]
     else:
         train = build.train_stage(config, workdir).path
@@ -66,14 +66,14 @@ def reduce(found: list, like: Params) -> posterior_lib.GaussianPosterior:
 def stage_dir(config: ConfigDict, workdir: Path) -> artifacts.StageDir:
     """The folder of `posterior`, keyed by what the checkpoints are."""
     section = config.posterior.to_dict()
-    section["folders"] = [
-        build.folder_fingerprint(Path(folder).expanduser()) for folder in section["folders"]
+    section["runs"] = [
+        build.folder_fingerprint(Path(folder).expanduser()) for folder in section["runs"]
     ]
     return build.stage(config, workdir, "posterior", (), posterior=section)
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
-    if not text_config.needs_posterior(config):
+    if not vdu_config.needs_posterior(config):
         return
     stage = stage_dir(config, workdir)
     if stage.done(overwrite):

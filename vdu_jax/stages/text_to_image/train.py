@@ -161,7 +161,10 @@ def fit_unet(
     score_fn = build.score_fn(model, config.parallel.remat)
     return fit(
         objectives.ddpm(
-            score_fn, build.parameterization(model), drop_condition=settings.drop_condition
+            score_fn,
+            build.parameterization(model),
+            weighting=settings.weighting,
+            drop_condition=config.condition.drop,
         ),
         model.params["unet"],
         {"retain": images_build.loader(source, settings.batch_size, settings.seed)},

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdu_jax import detector, objectives, posterior, text_config
+from vdu_jax import config as vdu_config
+from vdu_jax import detector, objectives, posterior
 from vdu_jax.errors import UserError
 from vdu_jax.interop import pipeline
 from vdu_jax.models import lora, subset
@@ -30,7 +31,7 @@ from vdu_jax.types import Objective, Params
 def stage_dir(config: ConfigDict, workdir: Path, name: str) -> artifacts.StageDir:
     """The folder of a method."""
     settings = config.methods[name]
-    upstream = ("posterior", "replay") if text_config.takes_posterior(settings) else ("replay",)
+    upstream = ("posterior", "replay") if vdu_config.takes_posterior(settings) else ("replay",)
     return build.stage(
         config,
         workdir,
@@ -108,7 +109,7 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
     model = build.original(config, workdir)
     part, rest = split(model.params["unet"], settings, name)
     trained = None
-    if text_config.takes_posterior(settings):
+    if vdu_config.takes_posterior(settings):
         trained = part_of(posterior_stage.load(workdir, model.params["unet"]), settings.subset)
     found = build.captioned(config)
     num_forget = len(build.forget_retain(config, found).forget)

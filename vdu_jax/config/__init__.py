@@ -1,0 +1,73 @@
+"""The one tree of settings: defaults, validation, and the pieces built from it.
+
+Every file in configs/ starts from `default()` and changes what it needs. `validate` turns what
+cannot work into one clear line before anything is computed. Each module has some sections: their
+defaults, and beside them their checks. A section has what its kind of model uses, and nothing else.
+"""
+
+from ml_collections import ConfigDict
+
+from vdu_jax.config import benchmark, data, drawing, evaluate, methods, network, posterior, train
+from vdu_jax.config.benchmark import target_config, validate_benchmark
+from vdu_jax.config.check import (
+    TEXT_TO_IMAGE,
+    USER_KEYED_SECTIONS,
+    WORDS,
+    Check,
+    check_types,
+    is_text_to_image,
+    must_be,
+)
+from vdu_jax.config.methods import (
+    change_method,
+    method,
+    method_inputs,
+    needs_posterior,
+    takes_posterior,
+    tiny_objective,
+)
+from vdu_jax.config.network import (
+    check_classes,
+    model,
+    model_inputs,
+    validate_diffusion,
+    validate_model,
+)
+from vdu_jax.config.paths import PATHS, expand_path, expand_paths
+
+
+def default(architecture: str = "unet") -> ConfigDict:
+    """All settings with their defaults. Paths are relative to where the program is started.
+
+    Args:
+      architecture: of the network: a name in `models.registry` for a model of images, or
+        `TEXT_TO_IMAGE`. It decides which settings there are.
+    """
+    text = architecture == TEXT_TO_IMAGE
+    parts = [part.defaults(text) for part in (data, train, posterior, drawing, evaluate, benchmark)]
+    sections = network.defaults(architecture) | {"methods": {}}  # name -> method(...)
+    for part in parts:
+        sections |= part
+    return ConfigDict(sections)
+
+
+def validate(config: ConfigDict) -> None:
+    """Refuse settings that cannot work.
+
+    Raises:
+      UserError: with the key, its value, and what it must be.
+    """
+    named = isinstance(config.get("model"), ConfigDict) and "name" in config.model
+    check_types(config, default(config.model.name) if named else default(), "")
+    c = Check(config)
+    for part in (data, network, train, drawing, evaluate, methods, posterior):
+        part.check(c)
+
+
+__all__ = [
+    "PATHS", "TEXT_TO_IMAGE", "USER_KEYED_SECTIONS", "WORDS", "Check", "change_method",
+    "check_classes", "check_types", "default", "expand_path", "expand_paths", "is_text_to_image",
+    "method", "method_inputs", "model", "model_inputs", "must_be", "needs_posterior",
+    "takes_posterior", "target_config", "tiny_objective", "validate", "validate_benchmark",
+    "validate_diffusion", "validate_model",
+]  # fmt: skip

@@ -1,0 +1,148 @@
+"""`benchmark`: every method on every forget class or target, and every training seed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vdu_jax.config.check import Check, check_type
+from vdu_jax.config.methods import change_method, check_method
+from vdu_jax.errors import UserError, did_you_mean, shown
+
+# Sections that a method's cells may change, and a target.
+CHANGES = ("forget", "posterior", "replay", "curve", "sampler")
+TARGETS = ("forget", "replay", "detector", "evaluate")
+
+
+def defaults(text: bool) -> dict[str, Any]:
+    forgotten = {
+        # name -> {section: {setting: value}}: what makes the config forget that, e.g.
+        # {"blue": {"forget": {"phrase": "blue", …}, "detector": {"colour": "blue"}}}.
+        "targets": {},
+        "tuning_target": "",  # the one that serves for choosing from grids only
+    }
+    if not text:
+        forgotten = {
+            "classes": (),  # each is forgotten alone
+            "tuning_class": -1,  # not among `classes`; for choosing from grids
+        }
+    shared = {
+        "seeds": (0, 1, 2),
+        "method_seeds": {},  # method -> the seeds it is run on, if not on all; () for none
+        # method -> tuple of {setting: value}, as many for every method that is tuned.
+        "grids": {},
+        # method -> settings outside `methods` that differ in its cells (ablations), e.g.
+        # {"posterior": {"count": 3}}
+        "changes": {},
+    }
+    return {"benchmark": forgotten | shared}
+
+
+def validate_benchmark(config: ConfigDict) -> None:
+    """Refuse a comparison that cannot work or would not be fair; call `validate` first.
+
+    Raises:
+      UserError: with the key, its value, and what it must be.
+    """
+    c, section = Check(config), config.benchmark
+    (_check_targets if c.text else _check_classes)(c)
+    c.increasing_ints("benchmark.seeds", 0)
+    _each_once(c, "benchmark.seeds")
+    c.not_empty("methods", must="must name at least one method")
+    for key in ("method_seeds", "grids", "changes"):
+        c.require(
+            f"benchmark.{key}",
+            lambda v: set(v) <= set(config.methods),
+            "must name entries of methods",
+        )
+    for method in section.method_seeds:
+        c.require(
+            f"benchmark.method_seeds.{method}",
+            lambda v: set(v) <= set(section.seeds),
+            "must be a tuple of some of benchmark.seeds, or () to leave the method out",
+        )
+    for method in section.changes:
+        c.require(
+            f"benchmark.changes.{method}",
+            lambda v: not set(v) - set(CHANGES),
+            f"may change {', '.join(CHANGES[:-1])} and {CHANGES[-1]} only",
+        )
+    sizes = {len(grid) for grid in section.grids.values()}
+    c.require("benchmark.grids", lambda v: len(sizes) < 2, "must all have as many candidates")
+    for method, grid in section.grids.items():
+        c.require(
+            f"benchmark.grids.{method}",
+            lambda v: all(isinstance(changes, Mapping | ConfigDict) for changes in v),
+            "must be a tuple of dicts, {setting: value}",
+        )
+        trial = ConfigDict({"methods": {}})
+        for index, changes in enumerate(grid):
+            name = f"{method}-{index}"
+            trial.methods[name] = change_method(method, config.methods[method], changes)
+            check_method(Check(trial), name)
+
+
+def _each_once(c: Check, key: str) -> None:
+    c.require(key, lambda v: len(set(v)) == len(v) > 0, "must name some, each once")
+
+
+def _check_classes(c: Check) -> None:
+    from vdu_jax import data
+
+    info = data.static_info(c.config.data.name)
+    high = None if info is None else info[1] - 1
+    c.increasing_ints("benchmark.classes", 0, high)
+    _each_once(c, "benchmark.classes")
+    if c.config.benchmark.grids:
+        classes = c.config.benchmark.classes
+        c.require(
+            "benchmark.tuning_class",
+            lambda v: v >= 0 and v not in classes and (high is None or v <= high),
+            "must be a class that is not among benchmark.classes",
+        )
+
+
+def _check_targets(c: Check) -> None:
+    section = c.config.benchmark
+    compared = set(section.targets) - {section.tuning_target}
+    c.require("benchmark.targets", lambda v: compared, "must name one that is not for tuning")
+    if section.grids or section.tuning_target:
+        must = "must be a key of benchmark.targets, which then serves for tuning only"
+        c.require("benchmark.tuning_target", lambda v: v in section.targets, must)
+    for name in section.targets:
+        target_config(c.config, name)
+
+
+def target_config(config: ConfigDict, name: str) -> ConfigDict:
+    """The config that forgets a target: with the changes of `benchmark.targets`.
+
+    Raises:
+      UserError: for a change that there cannot be.
+    """
+    from vdu_jax.config import validate
+
+    key, changes = f"benchmark.targets.{name}", config.benchmark.targets[name]
+    if not name.replace("_", "").replace("-", "").isalnum():
+        raise UserError(f"config key {key}: use letters, digits, - and _")
+    if not isinstance(changes, ConfigDict) or not all(
+        section in TARGETS and isinstance(values, ConfigDict) for section, values in changes.items()
+    ):
+        raise UserError(
+            f"config key {key} = {shown(changes)}: must be {{section: {{setting: value}}}} of "
+            f"{', '.join(TARGETS)}"
+        )
+    new = ConfigDict(config.to_dict())
+    for section, values in changes.items():
+        for setting, value in values.items():
+            if setting not in new[section]:
+                near = did_you_mean(setting, new[section])
+                raise UserError(
+                    f"config key {key}.{section}.{setting}: there is no such setting{near}"
+                )
+            check_type(f"{key}.{section}.{setting}", value, new[section][setting])
+            new[section][setting] = value
+    try:
+        validate(new)
+    except UserError as error:
+        raise UserError(f"config key {key}: {error}") from None
+    return new

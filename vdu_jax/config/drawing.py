@@ -1,0 +1,107 @@
+"""`sampler`, `replay`, `curve` and `relearn`: images that are drawn while unlearning."""
+
+from typing import Any
+
+from vdu_jax.config.check import Check
+from vdu_jax.config.network import num_steps
+
+SEEDS = ("replay.seed", "curve.seed", "evaluate.seed", "relearn.seed")
+
+
+def defaults(text: bool) -> dict[str, Any]:
+    sampler = {
+        "name": "ddim",
+        "steps": 20 if text else 50,
+        "eta": 0.0,  # of ddim and dpm++2m: noise added anew, from none to all of it at 1
+        "variance": "fixed_large",  # of ddpm
+        "spacing": "trailing",
+        "clip_x0": not text,
+        "batch_size": 20 if text else 250,
+    }
+    replay = {
+        "images": 2000,  # drawn from the original model
+        "seed": 1,
+        # Noise levels (as shares of T) at which the model's own features are read.
+        "feature_times": (0.1,),
+        # Share of D_f that counts as forget-like at first; the detector then learns from what of
+        # the replay looks like it, too.
+        "recall": 0.8,
+        # Noise level (as a share of T) of the kernels that find what the detector leaves; 0: none.
+        "kernel_time": 0.2,
+    }
+    curve = {
+        "images": 500,  # per snapshot: for the rule that keeps one, and the plotted curve
+        "seed": 2,
+    }
+    if text:
+        replay = {
+            "prompts": (),  # that do not ask for the feature
+            "images": 20,  # drawn of each from the original model
+            "seed": 1,
+        }
+        curve |= {"images": 5}  # of each of forget.prompts and replay.prompts, at each snapshot
+    relearn = {
+        # At each check, and of each of forget.prompts if there are prompts; 0 skips the stage.
+        "images": 0,
+        "seed": 4,  # of these images, of the choice among D_f, of times and noise
+        "forget_images": 64,  # m: how many of D_f are shown again
+        "batch_size": 32,
+        "learning_rate": 1e-4,  # of Adam
+        "checks": (1, 2, 5, 10, 20, 50, 100, 200, 500),  # steps; the last ends it
+    }
+    return {"sampler": sampler, "replay": replay, "curve": curve, "relearn": relearn}
+
+
+def check(c: Check) -> None:
+    """Refuse ways of drawing that cannot work, and images that would be used twice."""
+    _check_sampler(c)
+    if c.text:
+        c.positive("replay.images", "curve.images")
+    else:
+        _check_replay(c)
+        few = "must be ≥ 50: fewer images measure nothing"
+        c.require("curve.images", lambda v: v >= 50, few)
+    c.require(
+        "evaluate.seed",
+        lambda v: len({c.get(key) for key in SEEDS}) == len(SEEDS),
+        f"{', '.join(SEEDS)} must differ, or images are used twice",
+    )
+    c.not_negative(*SEEDS)
+    each = len(c.config.forget.prompts) if c.text else 1
+    c.require(
+        "relearn.images",
+        lambda v: v == 0 or (v > 0 and v * each >= 50),
+        "must be 0 (not measured) or ≥ 50" + " over all of forget.prompts" * c.text,
+    )
+    c.positive("relearn.forget_images", "relearn.batch_size", "relearn.learning_rate")
+    c.increasing_ints("relearn.checks", 1)
+    c.require(
+        "relearn.checks",
+        lambda v: len(v) > 0 and list(v) == sorted(set(v)),
+        "must name steps, in order and each once",
+    )
+
+
+def _check_sampler(c: Check) -> None:
+    from vdu_jax.diffusion import samplers
+
+    c.one_of("sampler.name", samplers.NAMES)
+    c.one_of("sampler.spacing", samplers.SPACINGS)
+    c.one_of("sampler.variance", samplers.VARIANCES)
+    c.share("sampler.eta")
+    total = num_steps(c.config)
+    c.require("sampler.steps", lambda v: 1 <= v <= total, f"must lie in 1..{total}")
+    c.positive("sampler.batch_size")
+    if c.text:
+        c.require("sampler.clip_x0", lambda v: not v, "latents have no range to clip to: set False")
+
+
+def _check_replay(c: Check) -> None:
+    c.require("replay.images", lambda v: v >= 100, "must be ≥ 100")
+    c.require(
+        "replay.feature_times",
+        lambda v: len(v) > 0 and all(0 <= x < 1 for x in v),
+        "must be a tuple of shares of T in [0, 1)",
+    )
+    c.require("replay.recall", lambda v: 0 < v < 1, "must lie in (0, 1)")
+    c.require("replay.kernel_time", lambda v: 0 <= v < 1, "must be a share of T in [0, 1)")

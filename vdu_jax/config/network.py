@@ -1,0 +1,198 @@
+"""`model`, `condition` and `diffusion`: the network, what it is told, and the noise schedule."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vdu_jax.config.check import TEXT_TO_IMAGE, Check, check_type, is_text_to_image
+from vdu_jax.errors import UserError, did_you_mean
+
+STABLE_DIFFUSION = {
+    "folder": "",  # of Stable Diffusion, as diffusers saves it; "": train one
+    "dtype": "float32",  # or "bfloat16", that the U-Net computes in, not keeps
+    # Of one's own, in the words of the folder's config.json files.
+    "unet": {
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": (32, 64),
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "attention_head_dim": 4,
+        "cross_attention_dim": 64,
+        "norm_num_groups": 8,
+    },
+    "vae": {
+        "block_out_channels": (12, 24, 48),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 4,
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "sample_size": 32,
+    },
+    "text_encoder": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 12,
+    },
+    "scheduler": {
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "num_train_timesteps": 1000,
+        "prediction_type": "v_prediction",
+    },
+}
+DIFFUSION = {
+    "schedule": "linear",
+    "num_steps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "prediction": "epsilon",  # what the network predicts, or "v_prediction"
+}
+
+
+def model(name: str, **changes: Any) -> ConfigDict:
+    """A section `config.model`: an architecture with its settings.
+
+    Raises:
+      UserError: for a name or a setting that there is not, or a value of another type.
+    """
+    from vdu_jax.models import registry
+
+    settings = {key: a.settings for key, a in registry.ARCHITECTURES.items()}
+    settings[TEXT_TO_IMAGE] = STABLE_DIFFUSION
+    Check(ConfigDict({"model": {"name": name}})).one_of("model.name", settings)
+    section = ConfigDict({"name": name, **settings[name]})
+    for key, value in changes.items():
+        if key not in section:
+            raise UserError(
+                f"config key model.{key}: there is no such setting of {name!r}"
+                f"{did_you_mean(key, section)}"
+            )
+        check_type(f"model.{key}", value, section[key])
+        section[key] = value
+    return section
+
+
+def model_inputs(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section `config.model` as it tells networks apart.
+
+    It is without what is younger than stored and published models and changes none of them.
+    """
+    younger = {"name": "unet", "num_class_embeds": 0}
+    return {key: value for key, value in section.items() if younger.get(key) != value}
+
+
+def defaults(architecture: str) -> dict[str, Any]:
+    text = architecture == TEXT_TO_IMAGE
+    # Of text-to-image models, and of networks that know classes (model.num_class_embeds > 0).
+    condition = {
+        # Share of the training images whose class or caption is not told. Above 0 a network of
+        # classes has one row more than the data has classes; of an imported one, whether it has.
+        "drop": 0.1,
+        "guidance": 3.0 if text else 1.0,  # scale of classifier-free guidance; 1: none
+    }
+    sections = {"model": model(architecture).to_dict(), "condition": condition}
+    return sections if text else sections | {"diffusion": dict(DIFFUSION)}
+
+
+def check(c: Check) -> None:
+    """Refuse networks and noise schedules that cannot work.
+
+    Those of a text-to-image model are checked where they are read; see `stages.text_to_image`.
+    """
+    from vdu_jax import data
+
+    c.share("condition.drop", below_one=True)
+    c.not_negative("condition.guidance")
+    if c.text:
+        c.one_of("model.dtype", ("float32", "bfloat16"))
+        c.require("model.folder", lambda v: not v or v.strip(), "must name a folder")
+        if not c.config.model.folder:
+            _check_guidance(c)
+        return
+    info = data.static_info(c.config.data.name)
+    validate_model(c.config, c.config.data.image_size if info is None else info[0][0])
+    validate_diffusion(c.config)
+    if c.config.model.num_class_embeds:
+        _check_guidance(c)
+        if info is not None:
+            check_classes(c.config, info[1])
+        return
+    for key, value in defaults("unet")["condition"].items():
+        c.require(
+            f"condition.{key}",
+            lambda v, value=value: v == value,
+            "is for networks that know classes: set model.num_class_embeds",
+        )
+
+
+def _check_guidance(c: Check) -> None:
+    if not c.config.condition.drop:
+        c.require(
+            "condition.guidance",
+            lambda v: v == 1,
+            "guidance takes the prediction without a condition, which is learned with "
+            "condition.drop > 0; set that, or 1 here",
+        )
+
+
+def check_classes(config: ConfigDict, num_classes: int) -> None:
+    """Refuse a network of classes for data that has others; any is fine for an unconditional one.
+
+    Raises:
+      UserError: with the key.
+    """
+    rows, more = config.model.num_class_embeds, config.condition.drop > 0
+    if rows and rows != num_classes + more:
+        why = " and one that says nothing (condition.drop > 0)" if more else ""
+        raise UserError(
+            f"config key model.num_class_embeds = {rows}: {config.data.name} has {num_classes} "
+            f"classes{why}: set {num_classes + more}, or 0 for an unconditional network"
+        )
+
+
+def validate_model(config: ConfigDict, image_size: int) -> None:
+    """Refuse settings of an image model that cannot work on square images of a size in pixels.
+
+    Raises:
+      UserError: with the key.
+    """
+    from vdu_jax.models import network, registry
+
+    c = Check(config)
+    registry.ARCHITECTURES[config.model.name].check(c, image_size)
+    network.check_shared(c)
+
+
+def validate_diffusion(config: ConfigDict) -> None:
+    """Refuse settings of the noise schedule that cannot work.
+
+    Raises:
+      UserError: with the key.
+    """
+    from vdu_jax.diffusion import parameterization, schedule
+
+    c = Check(config)
+    c.one_of("diffusion.schedule", schedule.NAMES)
+    c.one_of("diffusion.prediction", parameterization.PARAMETERIZATIONS)
+    c.require("diffusion.num_steps", lambda v: 2 <= v <= 10**6, "must lie in 2..1000000")
+    for key in ("diffusion.beta_start", "diffusion.beta_end"):
+        c.require(key, lambda v: 0 < v < 1, "must lie in (0, 1)")
+
+
+def num_steps(config: ConfigDict) -> int:
+    """T: the noise levels of training; those of a folder are known once it is read."""
+    if not is_text_to_image(config):
+        return config.diffusion.num_steps
+    steps = config.model.scheduler.get("num_train_timesteps", 1000)
+    known = type(steps) is int and not config.model.folder
+    return steps if known else 1000

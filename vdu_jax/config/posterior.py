@@ -1,0 +1,90 @@
+"""`posterior`: the Gaussian over the original model's parameters."""
+
+from typing import Any
+
+from vdu_jax.config.check import Check
+from vdu_jax.config.methods import needs_posterior
+
+DEFAULTS = {
+    # "diagonal", "low_rank" (SWAG), or "fisher" (Laplace) of the original model alone.
+    "family": "diagonal",
+    # Of diagonal and low_rank.
+    "source": "trajectory",  # the last checkpoints of this run, or "runs"
+    # Workdirs of further runs that share train.init_seed, or of imported models. With model.folder,
+    # folders of the same trajectory, the oldest first, of which model.folder is the last.
+    "runs": (),
+    "count": 0,  # checkpoints K; 0 for all that there are
+    "weights": "params",  # or "ema"
+    # Of fisher.
+    "fisher_images": 500,  # drawn from the original model
+    "fisher_seed": 5,
+    "training_images": 0,  # N that it was trained on; 0: as many as the data set has
+    # Well below most N F_i (a median of 6e-4 on digits), or all variances are 1 / it.
+    "prior_precision": 1e-4,
+    # Of every family's diagonal part.
+    "variance_floor": 0.0,  # smallest variance, absolute
+    "floor_quantile": 0.1,  # and as a quantile of all variances
+    "shrinkage": 0.0,  # towards the mean variance of the tensor, in [0, 1]
+}
+
+
+def defaults(text: bool) -> dict[str, Any]:
+    del text
+    return {"posterior": dict(DEFAULTS)}
+
+
+def check(c: Check) -> None:
+    """Refuse a posterior that cannot be made; call it once the methods are checked."""
+    config, section = c.config, c.config.posterior
+    c.one_of("posterior.family", ("diagonal", "low_rank", "fisher"))
+    c.one_of("posterior.source", ("trajectory", "runs"))
+    c.one_of("posterior.weights", ("params", "ema"))
+    c.not_negative("posterior.variance_floor")
+    c.share("posterior.floor_quantile", "posterior.shrinkage")
+    if section.family == "fisher":
+        c.positive("posterior.fisher_images", "posterior.prior_precision")
+        c.not_negative("posterior.training_images", "posterior.fisher_seed")
+        others = ("replay.seed", "curve.seed", "evaluate.seed", "relearn.seed")
+        c.require(
+            "posterior.fisher_seed",
+            lambda v: v not in map(c.get, others),
+            f"must differ from {', '.join(others)}, or images are used twice",
+        )
+        return
+    c.require(
+        "posterior.count",
+        lambda v: v == 0 or v >= 2,
+        "must be 0 (all) or K ≥ 2 checkpoints; posterior.family = 'fisher' needs one only",
+    )
+    if section.weights == "ema":
+        c.require("train.ema_decay", lambda v: v > 0, "posterior.weights = 'ema' needs an average")
+    if not c.text or needs_posterior(config):
+        _check_count(c)
+
+
+def _check_count(c: Check) -> None:
+    config, section = c.config, c.config.posterior
+    wanted = max(2, section.count)
+    if c.text and config.model.folder:
+        c.require(
+            "posterior.source",
+            lambda v: v == "runs",
+            "one folder has no variance: set 'runs', and posterior.runs to those before "
+            "model.folder, the oldest first; or posterior.family = 'fisher'",
+        )
+    if section.source == "trajectory" and not config.unlearn.init_from:
+        saved = min(config.train.snapshots, config.train.steps // config.train.snapshot_every)
+        c.require(
+            "posterior.count" if section.count else "train.snapshots",
+            lambda v: saved >= wanted,
+            f"the posterior needs K ≥ {wanted} checkpoints and training keeps {saved} "
+            "(train.steps, train.snapshot_every, train.snapshots)",
+        )
+    elif section.source == "runs":
+        runs = len(section.runs) + 1
+        c.require(
+            "posterior.runs",
+            lambda v: runs >= wanted,
+            f"with the model itself they give {runs} checkpoints, and K ≥ {wanted} are needed; "
+            "posterior.family = 'fisher' needs one only",
+        )
