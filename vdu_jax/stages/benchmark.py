@@ -30,11 +30,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdu_jax import config as config_lib
-from vdu_jax import detector
+from vdu_jax import forget_detector, tasks
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import artifacts
 from vdu_jax.stages import (
-    build,
     comparison,
     evaluate,
     posterior,
@@ -44,6 +43,7 @@ from vdu_jax.stages import (
     train,
     unlearn,
 )  # fmt: skip
+from vdu_jax.tasks import ORIGINAL
 
 SEED_STEP = 10  # between the sampling seeds of two training seeds
 RUN_STEP = 1000  # between the training seeds of two runs from the same initial parameters
@@ -171,8 +171,8 @@ def share(workdir: Path, work: dict[str, Callable[[], None]], wait: bool = True)
 def tune(config: ConfigDict, workdir: Path, method: str) -> ConfigDict:
     """A method's settings: those of its grid that do best on the tuning class.
 
-    Which are best says the rule that keeps a step (`detector.choose_step`). It sees D_f and the
-    model alone, for every method: the classifier and the retained data have no part in it.
+    Which are best says the rule that keeps a step (`forget_detector.choose_step`). It sees D_f and
+    the model alone, for every method: the classifier and the retained data have no part in it.
     """
     section = config.benchmark
     if method not in section.grids:
@@ -185,7 +185,7 @@ def tune(config: ConfigDict, workdir: Path, method: str) -> ConfigDict:
     stage = artifacts.StageDir(
         workdir,
         f"tuning/{method}",
-        {f"{name}": unlearn.stage_dir(new, folder, name).inputs for name in named},
+        {f"{name}": unlearn.stage_dir(tasks.of(new, folder), name).inputs for name in named},
     )
     if not stage.done():
         stage.begin()
@@ -200,12 +200,12 @@ def tune(config: ConfigDict, workdir: Path, method: str) -> ConfigDict:
             summary = artifacts.upstream(folder, f"unlearn/{name}")["summary"]
             kept = next(s for s in summary["snapshots"] if s["step"] == summary["kept_step"])
             rows[-1] |= kept
-            best.append(detector.Snapshot(index, kept["estimated_pul"], kept["drift"]))
+            best.append(forget_detector.Snapshot(index, kept["estimated_pul"], kept["drift"]))
         if not best:
             raise UserError(
                 f"every candidate of benchmark.grids.{method} diverges; the last: {last}"
             )
-        chosen, _ = detector.choose_step(best, config.methods[method].target_pul)
+        chosen, _ = forget_detector.choose_step(best, config.methods[method].target_pul)
         stage.finish({"chosen": chosen, "candidates": rows})
     return entries[artifacts.finished(stage.path)["summary"]["chosen"]]
 
@@ -250,7 +250,7 @@ def run_cell(
 
     Args:
       root: folder in which the class's workdir lies. settings: the method's.
-      cache: workdir of a class -> `evaluate.Yardstick`, the last one.
+      cache: workdir of a class -> `tasks.Evaluator`, the last one.
 
     Returns:
       The figures of the cell, and under "original" those of the model unlearned from.
@@ -258,7 +258,7 @@ def run_cell(
     new, folder = open_cell(config, workdir, root, cell, settings)
     prepare(new, workdir, folder)
     unlearn.run_method(new, folder, cell.method)
-    for model in (sample.ORIGINAL, cell.method):
+    for model in (ORIGINAL, cell.method):
         with lock(workdir, folder / model):
             measure(new, workdir, folder, model, cache)
     return figures(new, folder, cell.method)
@@ -267,23 +267,24 @@ def run_cell(
 def measure(config: ConfigDict, workdir: Path, folder: Path, model: str, cache: dict) -> None:
     """Sample, evaluate, relearn: whatever of it is not finished."""
     sample.run_model(config, folder, model)
-    if not evaluate.stage_dir(config, folder, model).done():
+    task = tasks.of(config, folder)
+    if not evaluate.stage_dir(task, model).done():
         if folder not in cache:
             cache.clear()
             with lock(workdir, workdir / "classifier"):
-                cache[folder] = evaluate.make_yardstick(config, folder)
-        evaluate.run_model(config, folder, model, cache[folder])
+                cache[folder] = evaluate.make_evaluator(task)
+        evaluate.run_model(task, model, cache[folder])
     if config.relearn.images:
-        relearn.run_model(config, folder, model)
+        relearn.run_model(task, model)
 
 
 def figures(config: ConfigDict, folder: Path, method: str) -> dict:
     """All that is published of a cell; nothing of it depends on time or interruptions."""
     made = artifacts.upstream(folder, f"unlearn/{method}")
-    training = artifacts.finished(build.original_folder(config, folder))
+    training = artifacts.finished(tasks.of(config, folder).original_folder())
     summary = made["summary"]
     rows = {}
-    for model in (method, sample.ORIGINAL):
+    for model in (method, ORIGINAL):
         measured = evaluate.load(folder, model)
         rows[model] = measured.pop("figures") | measured
         if config.relearn.images:
@@ -292,7 +293,7 @@ def figures(config: ConfigDict, folder: Path, method: str) -> dict:
     for key in ("kept_step", "why", "stopped", "steps", "sees"):
         row[key] = summary[key]
     row["share_of_training"] = summary["flops"] / training["summary"]["flops"]
-    row["original"] = rows[sample.ORIGINAL]
+    row["original"] = rows[ORIGINAL]
     row["provenance"] = made["provenance"]
     return row
 
@@ -404,9 +405,10 @@ def grids(config: ConfigDict, workdir: Path, made: list[Cell]) -> dict[int, dict
         if cell.seed == config.benchmark.seeds[0]:
             folder = place(config, workdir / f"seed-{cell.seed}", cell.method, cell.forget)
             rows = found.setdefault(cell.forget, {})
-            for model in (sample.ORIGINAL, cell.method):
+            for model in (ORIGINAL, cell.method):
                 if model not in rows:
-                    rows[model] = sample.load(folder, model)[:GRID]
+                    drawn = sample.load(folder, model)
+                    rows[model] = tasks.of(config, folder).shown(drawn, GRID)
     return found
 
 

@@ -5,17 +5,19 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from vdu_jax import tasks
 from vdu_jax.errors import UserError
 from vdu_jax.interop import folder, unet2d
 from vdu_jax.runtime import artifacts
-from vdu_jax.stages import build, importing, sample
+from vdu_jax.stages import importing, sample
+from vdu_jax.tasks import ORIGINAL
 
 
 def run(
     directory: Path,
     config: ConfigDict | None,
     workdir: Path,
-    model: str = sample.ORIGINAL,
+    model: str = ORIGINAL,
     weights: str = "",
     overwrite: bool = False,
 ) -> None:
@@ -32,7 +34,7 @@ def run(
     """
     workdir = Path(workdir)
     if config is None:
-        if model != sample.ORIGINAL or weights:
+        if model != ORIGINAL or weights:
             raise UserError("--config is missing; without it only an imported model is exported")
         found = importing.unchanged(workdir / "import")
     else:
@@ -53,20 +55,20 @@ def _of_run(config: ConfigDict, workdir: Path, model: str, weights: str) -> fold
             f"config key model.name = {config.model.name!r}: only {folder.ARCHITECTURE!r} can be "
             "exported to diffusers; its checkpoints stay usable by the other commands"
         )
+    task = tasks.of(config, workdir)
     if model not in sample.models(config):
         raise UserError(f"--model={model}: one of {', '.join(sample.models(config))}")
-    image_shape = build.dataset(config).image_shape
     if weights:
-        if model != sample.ORIGINAL:
+        if model != ORIGINAL:
             raise UserError(f"--weights={weights}: {model} has one kind of weights only")
         if weights == "ema" and config.train.ema_decay == 0:
             raise UserError("--weights=ema: train.ema_decay = 0 keeps no moving average")
-        source = build.original_folder(config, workdir)
-        params = build.load_last(config, source, image_shape, weights)
+        params = task.load_last(task.original_folder(), weights)
     else:
-        params = sample.load_params(config, workdir, model, image_shape)
+        params = sample.load_params(task, model)
     settings = {s: config[s].to_dict() for s in ("model", "diffusion", "sampler")}
-    made = artifacts.finished(sample.folder(config, workdir, model))
+    where = task.original_folder() if model == ORIGINAL else workdir / "unlearn" / model
+    made = artifacts.finished(where)
     origin = {
         "model": model,
         "weights": weights,
@@ -74,4 +76,4 @@ def _of_run(config: ConfigDict, workdir: Path, model: str, weights: str) -> fold
         "provenance": made["provenance"],
         "config": config.to_dict(),
     }
-    return folder.pipeline(settings, image_shape, unet2d.to_tensors(params), origin)
+    return folder.pipeline(settings, task.image_shape, unet2d.to_tensors(params), origin)

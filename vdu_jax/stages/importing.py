@@ -13,11 +13,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vdu_jax import config as vdu_config
+from vdu_jax import tasks
 from vdu_jax.errors import UserError
 from vdu_jax.interop import folder, tensors, unet2d
 from vdu_jax.runtime import artifacts
 from vdu_jax.runtime.checkpoints import Store
-from vdu_jax.stages import build
 from vdu_jax.types import Params
 
 # What `inputs.json` records of a model that came without a scheduler.
@@ -31,6 +31,7 @@ for the posterior (or its family "fisher", which needs none), and the methods.
 """
 
 from vdu_jax import config as vdu_config
+from vdu_jax import tasks
 
 
 def get_config():
@@ -94,7 +95,7 @@ def read(
     """
     model = folder.read(source, weights, variant)
     config = settings_of(model, source)
-    like = build.abstract_params(config, known_shape(config, model.image_shape))
+    like = tasks.of(config, None, known_shape(config, model.image_shape)).abstract_params
     return model, config, unet2d.to_params(model.tensors, like, source / model.weights)
 
 
@@ -197,7 +198,8 @@ def unchanged(path: Path) -> folder.ModelFolder:
     config = vdu_config.default(folder.ARCHITECTURE)
     for key, value in summary["settings"]["model"].items():
         config.model[key] = tuple(value) if isinstance(value, list) else value
-    params = build.load_snapshot(config, path, 0, "params", known_shape(config, image_shape))
+    task = tasks.of(config, None, known_shape(config, image_shape))
+    params = task.load_snapshot(path, 0, "params")
     types = summary["types"]
     named = unet2d.to_tensors(params, unet2d.attention_names(types))
     named = {name: value.astype(tensors.NAMED_TYPES[types[name]]) for name, value in named.items()}

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
-from vdu_jax import data, tasks, training
+from vdu_jax import config as vdu_config
 from vdu_jax import posterior as posterior_lib
+from vdu_jax import tasks, training
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import parallel
-from vdu_jax.stages import build, posterior, train, unlearn
+from vdu_jax.stages import posterior, train, unlearn
+from vdu_jax.tasks import base
 from vdu_jax.types import Objective
 
 GIB = 2**30
@@ -47,23 +48,6 @@ class StepPlan(NamedTuple):
     batch_sizes: Mapping[str, int]
     batch: Callable[[int], dict]
     ema: float = 0.0
-
-
-def image_shape(config: ConfigDict) -> tuple[int, int, int]:
-    """(H, W, C) without opening the data set.
-
-    Raises:
-      UserError: if the config does not say.
-    """
-    info = data.static_info(config.data.name)
-    if info is not None:
-        return tuple(info[0])
-    section = config.data
-    if not section.image_size or not section.channels:
-        raise UserError(
-            f"config keys data.image_size and data.channels must say what {section.name} holds"
-        )
-    return (section.image_size, section.image_size, section.channels)
 
 
 def held(tree: Any, fsdp: int) -> int:
@@ -107,59 +91,62 @@ def of_step(layout: parallel.Layout, devices: int, plan: StepPlan) -> dict[str, 
     }
 
 
-def of_drawing(draw: Callable, params: Any, count: int, fsdp: int, *given: Any) -> dict[str, int]:
-    """The rows of a sampler that draws `count` images on a device; see `sampling.make_sampler`."""
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
-    compiled = jax.jit(draw).lower(params, keys, *given).compile()
-    return {
-        "parameters": held(params, fsdp),
-        "activations": compiled.memory_analysis().temp_size_in_bytes,
-    }
+def of_training(task: tasks.Task, devices: int) -> dict[str, int]:
+    """The rows of training the network."""
+    section = task.config.train
+    made = train.make_objective(task), train.optimizer(task.config)
+    sizes = {"retain": section.batch_size}
+    plan = StepPlan(
+        lambda given: made, task.param_shapes, None, sizes, task.batch_shapes, section.ema_decay
+    )
+    return of_step(base.layout(task.config), devices, plan)
 
 
-def image_batch(config: ConfigDict, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """What a loader gives of `count` images."""
-    images = np.zeros((1, *image_shape(config)), np.uint8)
-    one = tasks.of(config).source(data.ArraySource(images)).batch(np.zeros(1, int))
-    return {k: jax.ShapeDtypeStruct((count, *v.shape[1:]), v.dtype) for k, v in one.items()}
-
-
-def posterior_shapes(config: ConfigDict, params) -> posterior_lib.Posterior:
-    kept = config.posterior.count or config.train.snapshots
-    return posterior.shapes(params, config.posterior.family, kept)
-
-
-def of_training(config: ConfigDict, devices: int) -> dict:
-    made = train.make_objective(config, image_shape(config)), train.optimizer(config)
-    section = config.train
-    params = build.param_shapes(config, image_shape(config))
-    sizes, batch = {"retain": section.batch_size}, functools.partial(image_batch, config)
-    plan = StepPlan(lambda given: made, params, None, sizes, batch, section.ema_decay)
-    return of_step(build.layout(config), devices, plan)
-
-
-def of_method(config: ConfigDict, devices: int, name: str) -> dict:
+def of_method(task: tasks.Task, devices: int, name: str) -> dict[str, int]:
+    """The rows of a method."""
+    config, settings = task.config, task.config.methods[name]
     if unlearn.is_retrained(config, name):
-        return of_training(config, devices)
-    settings, shape = config.methods[name], image_shape(config)
+        return of_training(task, devices)
+    part, rest = unlearn.split(task.param_shapes, settings, name)
+    trained = None
+    if vdu_config.takes_posterior(settings):
+        section = config.posterior
+        count = section.count or checkpoint_count(config)
+        whole = posterior.shapes(task.param_shapes, section.family, count)
+        trained = unlearn.part_of(whole, settings, name)
 
-    def make(trained) -> tuple[Objective, Any]:
-        objective = unlearn.build_objective(config, name, shape, trained, NUM_FORGET, FORGET_SHARE)
+    def make(given) -> tuple[Objective, Any]:
+        part, rest, trained = given
+        objective = unlearn.make_objective(
+            task, name, (part, rest), trained, NUM_FORGET, FORGET_SHARE
+        )
         return objective, unlearn.optimizer(config, name, trained)
 
-    params = build.param_shapes(config, shape)
-    trained = posterior_shapes(config, params)
-    sizes = {kind: settings[f"{kind}_batch"] for kind in make(trained)[0].sees}
-    batch = functools.partial(image_batch, config)
-    plan = StepPlan(make, params, trained, sizes, batch)
-    return of_step(build.layout(config), devices, plan)
+    changed, given = part, (part, rest, trained)
+    if settings.rank:
+        changed = jax.eval_shape(lambda: unlearn.what_changes(config, name, part))
+    sizes = {kind: settings[f"{kind}_batch"] for kind in make(given)[0].sees}
+    plan = StepPlan(make, changed, given, sizes, task.batch_shapes)
+    return of_step(base.layout(config), devices, plan)
 
 
-def of_sampling(config: ConfigDict, devices: int) -> dict:
-    shape, count = image_shape(config), -(-config.sampler.batch_size // devices)
-    asked = [jax.ShapeDtypeStruct(rows.shape, rows.dtype) for rows in tasks.of(config).asked(count)]
-    draw, params = build.drawing(config, shape), build.param_shapes(config, shape)
-    return of_drawing(draw, params, count, config.parallel.fsdp, *asked)
+def checkpoint_count(config: ConfigDict) -> int:
+    """K where the config leaves it to what there is."""
+    if config.posterior.source == "runs":
+        return len(config.posterior.runs) + 1
+    return config.train.snapshots
+
+
+def of_sampling(task: tasks.Task, devices: int) -> dict[str, int]:
+    """The rows of drawing; see `sampling.make_sampler`."""
+    count = -(-task.config.sampler.batch_size // devices)
+    draw, params, asked = task.drawing(count)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
+    compiled = jax.jit(draw).lower(params, keys, *asked).compile()
+    return {
+        "parameters": held(params, task.config.parallel.fsdp),
+        "activations": compiled.memory_analysis().temp_size_in_bytes,
+    }
 
 
 def make(config: ConfigDict, devices: int) -> dict:
@@ -168,38 +155,25 @@ def make(config: ConfigDict, devices: int) -> dict:
     Raises:
       UserError: if `config.parallel.fsdp` does not divide the devices.
     """
-    check_devices(config, devices)
-    params = build.param_shapes(config, image_shape(config))
-    stages = {"train": of_training(config, devices)}
-    stages |= {f"unlearn/{m}": of_method(config, devices, m) for m in sorted(config.methods)}
-    stages["sample"] = of_sampling(config, devices)
-    return whole(posterior_lib.num_parameters(params), devices, stages)
-
-
-def check_devices(config: ConfigDict, devices: int) -> None:
-    """Raises: UserError if `config.parallel.fsdp` does not divide the devices."""
     if devices < 1 or devices % config.parallel.fsdp:
         raise UserError(
             f"--devices={devices}: must be a multiple of config key parallel.fsdp = "
             f"{config.parallel.fsdp}"
         )
-
-
-def whole(parameters: int, devices: int, stages: dict[str, dict]) -> dict:
-    """A plan of its stages' rows, with what the runtime takes and the sums."""
+    task = tasks.planned(config)
+    stages = {"train": of_training(task, devices)} if task.has_training else {}
+    stages |= {f"unlearn/{m}": of_method(task, devices, m) for m in sorted(config.methods)}
+    stages["sample"] = of_sampling(task, devices)
     for rows in stages.values():
         rows["runtime"] = RUNTIME.get(jax.default_backend(), 0)
         rows["total"] = sum(rows.values())
+    parameters = posterior_lib.num_parameters(task.param_shapes)
     return {"parameters": parameters, "devices": devices, "stages": stages}
 
 
 def run(config: ConfigDict, devices: int, memory: float, as_json: bool) -> int:
     """Print the plan; the exit code is 1 if a stage needs more than `memory` GiB (0: not asked)."""
-    return show(make(config, devices), config.parallel.fsdp, memory, as_json)
-
-
-def show(plan: dict, fsdp: int, memory: float, as_json: bool) -> int:
-    """`run` for a plan that is made."""
+    plan, fsdp = make(config, devices), config.parallel.fsdp
     tight = [s for s, rows in plan["stages"].items() if memory and rows["total"] > memory * GIB]
     if as_json:
         print(json.dumps(plan | {"memory_gib": memory or None, "fits": not tight}))

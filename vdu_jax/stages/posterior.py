@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdu_jax import data, posterior, tasks
+from vdu_jax import config as vdu_config
+from vdu_jax import posterior, tasks
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import artifacts, parallel, prefetch, progress
 from vdu_jax.runtime.checkpoints import Store, whole
-from vdu_jax.stages import build
 from vdu_jax.types import Params
 
 PARTS = 4  # that a checkpoint is read in
@@ -25,7 +25,10 @@ GROUP_BYTES = 2**16  # of arrays that are folded in at once
 FISHER_BATCH = 50  # images between moves of the progress bar; gradients are taken one by one
 
 
-def checkpoint_list(config: ConfigDict, workdir: Path) -> list[tuple[Path, int]]:
+Checkpoint = tuple[Path, int | None]
+
+
+def checkpoint_list(task: tasks.Task) -> list[Checkpoint]:
     """The (folder, step) of each checkpoint that the posterior is taken over.
 
     Of the family "fisher" it is the original model alone.
@@ -34,22 +37,10 @@ def checkpoint_list(config: ConfigDict, workdir: Path) -> list[tuple[Path, int]]
       UserError: if there are fewer than the config asks for, a run has not finished, or a model
         is of another network.
     """
-    section, original = config.posterior, build.original_folder(config, workdir)
+    section = task.config.posterior
     if section.family == "fisher":
-        return [(original, artifacts.finished(original)["summary"]["steps"])]
-    if section.source == "trajectory":
-        if original.name == "import":
-            raise UserError(
-                f"config key posterior.source = 'trajectory': {original} is a single checkpoint; "
-                "use 'runs', with further imported workdirs in posterior.runs, or "
-                "posterior.family = 'fisher'"
-            )
-        found = [(original, step) for step in artifacts.finished(original)["summary"]["snapshots"]]
-    else:
-        folders = [original, *map(build.model_folder, section.runs)]
-        for folder in folders[1:]:
-            build.check_network(config, folder)
-        found = [(f, artifacts.finished(f)["summary"]["steps"]) for f in folders]
+        return [task.last_checkpoint()]
+    found = task.trajectory() if section.source == "trajectory" else task.runs()
     wanted = section.count or len(found)
     if len(found) < max(2, wanted):
         raise UserError(
@@ -59,13 +50,12 @@ def checkpoint_list(config: ConfigDict, workdir: Path) -> list[tuple[Path, int]]
     return found[-wanted:]
 
 
-def stream(config: ConfigDict, checkpoints: list, image_shape: tuple) -> Iterator[Params]:
+def stream(task: tasks.Task, checkpoints: list[Checkpoint]) -> Iterator[Params]:
     """The checkpoints' parameters, one after the other."""
+    weights = task.config.posterior.weights
     with progress.bar(len(checkpoints), "posterior", unit="checkpoint") as bar:
-        for directory, step in checkpoints:
-            yield build.load_snapshot(
-                config, directory, step, config.posterior.weights, image_shape
-            )
+        for folder, step in checkpoints:
+            yield task.load_snapshot(folder, step, weights)
             bar.update()
 
 
@@ -75,33 +65,28 @@ def groups(leaves: list) -> list[list]:
     A group is folded in by one program: one for each array would be dozens to compile, one for all
     would hold intermediate results of their whole size.
     """
-    found, room = [], -1
+    found, left = [], -1
     for leaf in leaves:
-        if leaf.nbytes > room:
+        if leaf.nbytes > left:
             found.append([])
-            room = GROUP_BYTES
+            left = GROUP_BYTES
         found[-1].append(leaf)
-        room -= leaf.nbytes
+        left -= leaf.nbytes
     return found
 
 
-def reduce(
-    config: ConfigDict, checkpoints: list, image_shape: tuple
-) -> posterior.GaussianPosterior:
+def reduce(task: tasks.Task, checkpoints: list[Checkpoint]) -> posterior.GaussianPosterior:
     """Mean and variance over the checkpoints, whose parts are read while others are folded in.
 
     In memory are the two results, two parts and what reading a few tensors takes.
     """
     start, fold = jax.jit(posterior.start), jax.jit(posterior.update, donate_argnums=0)
-    weights, moments, structures = config.posterior.weights, {}, {}
-    mesh = parallel.make_mesh(config.parallel.fsdp)
+    weights, moments, structures = task.config.posterior.weights, {}, {}
+    mesh = parallel.make_mesh(task.config.parallel.fsdp)
 
     def read():
-        for directory, some in itertools.groupby(checkpoints, lambda pair: pair[0]):
-            steps = [step for _, step in some]
-            yield from build.load_snapshot_parts(
-                config, directory, steps, weights, image_shape, PARTS
-            )
+        for folder, some in itertools.groupby(checkpoints, lambda pair: pair[0]):
+            yield from task.load_parts(folder, [step for _, step in some], weights, PARTS)
 
     with progress.bar(len(checkpoints), "posterior", unit="checkpoint") as bar:
         for index, part in prefetch.one_ahead(read()):
@@ -126,44 +111,42 @@ def reduce(
     return posterior.GaussianPosterior(whole(means), whole(variances), counts[0])
 
 
-def laplace(config: ConfigDict, workdir: Path, found: data.Dataset) -> posterior.GaussianPosterior:
+def laplace(task: tasks.Task) -> posterior.GaussianPosterior:
     """The Laplace posterior of the original model, with the Fisher over images that it draws.
 
     They stand in for its training data, retained and to forget alike; no image of either is read.
     """
-    section, count = config.posterior, config.posterior.fisher_images
-    params = build.load_pretrained(config, workdir, found.image_shape)
-    sampler = build.sampler(config, found.image_shape)
-    images, task = sampler(params, section.fisher_seed, count, "posterior"), tasks.of(config)
-    source = task.source(data.ArraySource(images, *task.asked(count)))
+    section, request = task.config.posterior, task.request("posterior")
+    params = task.original_params
+    images = task.draw(params, request, section.fisher_seed, "posterior")
+    source = task.drawn_source(images, request)
 
     def batches():
-        with progress.bar(count, "fisher", unit="image") as bar:
-            for first in range(0, count, FISHER_BATCH):
-                part = np.arange(first, min(first + FISHER_BATCH, count))
+        with progress.bar(len(images), "fisher", unit="image") as bar:
+            for first in range(0, len(images), FISHER_BATCH):
+                part = np.arange(first, min(first + FISHER_BATCH, len(images)))
                 yield source.batch(part)
                 bar.update(len(part))
 
     fisher = posterior.diagonal_fisher(
-        build.score_fn(config, found.image_shape),
-        build.parameterization(config),
+        task.score_fn,
+        task.parameterization,
         params,
         batches(),
         jax.random.key(section.fisher_seed),
     )
-    trained_on = section.training_images or len(build.open_split(config, found, "train"))
+    trained_on = section.training_images or task.trained_on
     return posterior.laplace(params, fisher, trained_on, section.prior_precision)
 
 
-def fitted(
-    config: ConfigDict, workdir: Path, checkpoints: list, found: data.Dataset
-) -> posterior.Posterior:
+def fitted(task: tasks.Task, checkpoints: list[Checkpoint]) -> posterior.Posterior:
     """The posterior of the config's family as it comes."""
-    if config.posterior.family == "fisher":
-        return laplace(config, workdir, found)
-    if config.posterior.family == "low_rank":
-        return posterior.low_rank(stream(config, checkpoints, found.image_shape))
-    return reduce(config, checkpoints, found.image_shape)
+    family = task.config.posterior.family
+    if family == "fisher":
+        return laplace(task)
+    if family == "low_rank":
+        return posterior.low_rank(stream(task, checkpoints))
+    return reduce(task, checkpoints)
 
 
 def describe(section: ConfigDict, count: int) -> str:
@@ -175,25 +158,26 @@ def describe(section: ConfigDict, count: int) -> str:
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
-    section = config.posterior
-    checkpoints = checkpoint_list(config, workdir)
+    if not vdu_config.needs_posterior(config):
+        return
+    section, task = config.posterior, tasks.of(config, workdir)
+    checkpoints = checkpoint_list(task)
     # What the further runs are, not where they lie.
-    runs = [artifacts.finished(f)["fingerprint"] for f in dict.fromkeys(f for f, _ in checkpoints)]
-    stage = build.stage(
-        config,
-        workdir,
+    folders = dict.fromkeys(folder for folder, _ in checkpoints)
+    stage = task.stage(
         "posterior",
         ("sampler",) if section.family == "fisher" else (),
         ("original",),
-        posterior=section.to_dict() | {"runs": runs},
+        posterior=section.to_dict() | {"runs": [*map(task.checkpoint_fingerprint, folders)]},
     )
     if stage.done(overwrite):
         return
-    found = build.dataset(config)
     path = stage.begin()
     # Under no name here: these are the parameters' size, and `save` lets go of them.
-    saved = save(section, fitted(config, workdir, checkpoints, found), path)
-    names = [f"{directory} step {step}" for directory, step in checkpoints]
+    saved = save(section, fitted(task, checkpoints), path)
+    names = [
+        str(folder) if step is None else f"{folder} step {step}" for folder, step in checkpoints
+    ]
     about = describe(section, len(names))
     stage.finish(
         saved
@@ -249,14 +233,14 @@ def shapes(params: Params, family: str, count: int) -> posterior.Posterior:
     return posterior.GaussianPosterior(wide(), wide(), number)
 
 
-def load(config: ConfigDict, workdir: Path, image_shape: tuple) -> posterior.Posterior:
+def load(task: tasks.Task) -> posterior.Posterior:
     """The posterior that `run` wrote.
 
     Raises:
       UserError: if it is missing, damaged or of another network.
     """
-    summary = artifacts.upstream(workdir, "posterior")["summary"]
-    like = shapes(build.param_shapes(config, image_shape), summary["family"], summary["count"])
-    like = parallel.placed(like, parallel.make_mesh(config.parallel.fsdp))
-    with Store(Path(workdir) / "posterior" / "gaussian", read_only=True) as store:
+    summary = artifacts.upstream(task.workdir, "posterior")["summary"]
+    like = shapes(task.param_shapes, summary["family"], summary["count"])
+    like = parallel.placed(like, parallel.make_mesh(task.config.parallel.fsdp))
+    with Store(task.workdir / "posterior" / "gaussian", read_only=True) as store:
         return store.restore(0, "posterior", like)

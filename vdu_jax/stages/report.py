@@ -9,15 +9,23 @@ import base64
 import html
 import io
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from vdu_jax import config as vdu_config
+from vdu_jax import tasks
 from vdu_jax.runtime import artifacts, pictures
-from vdu_jax.stages import build, comparison, evaluate, sample
+from vdu_jax.stages import evaluate, sample
+from vdu_jax.tasks import ORIGINAL
 
 GRID = 60
-ASKED = {"unlearning_accuracy": "UA %", "others_right": "others %"}  # of class-conditional models
+# Column -> what it means, said under the table.
+ABOUT = {
+    "unlearning_accuracy": "UA: images asked for with a class to be forgotten that are not of it; "
+    "others: asked for with another class, and of it."
+}
 NETWORKS = {"classifier": "the classifier", "inception": "Inception-v3"}
 
 STYLE = """
@@ -34,94 +42,105 @@ overflow: auto; font-size: 12px } .note { color: #666 }
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
-    workdir = Path(workdir)
+    workdir, task = Path(workdir), tasks.of(config, workdir)
     models = sample.models(config)
-    upstream = ["posterior", *(f"evaluate/{model}" for model in models)]
+    upstream = [f"evaluate/{model}" for model in models]
+    if vdu_config.needs_posterior(config):
+        upstream.append("posterior")
     if config.relearn.images:
         upstream += [f"relearn/{model}" for model in models]
-    stage = build.stage(config, workdir, "report", (), upstream=upstream)
+    stage = task.stage("report", (), upstream=upstream)
     path = stage.path / "report.html"
     if not stage.done(overwrite):
         metrics = evaluate.gather(config, workdir)
-        table = make_table(config, workdir, metrics)
+        table = make_table(task, metrics)
         stage.begin()
-        artifacts.write_text(path, page(config, workdir, table, metrics))
-        grids = [grid(workdir, model) for model in models]
-        pictures.save(stage.path / "samples.png", pictures.side_by_side(grids))
+        artifacts.write_text(path, page(task, table, metrics))
+        pictures.save(
+            stage.path / "samples.png", pictures.side_by_side([grid(task, m) for m in models])
+        )
         artifacts.write_json(stage.path / "table.json", table)
         stage.finish({})
     stored = artifacts.read_json(stage.path / "table.json")
     table = {model: stored[model] for model in models}
-    show(table, path, config.evaluate.features)
+    show(table, path, config.evaluate.features, task.columns)
 
 
-def grid(workdir: Path, model: str):
+def grid(task: tasks.Task, model: str):
     """The first samples of a model."""
-    return pictures.grid(sample.load(workdir, model)[:GRID])
+    return pictures.grid(task.shown(sample.load(task.workdir, model), GRID))
 
 
-def show(table: dict, path: Path, features: str) -> None:
+def show(table: dict, path: Path, features: str, columns: Mapping[str, str]) -> None:
     """Print the table, the report's place, and the table as one JSON line."""
-    heads = ["PUL %", "u-FID", "bias", "images", "steps"]
-    asked = ASKED if all(ASKED.keys() <= row.keys() for row in table.values()) else {}
-    heads += asked.values()
-    print(f"\n{'model':<16}{''.join(f'{head:>9}' for head in heads)}{'seconds':>10}")
+    heads = ["PUL %", "u-FID", "bias", "images", "steps", *columns.values()]
+    widths = [max(9, len(head) + 2) for head in heads]
+
+    def line(cells):
+        return "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+
+    print(f"\n{'model':<16}{line(heads)}{'seconds':>10}")
     for model, row in table.items():
-        cells = [_number(row["pul"], 1), _number(row["u_fid"], 2), _bias(row.get("u_fid_bias"))]
-        cells += [row.get("images", "–"), row["steps"], *(_number(row[key], 1) for key in asked)]
-        print(f"{model:<16}{''.join(f'{cell:>9}' for cell in cells)}{row['seconds']:>10.1f}")
-    network = NETWORKS[features]
-    print(f"u-FID in {network}'s features; the original's: its retained-class samples.")
-    if asked:
+        cells = [_number(row["pul"], 1), _number(row["u_fid"], 2), _bias(row["u_fid_bias"])]
+        cells += ["–" if row["images"] is None else row["images"], row["steps"]]
+        cells += (_number(row[key], 1) for key in columns)
+        print(f"{model:<16}{line(cells)}{row['seconds']:>10.1f}")
+    if any(row["u_fid"] is not None for row in table.values()):
+        print(f"u-FID in {NETWORKS[features]}'s features; the original's: of what is to stay.")
         print(
-            "UA: images asked for with a class to be forgotten that are not of it; others: asked "
-            "for with another class, and of it."
+            "bias: the u-FID that real images are expected at, with as many images as the model's."
         )
-    print("bias: the u-FID that real images are expected at, with as many images as the model's.")
+    for about in ABOUT.keys() & columns.keys():
+        print(ABOUT[about])
     print(f"report: {path}")
     print(json.dumps(table))
 
 
-def make_table(config: ConfigDict, workdir: Path, metrics: dict) -> dict:
-    """model -> pul, u_fid, its bias and images, steps (to the one kept), seconds (of all the
-    optimisation)."""
+def make_table(task: tasks.Task, metrics: dict) -> dict:
+    """model -> pul, u_fid, its bias and images, the task's own columns, steps (to the one kept),
+    parameters changed, seconds (of all the optimisation)."""
     table = {}
-    for model in sample.models(config):
-        folder = sample.folder(config, workdir, model)
-        summary = artifacts.finished(folder)["summary"]
-        measured = metrics["models"][model]
+    for model in sample.models(task.config):
+        measured, is_original = metrics["models"][model], model == ORIGINAL
+        folder = task.original_folder() if is_original else task.workdir / "unlearn" / model
+        steps = task.last_checkpoint()[1] or 0
+        if not is_original:
+            steps = artifacts.finished(folder)["summary"]["kept_step"]
         table[model] = {
             "pul": measured["pul"],
-            "u_fid": measured["u_fid"],
+            "u_fid": measured.get("u_fid"),
             "u_fid_bias": measured.get("u_fid_bias"),
-            "images": comparison.image_count(model, measured, config.forget.classes),
-            "steps": summary.get("kept_step", summary["steps"]),
-            # An imported model took no time here.
+            "images": measured.get("images"),
+            "steps": steps,
+            # A model that came from elsewhere took no time here.
             "seconds": round(artifacts.timings(folder).get("fit", 0.0), 1),
         }
-        if "conditions" in measured:
-            found = comparison.of_conditions(measured["conditions"])
-            table[model] |= {key: found[key] for key in ASKED}
+        values = task.column_values(measured)
+        table[model] |= {key: _value(values[key]) for key in task.columns}
     return table
 
 
-def page(config: ConfigDict, workdir: Path, table: dict, metrics: dict) -> str:
+def _value(figure: float | Mapping | None) -> float | None:
+    return figure["value"] if isinstance(figure, Mapping) else figure
+
+
+def page(task: tasks.Task, table: dict, metrics: dict) -> str:
     """The whole report as HTML."""
-    names = build.dataset(config).class_names
-    forget = ", ".join(f"{names[c]} (class {c})" for c in config.forget.classes)
+    config, workdir = task.config, task.workdir
+    has_posterior = vdu_config.needs_posterior(config)
     sections = [
-        ("Samples from the same noise", _grids(config, workdir)),
-        ("Figures", _figures(metrics, table)),
+        ("Samples from the same noise", _grids(task)),
+        ("Figures", _figures(task, metrics, table)),
         ("Forgetting against quality over the steps", _curve(config, workdir, metrics, table)),
         ("Which step is kept", _kept(config, workdir)),
-        ("Classes of the samples", _histogram(metrics, names)),
-        *([("Relearning", _relearning(config, workdir))] if config.relearn.images else []),
+        ("Classes of the samples", _histogram(metrics, task.class_names)),
+        ("Relearning", _relearning(config, workdir) if config.relearn.images else ""),
         ("Replay", _replay(workdir, metrics)),
-        ("Posterior", _posterior(workdir)),
-        ("Settings", _settings(config, artifacts.upstream(workdir, "posterior"))),
+        ("Posterior", _posterior(workdir) if has_posterior else ""),
+        ("Settings", _settings(config, artifacts.upstream(workdir, "replay"))),
     ]
-    body = "".join(f"<h2>{title}</h2>\n{content}\n" for title, content in sections)
-    title = f"Unlearning {html.escape(forget)} from {html.escape(config.data.name)}"
+    body = "".join(f"<h2>{title}</h2>\n{text}\n" for title, text in sections if text)
+    title = f"Unlearning {html.escape(task.subject)} from {html.escape(config.data.name)}"
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>"
         f"<style>{STYLE}</style><h1>{title}</h1>\n{body}</html>\n"
@@ -168,9 +187,9 @@ def _rows(header: list[str], rows: list[list]) -> str:
     return f"<table>{line('th', header)}{''.join(line('td', row) for row in rows)}</table>"
 
 
-def _grids(config: ConfigDict, workdir: Path) -> str:
+def _grids(task: tasks.Task) -> str:
     figures = [
-        _image(pictures.png_bytes(grid(workdir, model)), model) for model in sample.models(config)
+        _image(pictures.png_bytes(grid(task, model)), model) for model in sample.models(task.config)
     ]
     return (
         f"<div class='grids'>{''.join(figures)}</div><p class='note'>The same place in each grid "
@@ -178,77 +197,80 @@ def _grids(config: ConfigDict, workdir: Path) -> str:
     )
 
 
-def _figures(metrics: dict, table: dict) -> str:
-    rows, original = [], metrics["models"][sample.ORIGINAL]
-    kinds = original.get("bits_per_dim", {})
+def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
+    rows, original = [], metrics["models"][ORIGINAL]
+    kinds, has_quality = original.get("bits_per_dim", {}), "u_fid" in original
     for model, row in table.items():
         m = metrics["models"][model]
         low, high = m["pul_interval"]
-        rows.append(
-            [
-                model,
-                f"{row['pul']:.1f} [{low:.1f}, {high:.1f}]",
-                _number(row["u_fid"], 2),
-                _bias(row["u_fid_bias"]),
-                row["images"],
-                _kid(m["kid"]),
-                _number(m["precision"], 3),
-                _number(m["recall"], 3),
-                f"{100 * m['forget_rate']:.2f}",
-                f"{m['confidence']:.3f}",
-                *(_bits_per_dim(m, kind) for kind in kinds),
-                row["steps"],
-                f"{row['seconds']:.0f}",
-            ]
-        )
-    has_conditions = "conditions" in original
-    if has_conditions:
-        for row, model in zip(rows, table, strict=True):
-            row += _conditions(metrics["models"][model]["conditions"])
-    header = ["model", "PUL % [95 %]", "u-FID", "its bias", "images", "KID × 1000", "precision"]
-    header += ["recall", "forget class %", "confidence"]
+        cells = [model, f"{row['pul']:.1f} [{low:.1f}, {high:.1f}]"]
+        if has_quality:
+            cells += [_number(row["u_fid"], 2), _bias(row["u_fid_bias"]), row["images"]]
+            cells += [_kid(m["kid"]), _number(m["precision"], 3), _number(m["recall"], 3)]
+        cells += [f"{100 * m['forget_rate']:.2f}"]
+        cells += [f"{m['confidence']:.3f}"] if "confidence" in m else []
+        cells += [_bits_per_dim(m, kind) for kind in kinds]
+        cells += map(_with_interval, task.column_values(m).values())
+        rows.append([*cells, row["steps"], f"{row['seconds']:.0f}"])
+    header = ["model", "PUL % [95 %]"]
+    if has_quality:
+        header += ["u-FID", "its bias", "images", "KID × 1000", "precision", "recall"]
+    header += ["to be forgotten %"] + (["confidence"] if "confidence" in original else [])
     header += [f"bits per dimension, {kind} (images)" for kind in kinds]
-    header += ["steps", "seconds"]
-    if has_conditions:
-        header += ["UA % [95 %]", "others drawn as asked %", "u-FID of the others asked for"]
-    reference, held_out = metrics.get("reference"), _number(metrics["u_fid_held_out"], 2)
-    sizes = against = ""
-    if reference:
-        held_out += f" for {metrics['held_out_images']} of them"
-        sizes = f" ({reference['images']} images)"
-        against = f", {reference['compared']} of them"
+    header += [*task.columns.values(), "steps", "seconds"]
+    note = f"{metrics['images']} images a model. {task.about_columns}"
     return _rows(header, rows) + (
-        f"<p class='note'>{metrics['images']} images a model. u-FID is the Fréchet distance to the "
-        f"retained training images{sizes}; KID (the kernel distance, with its standard error over "
-        f"subsets of up to 1000 images, which says nothing of images that were not drawn), "
-        f"precision and recall are taken against them too{against}, all four in "
-        f"{NETWORKS[metrics['features']]}'s features. For the original they are those of its "
-        f"retained-class samples (u-FID of all its samples: {_number(original['u_fid_all'], 2)}; "
-        f"of held-out real images: {held_out}). u-FID is biased upwards, the more the fewer images "
-        f"there are: its bias is what real images are expected at with as many. Precision and "
-        f"recall depend on the number of images, too, so compare only figures of as many images. "
-        f"The classifier gets {100 * metrics['classifier']['accuracy']:.1f} % of the held-out "
-        f"images right.</p>"
+        f"<p class='note'>{note}{_about_quality(metrics) if has_quality else ''}</p>"
     )
 
 
-def _conditions(found: dict) -> list[str]:
-    forget, others, shown = found["forget"], found["others"], comparison.of_conditions(found)
-    low, high = 100 * (1 - forget["high"]), 100 * (1 - forget["low"])
-    return [
-        f"{shown['unlearning_accuracy']:.1f} [{low:.1f}, {high:.1f}] ({forget['count']} images)",
-        f"{shown['others_right']:.1f} ({others['count']} images)",
-        _number(shown["u_fid_others"], 2),
-    ]
+def _about_quality(metrics: dict) -> str:
+    """What u-FID, KID, precision and recall are, and are of."""
+    original, reference = metrics["models"][ORIGINAL], metrics["reference"]
+    also = []
+    if "u_fid_all" in original:
+        also.append(f"u-FID of all its samples: {_number(original['u_fid_all'], 2)}")
+    if "u_fid_held_out" in metrics:
+        held_out = _number(metrics["u_fid_held_out"], 2)
+        also.append(f"of held-out real images: {held_out} for {metrics['held_out_images']} of them")
+    accuracy = metrics.get("classifier", {}).get("accuracy")
+    return (
+        f" u-FID is the Fréchet distance to the retained training images ({reference['images']} "
+        f"images); KID (the kernel distance, with its standard error over subsets of up to 1000 "
+        f"images, which says nothing of images that were not drawn), precision and recall are "
+        f"taken against them too, {reference['compared']} of them, all four in "
+        f"{NETWORKS[metrics['features']]}'s features. For the original they are those of its "
+        f"samples of what is to stay{f' ({chr(59).join(also)})' if also else ''}. u-FID is biased "
+        f"upwards, the more the fewer images there are: its bias is what real images are expected "
+        f"at with as many. Precision and recall depend on the number of images, too, so compare "
+        f"only figures of as many images."
+        + (
+            f" The classifier gets {100 * accuracy:.1f} % of the held-out images right."
+            if accuracy is not None
+            else ""
+        )
+    )
+
+
+def _with_interval(figure: float | Mapping | None) -> str:
+    """A figure in percent, with its interval and the number of images if it has them."""
+    if not isinstance(figure, Mapping):
+        return _number(figure, 2)
+    return (
+        f"{figure['value']:.1f} [{figure['low']:.1f}, {figure['high']:.1f}] "
+        f"({figure['count']} images)"
+    )
 
 
 def _curve(config: ConfigDict, workdir: Path, metrics: dict, table: dict) -> str:
     from matplotlib.figure import Figure
 
+    if not any("u_fid" in row for rows in metrics["curves"].values() for row in rows):
+        return ""
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes, biases = figure.subplots(), set()
     for index, (model, rows) in enumerate(metrics["curves"].items()):
-        points = [r for r in rows if r["u_fid"] is not None]
+        points = [r for r in rows if r.get("u_fid") is not None]
         biases |= {_bias(r["u_fid_bias"]) for r in points if r.get("u_fid_bias") is not None}
         axes.plot(
             [r["pul"] for r in points],
@@ -269,12 +291,12 @@ def _curve(config: ConfigDict, workdir: Path, metrics: dict, table: dict) -> str
         chosen = next((r for r in points if r["step"] == kept), None)
         if chosen:
             axes.plot(chosen["pul"], chosen["u_fid"], "*", ms=16, color=f"C{index}", mec="black")
-    original = metrics["models"][sample.ORIGINAL]
+    original = metrics["models"][ORIGINAL]
     # Of as many images as the points, where there are as many.
     own = original.get("at_curve_images", {}).get("retained")
-    own = own or {"u_fid": original["u_fid"], "images": table[sample.ORIGINAL]["images"]}
+    own = own or {"u_fid": original.get("u_fid"), "images": table[ORIGINAL]["images"]}
     if own["u_fid"] is not None:
-        label = f"original, retained classes, {own['images']} images"
+        label = f"original, of what is to stay, {own['images']} images"
         axes.axhline(own["u_fid"], color="grey", ls="--", lw=1, label=label)
     axes.set_yscale("log")
     axes.set_xlabel("PUL (%): more is forgotten to the right")
@@ -311,7 +333,9 @@ def _kept(config: ConfigDict, workdir: Path) -> str:
     return _rows(["method", "objective", "sees", "step", "because", "guard"], rows) + note
 
 
-def _histogram(metrics: dict, names: list[str]) -> str:
+def _histogram(metrics: dict, names: Sequence[str]) -> str:
+    if not all("histogram" in m for m in metrics["models"].values()):
+        return ""
     if len(names) > 20:
         return "<p class='note'>In evaluate/metrics.json.</p>"
     rows = [[model, *m["histogram"]] for model, m in metrics["models"].items()]
@@ -323,7 +347,7 @@ def _relearning(config: ConfigDict, workdir: Path) -> str:
     for model in sample.models(config):
         summary = artifacts.upstream(workdir, f"relearn/{model}")["summary"]
         steps = summary["steps"]
-        if model == sample.ORIGINAL:
+        if model == ORIGINAL:
             steps = "–" if steps is None else f"{'≤ ' * summary['at_most']}{steps} of its training"
         elif steps is None:
             steps = f"> {section.checks[-1]}"
@@ -338,17 +362,22 @@ def _relearning(config: ConfigDict, workdir: Path) -> str:
 
 
 def _replay(workdir: Path, metrics: dict) -> str:
-    counts, summary = metrics["replay"], artifacts.upstream(workdir, "replay")["summary"]
-    detected = summary["removed_by_detector"]
-    return (
-        f"<p>{counts['images']} images were drawn from the original model and "
-        f"{counts['removed']} removed as forget-like: {detected} by a detector learned from "
-        f"{summary['forget_images']} forget images and the model alone (it recognises "
-        f"{100 * summary['recall']:.0f} % of forget images that it did not see), and "
-        f"{counts['removed'] - detected} more as their neighbours. By the "
-        f"evaluation's classifier {counts['removed_rightly']} were removed rightly, "
-        f"{counts['removed_wrongly']} wrongly, and {counts['left_in']} were left in.</p>"
-    )
+    summary = artifacts.upstream(workdir, "replay")["summary"]
+    text = f"{summary['images']} images were drawn from the original model"
+    if "recall" in summary:
+        detected = summary["removed_by_detector"]
+        text += (
+            f" and {summary['removed']} removed as forget-like: {detected} by a detector learned "
+            f"from {summary['forget_images']} forget images and the model alone (it recognises "
+            f"{100 * summary['recall']:.0f} % of forget images that it did not see), and "
+            f"{summary['removed'] - detected} more as their neighbours"
+        )
+    if counts := metrics.get("replay"):
+        text += (
+            f". By the evaluation's classifier {counts['removed_rightly']} were removed rightly, "
+            f"{counts['removed_wrongly']} wrongly, and {counts['left_in']} were left in"
+        )
+    return f"<p>{text}.</p>"
 
 
 def _posterior(workdir: Path) -> str:

@@ -1,6 +1,6 @@
 """Draw the images that are evaluated: from the original and every unlearned model, same noise.
 
-samples/<model>/images.npz   images (N, H, W, C) uint8
+samples/<model>/images.npz   images (N, H, W, C) uint8, under the names of the task's requests
 samples/<model>/grid.png     the first 100
 """
 
@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from vdu_jax import tasks
 from vdu_jax.runtime import artifacts, pictures
-from vdu_jax.stages import build, unlearn
+from vdu_jax.stages import unlearn
+from vdu_jax.tasks import ORIGINAL
+from vdu_jax.types import Params
 
-ORIGINAL = "original"
+SHOWN = 100
 
 
 def models(config: ConfigDict) -> list[str]:
@@ -20,22 +23,9 @@ def models(config: ConfigDict) -> list[str]:
     return [ORIGINAL, *sorted(config.methods)]
 
 
-def folder(config: ConfigDict, workdir: Path, model: str) -> Path:
-    """Where a model lies: the original, or `unlearn/<method>`."""
-    if model == ORIGINAL:
-        return build.original_folder(config, workdir)
-    return Path(workdir) / "unlearn" / model
-
-
-def load_params(config: ConfigDict, workdir: Path, model: str, image_shape: tuple):
+def load_params(task: tasks.Task, model: str) -> Params:
     """The parameters of the original or of the kept step of an unlearned model."""
-    if model == ORIGINAL:
-        return build.load_pretrained(config, workdir, image_shape)
-    kept = artifacts.upstream(workdir, f"unlearn/{model}")["summary"]["kept_step"]
-    weights = unlearn.weights(config, model)
-    return build.load_snapshot(
-        config, Path(workdir) / "unlearn" / model, kept, weights, image_shape
-    )
+    return task.original_params if model == ORIGINAL else unlearn.load_kept(task, model)
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
@@ -45,31 +35,32 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
 
 def run_model(config: ConfigDict, workdir: Path, model: str, overwrite: bool = False) -> None:
     """Draw the images of one model."""
-    count, seed = config.evaluate.images, config.evaluate.seed
-    source = ORIGINAL if model == ORIGINAL else f"unlearn/{model}"
-    stage = build.stage(
-        config,
-        workdir,
+    seed, task = config.evaluate.seed, tasks.of(config, workdir)
+    requests = task.requests()
+    stage = task.stage(
         f"samples/{model}",
         ("sampler",),
-        upstream=(source,),
-        evaluate={"images": count, "seed": seed},
+        upstream=(ORIGINAL if model == ORIGINAL else f"unlearn/{model}",),
+        evaluate={"images": config.evaluate.images, "seed": seed},
+        **{name: request.about for name, request in requests.items() if request.about},
     )
     if stage.done(overwrite):
         return
-    image_shape = build.dataset(config).image_shape
     if model == ORIGINAL:
-        images = build.draw_original(config, workdir, image_shape, seed, count)
+        drawn = {name: task.draw_original(request, seed) for name, request in requests.items()}
     else:
-        params = load_params(config, workdir, model, image_shape)
-        images = build.sampler(config, image_shape)(params, seed, count, f"sample {model}")
+        params = load_params(task, model)
+        drawn = {
+            name: task.draw(params, request, seed, f"sample {model}")
+            for name, request in requests.items()
+        }
     path = stage.begin()
-    artifacts.write_npz(path / "images.npz", images=images)
-    pictures.save(path / "grid.png", pictures.grid(images[:100]))
-    stage.finish({"images": count})
+    artifacts.write_npz(path / "images.npz", **drawn)
+    pictures.save(path / "grid.png", pictures.grid(task.shown(drawn, SHOWN)))
+    stage.finish({"images": config.evaluate.images})
 
 
-def load(workdir: Path, model: str) -> np.ndarray:
-    """The images of a model, (N, H, W, C) uint8."""
+def load(workdir: Path, model: str) -> dict[str, np.ndarray]:
+    """The images of a model, (N, H, W, C) uint8 each, by the names of the task's requests."""
     artifacts.upstream(workdir, f"samples/{model}")
-    return artifacts.read_npz(Path(workdir) / "samples" / model / "images.npz")["images"]
+    return artifacts.read_npz(Path(workdir) / "samples" / model / "images.npz")

@@ -1,7 +1,9 @@
-"""Pretrain the diffusion model on the whole training split.
+"""Train the diffusion model on the whole training split.
 
 train/snapshots/<step>/{params,ema}   the last checkpoints: θ_1 … θ_K
 train/state/, metrics.jsonl, events/  see runtime.fit
+
+and what else the task makes there.
 """
 
 from collections.abc import Sequence
@@ -11,40 +13,29 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from vdu_jax import data, objectives, posterior, tasks
-from vdu_jax.models import network
+from vdu_jax import objectives, posterior, tasks
+from vdu_jax.data.loader import Source
 from vdu_jax.runtime import parallel
 from vdu_jax.runtime.fit import FitResult, fit
-from vdu_jax.stages import build
+from vdu_jax.tasks import base
 from vdu_jax.types import Objective, Params
 
 
-def init_params(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params:
-    """Initial parameters from `train.init_seed`."""
-    net = build.net(config, image_shape)
-    key = jax.random.key(config.train.init_seed)
-    return build.initialise(lambda key: network.init_params(net, key, image_shape), key)
-
-
-def start(config: ConfigDict, image_shape: tuple[int, int, int]) -> Params:
-    """Fresh parameters, or those of the model that `train.init_from` names."""
-    if not config.train.init_from:
-        return init_params(config, image_shape)
-    folder = build.model_folder(config.train.init_from)
-    build.check_network(config, folder)
-    return build.load_last(config, folder, image_shape, "params")
-
-
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
-    stage = build.train_stage(config, workdir)
+    task = tasks.of(config, workdir)
+    task.check()
+    if not task.has_training:
+        return
+    stage = task.train_stage()
     if stage.done(overwrite):
         return
-    found = build.dataset(config)
-    source = build.open_split(config, found, "train")
+    task.prepare_training()
     check(config)
     path = stage.begin()
-    params = start(config, found.image_shape)
-    result = fit_on(config, source, params, path, build.last_snapshots(config), "train")
+    more = task.make_ready(path)
+    params, source = task.start_params(), task.source("all")
+    result = fit_on(task, source, params, path, last_snapshots(config), "train")
+    more |= task.export_trained(path, params)
     stage.finish(
         {
             "steps": result.steps,
@@ -52,7 +43,7 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
             "flops": result.flops,
             "parameters": posterior.num_parameters(params),
             "images": len(source),
-            "class_names": found.class_names,
+            **more,
         },
         {"fit": result.seconds},
     )
@@ -60,39 +51,65 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
 
 def check(config: ConfigDict) -> None:
     """Raises: UserError if a batch cannot be split over the devices."""
-    parallel.check_batch_size(config.train.batch_size, build.layout(config), "train.batch_size")
+    parallel.check_batch_size(config.train.batch_size, base.layout(config), "train.batch_size")
 
 
-def make_objective(config: ConfigDict, image_shape: tuple[int, int, int]) -> Objective:
+def make_objective(task: tasks.Task) -> Objective:
+    """DDPM's, with the settings of `config.train`."""
+    config = task.config
     return objectives.ddpm(
-        build.score_fn(config, image_shape),
-        build.parameterization(config),
+        task.score_fn,
+        task.parameterization,
         weighting=config.train.weighting,
-        dropout=config.model.dropout > 0,
-        drop_condition=tasks.of(config).drop,
+        dropout=config.model.get("dropout", 0.0) > 0,
+        drop_condition=task.drop_condition,
     )
 
 
+def adam(learning_rate, clip_norm: float | None = None) -> optax.GradientTransformation:
+    """Adam, after gradients longer than `clip_norm` have been cut to it."""
+    plain = optax.adam(learning_rate)
+    return plain if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), plain)
+
+
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    return build.optimizer(build.learning_rate(config), config.train.clip_norm)
+    return adam(learning_rate(config), config.train.clip_norm)
+
+
+def learning_rate(config: ConfigDict) -> optax.Schedule:
+    """Linear warm-up, then constant, or cosine or linear decay to 0."""
+    section = config.train
+    warmup, steps = section.warmup_steps, section.steps
+    after = {
+        "constant": optax.constant_schedule(section.learning_rate),
+        "cosine": optax.cosine_decay_schedule(section.learning_rate, max(1, steps - warmup)),
+        "linear": optax.linear_schedule(section.learning_rate, 0.0, max(1, steps - warmup)),
+    }[section.decay]
+    rise = optax.linear_schedule(0.0, section.learning_rate, max(1, warmup))
+    return optax.join_schedules([rise, after], [warmup]) if warmup else after
+
+
+def last_snapshots(config: ConfigDict) -> range:
+    """The steps of training whose parameters are kept, the last one first."""
+    section = config.train
+    last, every = section.steps, section.snapshot_every
+    return range(last, max(0, last - every * section.snapshots), -every)
 
 
 def fit_on(
-    config: ConfigDict,
-    source: data.ImageSource,
+    task: tasks.Task,
+    source: Source,
     params: Params,
     path: Path,
     snapshots: Sequence[int],
     label: str,
 ) -> FitResult:
     """Train from `params` on a source of images with all settings of `config.train`."""
-    settings = config.train
-    told = tasks.of(config).source(source)
-    loader = build.loader(told, settings.batch_size, settings.seed)
+    config, settings = task.config, task.config.train
     return fit(
-        make_objective(config, source.image_shape),
+        make_objective(task),
         params,
-        {"retain": loader},
+        {"retain": base.loader(source, settings.batch_size, settings.seed)},
         optimizer(config),
         key=jax.random.key(settings.seed),
         num_steps=settings.steps,
@@ -102,5 +119,5 @@ def fit_on(
         log_every=settings.log_every,
         ema_decay=settings.ema_decay,
         label=label,
-        layout=build.layout(config),
+        layout=base.layout(config),
     )

@@ -1,7 +1,8 @@
 """Unlearn with every method of the config, and keep one step of each by a rule that sees D_f and
 the model alone.
 
-    unlearn/<method>/snapshots/<step>/params   points of the trade-off curve
+    unlearn/<method>/snapshots/<step>/params   points of the trade-off curve: of what the method
+                                               changes, the network, a part of it, or adapters
     unlearn/<method>/curve/<step>.npz          images drawn there, all steps from the same noise
     unlearn/<method>/metrics.jsonl, events/
 """
@@ -10,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from vdu_jax import detector, objectives, tasks
+from vdu_jax import config as vdu_config
+from vdu_jax import forget_detector, objectives, tasks
+from vdu_jax import posterior as posterior_lib
 from vdu_jax.errors import UserError
-from vdu_jax.posterior import natural
+from vdu_jax.models import lora, subset
 from vdu_jax.runtime import artifacts, parallel
 from vdu_jax.runtime.fit import FitResult, Guard, fit
-from vdu_jax.stages import build, posterior, replay, train
+from vdu_jax.stages import posterior, replay, train
+from vdu_jax.tasks import base
 from vdu_jax.types import Objective, Params
 
 
@@ -31,15 +36,19 @@ def is_retrained(config: ConfigDict, name: str) -> bool:
     return config.methods[name].objective == "retrain"
 
 
-def stage_dir(config: ConfigDict, workdir: Path, name: str) -> artifacts.StageDir:
-    return build.stage(
-        config,
-        workdir,
+def stage_dir(task: tasks.Task, name: str) -> artifacts.StageDir:
+    """The folder of a method."""
+    config, settings = task.config, task.config.methods[name]
+    upstream = ["original", "replay"]
+    if vdu_config.takes_posterior(settings):
+        upstream.append("posterior")
+    return task.stage(
         f"unlearn/{name}",
         ("forget", "sampler", "curve", *(["train"] if is_retrained(config, name) else [])),
-        upstream=("original", "posterior", "replay"),
-        method=config.methods[name].to_dict(),
+        upstream,
+        method=vdu_config.method_inputs(settings),
         unlearn={"seed": config.unlearn.seed},
+        **task.scorer_inputs(),
     )
 
 
@@ -50,47 +59,88 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         run_method(config, Path(workdir), name, overwrite)
 
 
-def open_loaders(config: ConfigDict, workdir: Path, name: str, sees: frozenset) -> dict:
+def open_loaders(task: tasks.Task, name: str, sees: frozenset) -> dict:
     """An iterator for each kind of data that the method may see, and for no other.
 
     The view of D_f holds no index of a retained image, so none can be decoded through it.
     """
-    settings = config.methods[name]
-    loaders = {}
+    settings, loaders = task.config.methods[name], {}
     for kind in sorted(sees):
         if kind == "replay":
-            source = replay.load(workdir).source(tasks.of(config))
+            source = task.replay_source(replay.load(task.workdir))
         else:
-            whole = build.open_split(config, build.dataset(config), "train")
-            indices = getattr(build.forget_retain(config, whole), kind)
-            source = tasks.of(config).source(whole.subset(indices))
+            source = task.source(kind)
         size = settings[f"{kind}_batch"]
-        loaders[kind] = build.loader(source, size, config.unlearn.seed)
+        loaders[kind] = base.loader(source, size, task.config.unlearn.seed)
     return loaders
 
 
-def make_objective(config: ConfigDict, workdir: Path, name: str, image_shape: tuple, trained):
-    """The method's objective; `trained` is the posterior."""
-    found = artifacts.upstream(workdir, "replay")["summary"]
-    share = found["removed"] / found["images"]
-    return build_objective(config, name, image_shape, trained, found["forget_images"], share)
+def split(params: Params, settings: ConfigDict, name: str) -> tuple[Params, Params]:
+    """The parameters that a method may change, and the rest.
+
+    Raises:
+      UserError: if there is no such part.
+    """
+    try:
+        return subset.split(params, settings.subset)
+    except ValueError as error:
+        raise UserError(f"config key methods.{name}.subset: {error}") from None
 
 
-def build_objective(
-    config: ConfigDict, name: str, image_shape: tuple, trained, num_forget: int, share: float
+def part_of(
+    trained: posterior_lib.Posterior, settings: ConfigDict, name: str
+) -> posterior_lib.Posterior:
+    """The posterior of the part of the parameters that a method may change: its marginal."""
+    trees = {
+        field: split(tree, settings, name)[0]
+        for field, tree in trained._asdict().items()
+        if field != "count"
+    }
+    return trained._replace(**trees)
+
+
+def what_changes(config: ConfigDict, name: str, part: Params) -> Params:
+    """What a method's optimiser moves: its part of the network, or adapters of that.
+
+    Raises:
+      UserError: if no matrix of the part is larger than its adapter.
+    """
+    rank = config.methods[name].rank
+    if not rank:
+        return part
+    try:
+        return lora.init_adapters(part, rank, jax.random.key(config.unlearn.seed))
+    except ValueError as error:
+        raise UserError(f"config key methods.{name}.rank: {error}") from None
+
+
+def make_objective(
+    task: tasks.Task,
+    name: str,
+    params: tuple[Params, Params],
+    trained: posterior_lib.Posterior | None,
+    num_forget: int,
+    share: float,
 ) -> Objective:
-    """`make_objective` for |D_f| and the share of replay that is forget-like."""
-    settings = config.methods[name]
-    params = settings.params.to_dict()
-    if params.get("forget_share") == 0:
-        params["forget_share"] = share
-    return objectives.FACTORIES[settings.objective](
-        build.score_fn(config, image_shape),
-        build.parameterization(config),
-        trained,
-        num_forget,
-        **params,
-    )
+    """A method's objective of what it changes; see `what_changes`.
+
+    Args:
+      params: the part of the network that may change, and the rest, or their shapes.
+      trained: that part's posterior; None for methods that take none.
+      num_forget: |D_f|. share: of replay that is forget-like.
+    """
+    settings = task.config.methods[name]
+    values, (part, rest) = settings.params.to_dict(), params
+    if values.get("forget_share") == 0:
+        values["forget_share"] = share
+    factory = objectives.FACTORIES[settings.objective]
+
+    def make(score_fn):
+        return factory(score_fn, task.parameterization, trained, num_forget, **values)
+
+    whole = settings.subset == "all"
+    objective = make(task.score_fn) if whole else objectives.on_part(make, task.score_fn, rest)
+    return objectives.adapted(objective, part) if settings.rank else objective
 
 
 def optimizer(config: ConfigDict, name: str, trained) -> optax.GradientTransformation:
@@ -100,39 +150,57 @@ def optimizer(config: ConfigDict, name: str, trained) -> optax.GradientTransform
     if settings.decay == "linear":
         rate = optax.linear_schedule(rate, 0.0, settings.steps)
     if settings.optimizer == "natural":
-        return natural(trained.variance, rate)
+        return posterior_lib.natural(trained.variance, rate)
     return optax.adam(rate, b2=settings.beta2)
 
 
 def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = False) -> None:
-    settings = config.methods[name]
-    stage = stage_dir(config, workdir, name)
+    """Unlearn with one method."""
+    settings, task = config.methods[name], tasks.of(config, workdir)
+    stage = stage_dir(task, name)
     if stage.done(overwrite):
         return
     check_batches(config, name)
     if is_retrained(config, name):
         train.check(config)
-    image_shape = build.dataset(config).image_shape
-    pretrained = build.load_pretrained(config, workdir, image_shape)
-    trained = posterior.load(config, workdir, image_shape)
-    objective = make_objective(config, workdir, name, image_shape, trained)
+    original = task.original_params
+    part, rest = split(original, settings, name)
+    trained = None
+    if vdu_config.takes_posterior(settings):
+        trained = part_of(posterior.load(task), settings, name)
+    found = artifacts.upstream(workdir, "replay")["summary"]
+    share = found["removed"] / found["images"]
+    objective = make_objective(task, name, (part, rest), trained, found["forget_images"], share)
+    changed = what_changes(config, name, part)
     path = stage.begin()
     if is_retrained(config, name):
-        result = retrain(config, path, name)
+        result = retrain(task, path, name)
     else:
-        loaders = open_loaders(config, workdir, name, objective.sees)
-        result = fit_method(config, path, name, objective, pretrained, loaders, trained)
-    judge = replay.Judge(config, workdir, pretrained, image_shape)
+        loaders = open_loaders(task, name, objective.sees)
+        result = fit_method(config, path, name, objective, changed, loaders, trained)
+    score = task.scorer(original, replay.load(workdir))
     snapshots = [
-        judge(step, curve_images(config, path, name, step, image_shape))
-        for step in result.snapshots
+        score(step, curve_images(task, path, name, step, original)) for step in result.snapshots
     ]
-    finish(stage, settings, objective, result, snapshots)
+    kept, why = forget_detector.choose_step(snapshots, settings.target_pul)
+    stage.finish(
+        {
+            "kept_step": kept,
+            "why": why,
+            "stopped": result.stopped,
+            "steps": result.steps,
+            "flops": result.flops,
+            "snapshots": [s._asdict() for s in snapshots],
+            "sees": sorted(objective.sees),
+            "parameters": posterior_lib.num_parameters(changed),
+        },
+        {"fit": result.seconds},
+    )
 
 
 def check_batches(config: ConfigDict, name: str) -> None:
     """Raises: UserError if a method's batch cannot be split over the devices."""
-    layout = build.layout(config)
+    layout = base.layout(config)
     for key in ("forget_batch", "replay_batch", "retain_batch"):
         parallel.check_batch_size(config.methods[name][key], layout, f"methods.{name}.{key}")
 
@@ -144,7 +212,7 @@ def fit_method(
     objective: Objective,
     params: Params,
     loaders: dict,
-    trained,
+    trained: posterior_lib.Posterior | None,
 ) -> FitResult:
     """Optimise a method's objective from `params` with its settings; `trained` is the posterior.
 
@@ -166,7 +234,7 @@ def fit_method(
         log_every=settings.log_every,
         guard=Guard(settings.guard.to_dict()),
         label=f"unlearn {name}",
-        layout=build.layout(config),
+        layout=base.layout(config),
     )
     if not result.snapshots:
         raise Diverged(
@@ -176,51 +244,47 @@ def fit_method(
     return result
 
 
-def finish(
-    stage: artifacts.StageDir,
-    settings: ConfigDict,
-    objective: Objective,
-    result: FitResult,
-    snapshots: list[detector.Snapshot],
-    **more: Any,
-) -> None:
-    """Choose the step to keep, and write down what a method came to."""
-    kept, why = detector.choose_step(snapshots, settings.target_pul)
-    stage.finish(
-        {
-            "kept_step": kept,
-            "why": why,
-            "stopped": result.stopped,
-            "steps": result.steps,
-            "flops": result.flops,
-            "snapshots": [s._asdict() for s in snapshots],
-            "sees": sorted(objective.sees),
-            **more,
-        },
-        {"fit": result.seconds},
-    )
-
-
-def retrain(config: ConfigDict, path: Path, name: str) -> FitResult:
+def retrain(task: tasks.Task, path: Path, name: str) -> FitResult:
     """Train as `train` did, from the same fresh parameters, on the retained data alone."""
-    source = build.open_split(config, build.dataset(config), "train")
-    retained = source.subset(build.forget_retain(config, source).retain)
-    params = train.init_params(config, source.image_shape)
-    return train.fit_on(config, retained, params, path, [config.train.steps], f"unlearn {name}")
+    steps = [task.config.train.steps]
+    params, source = task.init_params(), task.source("retain")
+    return train.fit_on(task, source, params, path, steps, f"unlearn {name}")
 
 
-def weights(config: ConfigDict, name: str) -> str:
-    """Which parameters of a method's snapshots are its model: "params", or of a retrained "ema"."""
-    return build.weights(config) if is_retrained(config, name) else "params"
+def load_step(task: tasks.Task, path: Path, name: str, step: int, original: Any = None) -> Params:
+    """The whole network of a snapshot.
+
+    Args:
+      original: θ*, if it is at hand.
+    """
+    config, settings = task.config, task.config.methods[name]
+    if is_retrained(config, name):
+        return task.load_snapshot(path, step, task.weights)
+    if settings.subset == "all" and not settings.rank:
+        return task.load_snapshot(path, step, "params")
+    part, rest = split(task.original_params if original is None else original, settings, name)
+    like = what_changes(config, name, part)
+    like = parallel.placed(like, parallel.make_mesh(config.parallel.fsdp))
+    changed = task.load_snapshot(path, step, "params", like)
+    if settings.rank:
+        changed = lora.merge_adapters(changed, part)
+    return subset.merge(changed, rest)
 
 
-def curve_images(config: ConfigDict, path: Path, name: str, step: int, image_shape: tuple):
-    """The images of one snapshot; drawn once, then read back."""
+def load_kept(task: tasks.Task, name: str) -> Params:
+    """The whole network of the step that a method kept."""
+    kept = artifacts.upstream(task.workdir, f"unlearn/{name}")["summary"]["kept_step"]
+    return load_step(task, task.workdir / "unlearn" / name, name, kept)
+
+
+def curve_images(
+    task: tasks.Task, path: Path, name: str, step: int, original: Any = None
+) -> np.ndarray:
+    """The images (N, H, W, C) uint8 of one snapshot; drawn once, then read back."""
     file = path / "curve" / f"{step:08d}.npz"
     if not artifacts.exists(file):
-        params = build.load_snapshot(config, path, step, weights(config, name), image_shape)
-        sampler = build.sampler(config, image_shape)
-        section = config.curve
-        images = sampler(params, section.seed, section.images, f"{name} step {step}")
+        params = load_step(task, path, name, step, original)
+        seed = task.config.curve.seed
+        images = task.draw(params, task.request("curve"), seed, f"{name} step {step}")
         artifacts.write_npz(file, images=images)
     return artifacts.read_npz(file)["images"]

@@ -11,11 +11,12 @@ import numpy as np
 
 from vdu_jax.data.loader import Source
 from vdu_jax.diffusion import guidance
+from vdu_jax.metrics.conditions import condition_accuracy
 from vdu_jax.types import ScoreFn
 
 
 class ClassConditional(NamedTuple):
-    """See `vdu_jax.tasks.Task`: the condition of an image is its class, a number.
+    """See `conditions.Condition`: the condition of an image is its class, a number.
 
     Attributes:
       classes: C, of the data. With `drop` > 0 the network knows one more, C, which says nothing.
@@ -63,6 +64,40 @@ class ClassConditional(NamedTuple):
 
     def asked_to_forget(self, count: int, classes: tuple[int, ...]) -> np.ndarray:
         return np.isin(self.asked(count)[0], classes)
+
+    def figures(self, probabilities: np.ndarray, classes: tuple[int, ...]) -> dict[str, Any]:
+        """ "forget" and "others", the shares drawn as asked, and "unlearning_accuracy" in percent;
+        see `metrics.conditions`."""
+        (asked,) = self.asked(len(probabilities))
+        found = condition_accuracy(probabilities, asked, classes)
+        shares = {kind: share._asdict() for kind, share in found._asdict().items()}
+        return shares | {"unlearning_accuracy": found.unlearning_accuracy}
+
+    @property
+    def columns(self) -> dict[str, str]:
+        return {
+            "unlearning_accuracy": "UA %",
+            "others_right": "others %",
+            "u_fid_others": "u-FID of others",
+        }
+
+    def column_values(self, figures: dict[str, Any]) -> dict[str, Any]:
+        found = figures["conditions"]
+        wrong, others = (
+            {k: 100 * found[kind][k] for k in ("value", "low", "high")}
+            | {"count": found[kind]["count"]}
+            for kind in ("forget", "others")
+        )
+        wrong |= {
+            "value": found["unlearning_accuracy"],
+            "low": 100 - wrong["high"],
+            "high": 100 - wrong["low"],
+        }
+        return {
+            "unlearning_accuracy": wrong,
+            "others_right": others,
+            "u_fid_others": found["u_fid"],
+        }
 
 
 class Labelled:

@@ -9,7 +9,7 @@ from vdu_jax.types import ScoreFn
 
 
 class Unconditional(NamedTuple):
-    """See `vdu_jax.tasks.Task`: there is no condition anywhere."""
+    """See `conditions.Condition`: there is no condition anywhere."""
 
     drop: float = 0.0
 
@@ -42,3 +42,15 @@ class Unconditional(NamedTuple):
 
     def asked_to_forget(self, count: int, classes: tuple[int, ...]) -> None:
         del count, classes
+
+    def figures(self, probabilities: np.ndarray, classes: tuple[int, ...]) -> dict[str, Any]:
+        del probabilities, classes
+        return {}
+
+    @property
+    def columns(self) -> dict[str, str]:
+        return {}
+
+    def column_values(self, figures: dict[str, Any]) -> dict[str, Any]:
+        del figures
+        return {}

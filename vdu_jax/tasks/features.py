@@ -22,8 +22,8 @@ from vdu_jax import data
 from vdu_jax.interop import inception as weights
 from vdu_jax.models import inception
 from vdu_jax.runtime import artifacts, parallel, progress
-from vdu_jax.stages import build
-from vdu_jax.stages.classifier import Judgement
+from vdu_jax.tasks import base, datasets
+from vdu_jax.tasks.classifier import Predictions
 
 NET = inception.InceptionV3()
 BATCH = 50
@@ -44,8 +44,8 @@ def inputs(config: ConfigDict) -> dict:
 
 
 def ensure(
-    config: ConfigDict, judge: Callable[[np.ndarray], Judgement], reference: dict
-) -> tuple[Callable[[np.ndarray], Judgement], dict]:
+    config: ConfigDict, judge: Callable[[np.ndarray], Predictions], reference: dict
+) -> tuple[Callable[[np.ndarray], Predictions], dict]:
     """The classifier's `judge` and the training images' (features, labels), with the features
     replaced by those of the network that the config names."""
     if config.evaluate.features == "classifier":
@@ -54,7 +54,7 @@ def ensure(
     params = parallel.place(params, parallel.make_mesh())
     compute = functools.partial(jax.jit(inception.make_feature_fn(NET)), params)
 
-    def judge_in_inception(images: np.ndarray) -> Judgement:
+    def judge_in_inception(images: np.ndarray) -> Predictions:
         with progress.bar(len(images), "inception", unit="image") as bar:
             features = _features(compute, images, bar)
         return judge(images)._replace(features=features)
@@ -67,14 +67,14 @@ def _features(compute: Callable, images: np.ndarray, bar: tqdm.tqdm) -> np.ndarr
     rows = []
     for first in range(0, len(images), BATCH):
         part = images[first : first + BATCH]
-        rows.append(build.map_batches(compute, part, BATCH))
+        rows.append(base.map_batches(compute, part, BATCH))
         bar.update(len(part))
     return np.concatenate(rows)
 
 
 def _of_training_images(config: ConfigDict, compute: Callable) -> dict:
-    found = build.dataset(config)
-    source = build.open_split(config, found, "train")
+    found = datasets.prepared(config)
+    source = datasets.open_split(config, found, "train")
     folder = cache_folder(config, found, source)
     files = {folder / f"{i:05d}.npz": i * CHUNK for i in range(-(-len(source) // CHUNK))}
     missing = {path: first for path, first in files.items() if not artifacts.exists(path)}

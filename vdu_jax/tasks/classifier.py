@@ -1,4 +1,4 @@
-"""The data set's classifier: trained on demand, cached, and used by `evaluate` alone.
+"""The data set's classifier: trained on demand, cached, and used by evaluators alone.
 
 No unlearning method and no selection rule may see it, for it knows the retained data.
 
@@ -22,12 +22,12 @@ from vdu_jax.errors import UserError
 from vdu_jax.models.classifier import Classifier
 from vdu_jax.runtime import artifacts, parallel, processes, progress
 from vdu_jax.runtime.checkpoints import Store
-from vdu_jax.stages import build
+from vdu_jax.tasks import base, datasets
 
 BATCH = 500
 
 
-class Judgement(NamedTuple):
+class Predictions(NamedTuple):
     """probabilities (N, K) and features (N, F), float32, of N images."""
 
     probabilities: np.ndarray
@@ -48,7 +48,7 @@ def train(config: ConfigDict, net: Classifier, source: data.ImageSource):
     key = jax.random.key(section.seed)
     first = np.zeros((1, *source.image_shape), np.float32)
     mesh = parallel.make_mesh()
-    params = parallel.place(build.initialise(lambda k: net.init(k, first)["params"], key), mesh)
+    params = parallel.place(base.initialise(lambda k: net.init(k, first)["params"], key), mesh)
     optimizer = optax.adamw(
         optax.cosine_decay_schedule(section.learning_rate, steps),
         weight_decay=section.weight_decay,
@@ -79,15 +79,15 @@ def train(config: ConfigDict, net: Classifier, source: data.ImageSource):
     return params
 
 
-def make_judge(net: Classifier, params):
-    """`judge(images) -> Judgement` for uint8 images (N, H, W, C)."""
+def make_classifier_fn(net: Classifier, params):
+    """`judge(images) -> Predictions` for uint8 images (N, H, W, C)."""
 
     @jax.jit
     def apply(params, x):
         logits, features = net.apply({"params": params}, x)
-        return Judgement(jax.nn.softmax(logits), features)
+        return Predictions(jax.nn.softmax(logits), features)
 
-    return lambda images: build.map_batches(lambda x: apply(params, x), images, BATCH)
+    return lambda images: base.map_batches(lambda x: apply(params, x), images, BATCH)
 
 
 def inputs(config: ConfigDict) -> dict:
@@ -99,11 +99,11 @@ def _make(
     config: ConfigDict, found: data.Dataset, net: Classifier, stage: artifacts.StageDir
 ) -> None:
     """Train and measure the classifier."""
-    source = build.open_split(config, found, "train")
+    source = datasets.open_split(config, found, "train")
     path = stage.begin()
     params = train(config, net, source)
-    judge = make_judge(net, params)
-    held_out = build.open_split(config, found, "test")
+    judge = make_classifier_fn(net, params)
+    held_out = datasets.open_split(config, found, "test")
     images, labels = held_out.read()
     accuracy = float((judge(images).probabilities.argmax(-1) == labels).mean())
     if accuracy < config.classifier.min_accuracy:
@@ -126,12 +126,12 @@ def ensure(config: ConfigDict, workdir: Path, overwrite: bool = False):
     Raises:
       UserError: if the classifier is too weak to count with (`classifier.min_accuracy`).
     """
-    found = build.dataset(config)
+    found = datasets.prepared(config)
     net = make_net(config, found.num_classes)
     stage = artifacts.StageDir(
         Path(config.classifier.dir or workdir),
         "classifier",
-        {"classifier": inputs(config), "data": build.data_inputs(config)},
+        {"classifier": inputs(config), "data": datasets.inputs(config)},
     )
     if not stage.done(overwrite):
         with contextlib.ExitStack() as stack:
@@ -149,4 +149,4 @@ def ensure(config: ConfigDict, workdir: Path, overwrite: bool = False):
         params = store.restore(0, "params", like)
     reference = artifacts.read_npz(stage.path / "reference.npz")
     accuracy = artifacts.finished(stage.path)["summary"]["accuracy"]
-    return make_judge(net, params), accuracy, reference
+    return make_classifier_fn(net, params), accuracy, reference

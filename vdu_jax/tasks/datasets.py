@@ -1,0 +1,44 @@
+"""The data set with classes that a config names."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vdu_jax import config as vdu_config
+from vdu_jax import data
+from vdu_jax.errors import UserError
+from vdu_jax.tasks import base
+
+
+def prepared(config: ConfigDict) -> data.Dataset:
+    """The prepared data set, checked against what the config says of its classes."""
+    section = config.data
+    found = data.load(
+        section.name,
+        section.dir,
+        section.manual_dir or None,
+        image_size=section.image_size or None,
+        channels=section.channels or None,
+        background=section.background,
+    )
+    base.report_once(found.account)
+    if "classes" in config.forget:
+        classes = config.forget.classes
+        if max(classes) >= found.num_classes or len(classes) >= found.num_classes:
+            raise UserError(
+                f"config key forget.classes = {tuple(classes)}: {section.name} has the classes "
+                f"0..{found.num_classes - 1}, and at least one must remain"
+            )
+        vdu_config.check_classes(config, found.num_classes)
+    return found
+
+
+def open_split(config: ConfigDict, found: data.Dataset, split: str) -> data.ImageSource:
+    return data.open_split(found, split, cache_bytes=config.data.cache_mb * 2**20)
+
+
+def inputs(config: ConfigDict) -> dict[str, Any]:
+    """What of `config.data` changes results: not where files lie."""
+    # Without a background all images are opaque, so it needs no mention.
+    also = ("background",) if config.data.background else ()
+    return {k: config.data[k] for k in ("name", "image_size", "channels", *also)}

@@ -1,0 +1,204 @@
+"""The figures of a model of pixels: how often it draws the forget classes, how well the others."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from vdu_jax import data
+from vdu_jax.errors import UserError
+from vdu_jax.metrics import pul, tradeoff
+from vdu_jax.metrics.quality import Reference, counted_distance, distance, make_reference
+from vdu_jax.runtime import parallel, processes, progress
+from vdu_jax.tasks import classifier, features
+from vdu_jax.tasks.base import ORIGINAL, Replay
+from vdu_jax.types import Params
+
+FEW = 20  # of the original's images of the forget classes, below which PUL is warned of
+
+
+class ImageEvaluator:
+    """See `vdu_jax.tasks.Evaluator`.
+
+    Args:
+      task: of pixels. original: what the original model drew, see `ImageTask.requests`.
+
+    Raises:
+      UserError: if the classifier is too weak, or the original makes no image of the forget
+        classes.
+    """
+
+    def __init__(self, task: Any, original: dict[str, np.ndarray], overwrite: bool = False):
+        config = task.config
+        self._task, self._config = task, config
+        self._forget = tuple(config.forget.classes)
+        self._classify, self._accuracy, reference = classifier.ensure(
+            config, task.workdir, overwrite
+        )
+        images = original["images"]
+        judged = self._classify(images)
+        found = int(np.isin(judged.probabilities.argmax(-1), self._forget).sum())
+        if not found:
+            raise UserError(
+                f"none of the original's {len(images)} images is of forget.classes "
+                f"{self._forget}: train it longer, or raise evaluate.images"
+            )
+        self._predict, reference = features.ensure(config, self._classify, reference)
+        warn_of_few(found, len(images), "evaluate.images")
+        if self._predict is not self._classify:
+            judged = self._predict(images)
+        self._original = judged
+        self.reference: Reference | None = retained(
+            config, reference["features"], reference["labels"]
+        )
+
+    def measure(
+        self, model: str, drawn: dict[str, np.ndarray], load: Callable[[], Params]
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        is_original = model == ORIGINAL
+        judged = self._original if is_original else self._predict(drawn["images"])
+        figures, kept = self._figures(judged), judged.features
+        if is_original:
+            figures["u_fid_all"] = distance(kept, self.reference)
+            few = self._config.curve.images
+            some = kept[:few]
+            kept = kept[~np.isin(judged.probabilities.argmax(-1), self._forget)]
+            figures["at_curve_images"] = {
+                "all": counted_distance(some, self.reference),
+                "retained": counted_distance(kept[:few], self.reference),
+            }
+        condition = self._task.condition
+        if found := condition.figures(judged.probabilities, self._forget):
+            asked = condition.asked_to_forget(len(judged.probabilities), self._forget)
+            others = counted_distance(judged.features[~asked], self.reference)
+            figures["conditions"] = found | others
+        if self._config.evaluate.bits_per_dim_images:
+            figures |= self.evidence(model, load())
+        return figures, kept
+
+    def measure_curve(self, images: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+        judged = self._predict(images)
+        figures = self._figures(judged)
+        return {k: figures[k] for k in ("pul", "pul_interval")}, judged.features
+
+    def of_run(self, replay: Replay) -> dict[str, Any]:
+        return {
+            "classifier": {"accuracy": self._accuracy},
+            "images": self._config.evaluate.images,
+            "forget_classes": self._forget,
+            **self.held_out_distance(),
+            "replay": self.replay_cleaning(replay),
+        }
+
+    def _figures(self, judged: classifier.Predictions) -> dict[str, Any]:
+        """The classifier's figures of one model's images."""
+        section = self._config.evaluate
+        interval = pul.pul(
+            judged.probabilities,
+            self._original.probabilities,
+            self._forget,
+            resamples=section.bootstrap,
+            seed=section.seed,
+        )
+        return {
+            "pul": interval.value,
+            "pul_interval": [interval.low, interval.high],
+            "forget_rate": pul.forget_rate(judged.probabilities, self._forget),
+            "confidence": pul.confidence(judged.probabilities),
+            "histogram": pul.histogram(judged.probabilities),
+        }
+
+    def held_out_distance(self) -> dict[str, Any]:
+        """Fréchet distance of the held-out retained images to D_r: what real images score."""
+        held_out = self._task.open_split("test")
+        keep = np.flatnonzero(~np.isin(held_out.labels, self._forget))
+        found = None
+        if len(keep) >= 2:
+            images, _ = held_out.read(keep)
+            found = distance(self._predict(images).features, self.reference)
+        return {
+            "u_fid_held_out": found,
+            "held_out_images": len(keep),
+            "u_fid_held_out_bias": self.reference.bias(len(keep)),
+        }
+
+    def replay_cleaning(self, replay: Replay) -> dict[str, int]:
+        """How many replay images the detector removed, and how many wrongly by the classifier."""
+        found = self._classify(replay.images).probabilities.argmax(-1)
+        truly, removed = np.isin(found, self._forget), replay.forget_like
+        return {
+            "images": len(removed),
+            "removed": int(removed.sum()),
+            "removed_rightly": int((removed & truly).sum()),
+            "removed_wrongly": int((removed & ~truly).sum()),
+            "left_in": int((~removed & truly).sum()),
+        }
+
+    def evidence(self, model: str, params: Params) -> dict[str, Any]:
+        """Bits per dimension on held-out images of the forget and of the retained classes.
+
+        "bits_per_dim" has the means, None without a held-out image; "bits_per_dim_of" the numbers
+        of images and the standard errors over them.
+        """
+        config, task = self._config, self._task
+        source, bound = task.open_split("test"), task.evidence_bound()
+        is_forget = np.isin(source.labels, self._forget)
+        mesh = parallel.make_mesh()
+        means, of = {}, {}
+        for kind, members in (("forget", is_forget), ("retain", ~is_forget)):
+            indices = choose(
+                np.flatnonzero(members),
+                config.evaluate.bits_per_dim_images,
+                config.evaluate.seed,
+            )
+            images, labels = source.read(indices)
+            told, values = task.condition.told(labels), []
+            with progress.bar(len(images), f"evidence {model} {kind}", unit="image") as bar:
+                for first in range(0, len(images), config.sampler.batch_size):
+                    x0 = data.to_model_range(images[first : first + config.sampler.batch_size])
+                    key = jax.random.fold_in(jax.random.key(config.evaluate.seed), first)
+                    part = (rows[first : first + len(x0)] for rows in told)
+                    some = [parallel.spread(rows, mesh) for rows in (x0, *part)]
+                    values.extend(parallel.fetch(bound(params, some[0], key, *some[1:])))
+                    bar.update(len(x0))
+            spread = tradeoff.spread(np.asarray(values, float)) if values else None
+            means[kind] = spread and spread.mean
+            of[kind] = {"images": len(indices), "standard_error": spread and spread.standard_error}
+        return {"bits_per_dim": means, "bits_per_dim_of": of}
+
+
+def retained(config: Any, features: np.ndarray, labels: np.ndarray) -> Reference:
+    """D_r from the features (N, F) and labels (N,) of all training images."""
+    kept = features[~np.isin(labels, tuple(config.forget.classes))]
+    return make_reference(kept, config.evaluate.reference_images, config.evaluate.seed)
+
+
+def choose(indices: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """At most `limit` of the indices, drawn at random: the first ones may be of a single class."""
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.choice(indices, min(len(indices), limit), replace=False))
+
+
+def warn_of_few(found: int, images: int, key: str) -> None:
+    """A line on standard error if few of the original's images show what is to be forgotten.
+
+    Args:
+      found: how many do, of how many `images`. key: the setting that says how many there are.
+    """
+    if found < FEW:
+        processes.report(
+            f"warning: only {found} of the original's {images} images show what is to be "
+            f"forgotten, and every share that is compared with theirs is as uncertain: raise {key}"
+        )
+
+
+def classified_rate(task: Any, overwrite: bool) -> Callable[[np.ndarray], float]:
+    """The share of uint8 images (N, H, W, C) that the classifier puts into the forget classes."""
+    classify, _, _ = classifier.ensure(task.config, task.workdir, overwrite)
+    forget = tuple(task.config.forget.classes)
+
+    def rate(images: np.ndarray) -> float:
+        return pul.forget_rate(classify(images).probabilities, forget)
+
+    return rate

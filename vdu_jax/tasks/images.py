@@ -1,0 +1,572 @@
+"""Diffusion models of pixels: of a data set with classes, some of which are to be forgotten.
+
+Unconditional and class-conditional models differ in their `Condition` alone.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from vdu_jax import config as vdu_config
+from vdu_jax import data, forget_detector
+from vdu_jax.diffusion import likelihood, samplers
+from vdu_jax.diffusion.parameterization import Parameterization, make_parameterization
+from vdu_jax.diffusion.schedule import make_schedule
+from vdu_jax.errors import UserError
+from vdu_jax.metrics import frechet
+from vdu_jax.models import network, registry
+from vdu_jax.runtime import artifacts, parallel, processes, sampling
+from vdu_jax.runtime.artifacts import StageDir
+from vdu_jax.tasks import base, classifier, conditions, datasets, evaluators, features
+from vdu_jax.tasks.base import BaseTask, Replay, Request
+from vdu_jax.types import Params, ScoreFn
+
+Shape = tuple[int, int, int]
+# Settings that change nothing about what stored parameters compute.
+NON_WEIGHT_SETTINGS = ("model.dtype", "model.param_dtype", "model.dropout")
+
+
+class ImageTask(BaseTask):
+    """See `vdu_jax.tasks.Task`.
+
+    Args:
+      image_shape: (H, W, C), where the data set is not to be asked.
+    """
+
+    def __init__(
+        self, config: ConfigDict, workdir: Path | None = None, image_shape: Shape | None = None
+    ):
+        super().__init__(config, workdir)
+        self.condition = conditions.of(config)
+        self.inputs = {"condition": self.condition.inputs} if self.condition.inputs else {}
+        self._image_shape = image_shape
+
+    # The network
+
+    @property
+    def image_shape(self) -> Shape:
+        return self._image_shape or self.dataset.image_shape
+
+    @property
+    def module(self) -> nn.Module:
+        """The network that `config.model` describes; see `vdu_jax.models.network`."""
+        parallel_settings = {k: self.config.parallel[k] for k in ("remat", "attention")}
+        settings = self.config.model.to_dict() | parallel_settings
+        architecture = registry.ARCHITECTURES[settings.pop("name")]
+        return architecture.make(settings, self.image_shape[-1])
+
+    @property
+    def score_fn(self) -> ScoreFn:
+        return network.make_score_fn(self.module)
+
+    @property
+    def parameterization(self) -> Parameterization:
+        return parameterization_of(base.hashable(self.config.diffusion))
+
+    @property
+    def noise_predictor(self) -> ScoreFn:
+        """The network as a predictor of ε, whatever it predicts itself."""
+        return self.parameterization.noise_predictor(self.score_fn)
+
+    @property
+    def param_shapes(self) -> Params:
+        return _param_shapes(self.module, self.image_shape)
+
+    @property
+    def abstract_params(self) -> Params:
+        return _abstract_params(self.module, self.image_shape, self.config.parallel.fsdp)
+
+    def init_params(self) -> Params:
+        module, shape = self.module, self.image_shape
+        key = jax.random.key(self.config.train.init_seed)
+        return base.initialise(lambda key: network.init_params(module, key, shape), key)
+
+    # Data
+
+    @functools.cached_property
+    def dataset(self) -> data.Dataset:
+        """The prepared data set, checked against what depends on its classes and size."""
+        return datasets.prepared(self.config)
+
+    def open_split(self, split: str) -> data.ImageSource:
+        """The images of "train" or "test", with their labels and without a condition."""
+        return datasets.open_split(self.config, self.dataset, split)
+
+    @functools.cached_property
+    def forget_retain(self) -> data.ForgetRetain:
+        """Indices of D_f and D_r in the training split."""
+        section, source = self.config.forget, self.open_split("train")
+        return data.forget_retain_indices(
+            source.labels,
+            section.classes,
+            fraction=section.fraction,
+            limit=section.limit,
+            seed=section.seed,
+            num_classes=source.num_classes,
+        )
+
+    @property
+    def drop_condition(self) -> float:
+        return self.condition.drop
+
+    @property
+    def num_forget(self) -> int:
+        return len(self.forget_retain.forget)
+
+    def check(self) -> None:
+        pass  # all that is needed is checked with the config and the data
+
+    def prepare_training(self) -> None:
+        self.open_split("train")
+
+    def make_ready(self, path: Path) -> dict[str, Any]:
+        del path
+        return {}
+
+    def export_trained(self, path: Path, params: Params) -> dict[str, Any]:
+        del path, params
+        return {"class_names": self.dataset.class_names}
+
+    def source(self, kind: str) -> data.loader.Source:
+        whole = self.open_split("train")
+        if kind != "all":
+            # The view holds no index of another image, so none can be decoded through it.
+            whole = whole.subset(getattr(self.forget_retain, kind))
+        return self.condition.source(whole)
+
+    def shown_again(self, count: int, seed: int) -> data.loader.Source:
+        forget = self.forget_retain.forget
+        order = np.random.default_rng(seed).permutation(len(forget))
+        return self.condition.source(self.open_split("train").subset(forget[order[:count]]))
+
+    def drawn_source(self, images: np.ndarray, request: Request) -> data.loader.Source:
+        return self.condition.source(data.ArraySource(images, *request.asked))
+
+    def replay_source(self, replay: Replay) -> data.loader.Source:
+        kept = ~replay.forget_like
+        asked = (rows[kept] for rows in self.request("replay").asked)
+        return self.condition.source(data.ArraySource(replay.images[kept], *asked))
+
+    def batch_shapes(self, count: int) -> dict[str, jax.ShapeDtypeStruct]:
+        images = np.zeros((1, *self.image_shape), np.uint8)
+        one = self.condition.source(data.ArraySource(images)).batch(np.zeros(1, int))
+        return {k: jax.ShapeDtypeStruct((count, *v.shape[1:]), v.dtype) for k, v in one.items()}
+
+    # The model to be unlearned
+
+    @property
+    def has_training(self) -> bool:
+        return not self.config.unlearn.init_from
+
+    def train_stage(self) -> StageDir:
+        config = self.config
+        inputs = {s: config[s].to_dict() for s in ("diffusion", "train")}
+        inputs["model"] = vdu_config.model_inputs(config.model.to_dict())
+        if config.model.num_class_embeds:
+            inputs["train"]["drop_condition"] = config.condition.drop
+        if config.train.init_from:
+            start = model_folder(config.train.init_from)
+            # What it is, not where it lies.
+            inputs["train"]["init_from"] = artifacts.finished(start)["fingerprint"]
+        return StageDir(self.workdir, "train", inputs | {"data": datasets.inputs(config)})
+
+    def start_params(self) -> Params:
+        if not self.config.train.init_from:
+            return self.init_params()
+        folder = model_folder(self.config.train.init_from)
+        check_network(self.config, folder)
+        return self.load_last(folder, "params")
+
+    def original_folder(self) -> Path:
+        if self.has_training:
+            self.train_stage().done()
+            return self.workdir / "train"
+        folder = model_folder(self.config.unlearn.init_from)
+        check_network(self.config, folder)
+        return folder
+
+    @property
+    def original_params(self) -> Params:
+        return self.load_last(self.original_folder(), self.weights)
+
+    def load_last(self, folder: Path, weights: str) -> Params:
+        """The last parameters in a model's folder; an imported model has one kind of weights only.
+
+        Raises:
+          UserError: if it has not finished, or was made for images of another size.
+        """
+        summary = artifacts.finished(folder)["summary"]
+        made_for = tuple(summary.get("image_shape", self.image_shape))
+        if made_for[0] and made_for != tuple(self.image_shape):
+            raise UserError(
+                f"the model in {folder} makes images {made_for}, those of the config's data.name "
+                f"are {tuple(self.image_shape)} (height, width, channels): choose a data set of "
+                "that shape"
+            )
+        return self.load_snapshot(folder, summary["steps"], weights)
+
+    def trajectory(self) -> list[tuple[Path, int | None]]:
+        original = self.original_folder()
+        if original.name == "import":
+            raise UserError(
+                f"config key posterior.source = 'trajectory': {original} is a single checkpoint; "
+                "use 'runs', with further imported workdirs in posterior.runs, or "
+                "posterior.family = 'fisher'"
+            )
+        return [(original, step) for step in artifacts.finished(original)["summary"]["snapshots"]]
+
+    def last_checkpoint(self) -> tuple[Path, int | None]:
+        original = self.original_folder()
+        return original, artifacts.finished(original)["summary"]["steps"]
+
+    def trained_steps(self) -> list[int]:
+        return artifacts.finished(self.original_folder())["summary"].get("snapshots", [])
+
+    def runs(self) -> list[tuple[Path, int | None]]:
+        folders = list(map(model_folder, self.config.posterior.runs))
+        for folder in folders:
+            check_network(self.config, folder)
+        others = [(f, artifacts.finished(f)["summary"]["steps"]) for f in folders]
+        return [self.last_checkpoint(), *others]
+
+    def checkpoint_fingerprint(self, folder: Path) -> str:
+        return artifacts.finished(folder)["fingerprint"]
+
+    @property
+    def trained_on(self) -> int:
+        return len(self.open_split("train"))
+
+    # Drawing
+
+    def request(self, use: str) -> Request:
+        counts = {"posterior": "fisher_images"}
+        count = self.config[use][counts.get(use, "images")]
+        return Request(count, self.condition.asked(count), {})
+
+    def requests(self) -> dict[str, Request]:
+        return {"images": self.request("evaluate")}
+
+    def draw(self, params: Params, request: Request, seed: int, label: str) -> np.ndarray:
+        sampler = _sampler(
+            self.module,
+            base.hashable(self.config.diffusion),
+            base.hashable(self.config.sampler),
+            self.condition,
+            self.image_shape,
+            self.config.parallel.fsdp,
+        )
+        return sampler(params, seed, request.count, label, *request.asked)
+
+    def shown(self, drawn: dict[str, np.ndarray], count: int) -> np.ndarray:
+        return drawn["images"][:count]
+
+    def drawing(self, count: int) -> tuple[Callable, Params, tuple]:
+        sections = base.hashable(self.config.diffusion), base.hashable(self.config.sampler)
+        draw = _draw(self.module, *sections, self.condition, self.image_shape)
+        asked = self.condition.asked(count)
+        shapes = tuple(jax.ShapeDtypeStruct(rows.shape, rows.dtype) for rows in asked)
+        return draw, self.param_shapes, shapes
+
+    def evidence_bound(self) -> Callable:
+        """`bound(params, x0, key, *told) -> (B,)` bits per dimension; see
+        `likelihood.bits_per_dim`. What is told of the images is from `Condition.told`."""
+        diffusion = base.hashable(self.config.diffusion)
+        return _evidence_bound(self.module, diffusion, self.condition)
+
+    def features(self) -> Callable[[Params, np.ndarray], np.ndarray]:
+        """`features(params, images) -> (N, F)`: the network's own features of uint8 images.
+
+        Each image is noised to the levels `replay.feature_times`, with one fixed noise pattern for
+        all images, and the features of the levels are concatenated.
+        """
+        return _features(
+            self.module,
+            base.hashable(self.config.diffusion),
+            tuple(self.config.replay.feature_times),
+            self.config.sampler.batch_size,
+            self.condition,
+            self.image_shape,
+        )
+
+    # What is forget-like
+
+    def clean(self, images: np.ndarray) -> tuple[Replay, dict[str, Any]]:
+        section = self.config.replay
+        forget = self.open_split("train").subset(self.forget_retain.forget)
+        params, compute = self.original_params, self.features()
+        forget_images, _ = forget.read()
+        try:
+            cleaning = forget_detector.fit_detector(
+                compute(params, forget_images), compute(params, images), section.recall
+            )
+        except ValueError as error:
+            raise UserError(
+                f"replay cannot be cleaned: {error} (forget.fraction, forget.limit, replay.images)"
+            ) from None
+        forget_like = cleaning.forget_like
+        asked = self.condition.asked_to_forget(len(images), tuple(self.config.forget.classes))
+        if asked is not None:
+            forget_like = forget_like | asked
+        if section.kernel_time:
+            schedule = self.parameterization.schedule
+            level = int(section.kernel_time * schedule.num_steps)
+            forget_like = forget_detector.kernel_forget_like(
+                data.to_model_range(forget_images),
+                data.to_model_range(images),
+                forget_like,
+                float(schedule.alphas_cumprod[level]),
+            )
+        kept = len(images) - int(forget_like.sum())
+        if kept < 2:
+            raise UserError(
+                f"replay: {kept} of the original's {len(images)} images are not like those to be "
+                "forgotten, so there is nothing to hold on to: train the model longer, raise "
+                "replay.images, or lower replay.recall"
+            )
+        summary = {
+            "removed_by_detector": int(cleaning.forget_like.sum()),
+            "recall": cleaning.recall,
+        }
+        return Replay(images, forget_like, cleaning.detector._asdict()), summary
+
+    def scorer_inputs(self) -> dict[str, Any]:
+        return {}
+
+    def scorer(
+        self, original: Params, replay: Replay
+    ) -> Callable[[int, np.ndarray], forget_detector.Snapshot]:
+        compute, rule = self.features(), forget_detector.Detector(**replay.found)
+        of_replay = compute(original, replay.images)
+        reference = frechet.feature_stats(of_replay[~replay.forget_like])
+        original_rate = rule.rate(of_replay)
+        if not original_rate:
+            processes.report(
+                f"warning: the detector finds no forget image among the {len(replay.images)} of "
+                "replay, so every estimated PUL is 0 and the first snapshot is kept: raise "
+                "replay.images, or train the model longer"
+            )
+
+        def score(step: int, images: np.ndarray) -> forget_detector.Snapshot:
+            found = compute(original, images)
+            drift = frechet.frechet_distance(frechet.feature_stats(found), reference)
+            pul = forget_detector.estimated_pul(original_rate, rule.rate(found))
+            return forget_detector.Snapshot(step, pul, drift)
+
+        return score
+
+    # What is measured
+
+    def evaluation_inputs(self) -> dict[str, Any]:
+        return {
+            "data": datasets.inputs(self.config),
+            "classifier": classifier.inputs(self.config),
+            "evaluate": features.inputs(self.config),
+        }
+
+    @property
+    def subject(self) -> str:
+        names = self.dataset.class_names
+        return ", ".join(f"{names[c]} (class {c})" for c in self.config.forget.classes)
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        return self.dataset.class_names
+
+    @property
+    def columns(self) -> dict[str, str]:
+        return self.condition.columns
+
+    about_columns = ""
+
+    def column_values(self, figures: dict[str, Any]) -> dict[str, Any]:
+        return self.condition.column_values(figures)
+
+    def relearning_inputs(self) -> dict[str, Any]:
+        return {
+            "data": datasets.inputs(self.config),
+            "classifier": classifier.inputs(self.config),
+        }
+
+    def evaluator(
+        self, original: dict[str, np.ndarray], overwrite: bool = False
+    ) -> evaluators.ImageEvaluator:
+        return evaluators.ImageEvaluator(self, original, overwrite)
+
+    def forget_rate(self, overwrite: bool = False) -> Callable[[np.ndarray], float]:
+        return evaluators.classified_rate(self, overwrite)
+
+
+def declared_shape(config: ConfigDict) -> Shape:
+    """(H, W, C) without opening the data set.
+
+    Raises:
+      UserError: if the config does not say.
+    """
+    info = data.static_info(config.data.name)
+    if info is not None:
+        return tuple(info[0])
+    section = config.data
+    if not section.image_size or not section.channels:
+        raise UserError(
+            f"config keys data.image_size and data.channels must say what {section.name} holds"
+        )
+    return (section.image_size, section.image_size, section.channels)
+
+
+def parameterization_of(diffusion: Mapping | tuple) -> Parameterization:
+    """What a section `diffusion`, or its items, says that the network predicts, at its levels."""
+    values = dict(diffusion)
+    prediction, name = values.pop("prediction"), values.pop("schedule")
+    return make_parameterization(prediction, make_schedule(name, **values))
+
+
+def model_folder(workdir: Path) -> Path:
+    """The folder of a workdir's own model: `train`, or else `import`.
+
+    Raises:
+      UserError: if there is neither.
+    """
+    for name in ("train", "import"):
+        if artifacts.exists(Path(workdir) / name / "inputs.json"):
+            return Path(workdir) / name
+    raise UserError(f"{workdir} holds no model: run `vdu train` or `vdu import` there first")
+
+
+def check_network(config: ConfigDict, folder: Path) -> None:
+    """Refuse a stored model whose network or noise schedule is not the config's.
+
+    A setting that is younger than the model has its default in it.
+
+    Raises:
+      UserError: naming the first setting that differs, or if the noise schedule of an imported
+        model is not known and the config does not say that it has it.
+    """
+    recorded = artifacts.read_json(folder / "inputs.json")
+
+    def settings(config, sections=("model", "diffusion")):
+        return artifacts.flatten("", {s: config[s].to_dict() for s in sections})
+
+    name = recorded.get("model.name", "unet")
+    recorded = settings(vdu_config.default(name)) | recorded
+    if not _schedule_is_known(folder):
+        if not config.unlearn.assume_schedule:
+            raise UserError(
+                f"config key diffusion: the model in {folder} came without a noise schedule: set "
+                "diffusion to the one it was trained with, and unlearn.assume_schedule = True"
+            )
+        recorded |= settings(config, ("diffusion",))
+    asked = {"model.name": config.model.name} | settings(config)  # the name before what it has
+    for key, value in asked.items():
+        if key not in NON_WEIGHT_SETTINGS and recorded[key] != value:
+            raise UserError(
+                f"config key {key} = {value!r}: the model in {folder} has {recorded[key]!r}; set "
+                "it to that"
+            )
+
+
+def _schedule_is_known(folder: Path) -> bool:
+    """Whether a model's folder says what noise schedule it was trained with."""
+    if folder.name != "import":
+        return True
+    return bool(artifacts.finished(folder)["summary"]["settings"]["diffusion"])
+
+
+# What is compiled is shared by all stages of a process: the networks and conditions are hashable.
+
+
+@functools.lru_cache(maxsize=4)
+def _sampler(
+    module: nn.Module,
+    diffusion: tuple,
+    settings: tuple,
+    condition: conditions.Condition,
+    image_shape: Shape,
+    fsdp: int,
+) -> Callable:
+    draw = _draw(module, diffusion, settings, condition, image_shape)
+    size = dict(settings)["batch_size"]
+    return sampling.make_sampler(draw, image_shape, batch_size=size, fsdp=fsdp)
+
+
+def _draw(
+    module: nn.Module,
+    diffusion: tuple,
+    settings: tuple,
+    condition: conditions.Condition,
+    image_shape: Shape,
+) -> Callable:
+    predicts, values = parameterization_of(diffusion), dict(settings)
+    predict = condition.drawing(predicts.noise_predictor(network.make_score_fn(module)))
+    name, steps, clip = values["name"], values["steps"], values["clip_x0"]
+    how = {key: values[key] for key in ("eta", "spacing", "variance")}
+    plan = samplers.make_plan(predicts.schedule, name, steps, **how)
+
+    def draw(params, keys, *asked):
+        cond = condition.drawing_cond(*asked)
+        return samplers.sample(predict, params, plan, keys, image_shape, clip_x0=clip, cond=cond)
+
+    return draw
+
+
+@functools.lru_cache(maxsize=4)
+def _evidence_bound(
+    module: nn.Module, diffusion: tuple, condition: conditions.Condition
+) -> Callable:
+    predicts = parameterization_of(diffusion)
+    predict = predicts.noise_predictor(network.make_score_fn(module))
+
+    @jax.jit
+    def bound(params, x0, key, *told):
+        predict_told = functools.partial(predict, cond=condition.cond(*told))
+        return likelihood.bits_per_dim(predict_told, params, predicts.schedule, x0, key)
+
+    return bound
+
+
+@functools.lru_cache(maxsize=4)
+def _features(
+    module: nn.Module,
+    diffusion: tuple,
+    times: tuple,
+    batch_size: int,
+    condition: conditions.Condition,
+    image_shape: Shape,
+) -> Callable:
+    noise = parameterization_of(diffusion).schedule
+    feature_fn = network.make_feature_fn(module)
+    eps = jax.random.normal(jax.random.key(0), (len(times), *image_shape))
+    steps = [int(share * noise.num_steps) for share in times]
+
+    @jax.jit
+    def compute(params, x0):
+        parts = []
+        for step, pattern in zip(steps, eps, strict=True):
+            a = noise.alphas_cumprod[step]
+            xt = jnp.sqrt(a) * x0 + jnp.sqrt(1 - a) * pattern
+            t, cond = jnp.full((len(x0),), step), condition.without(len(x0))
+            parts.append(feature_fn(params, xt, t, cond))
+        return jnp.concatenate(parts, axis=-1)
+
+    def run(params: Params, images: np.ndarray) -> np.ndarray:
+        return base.map_batches(functools.partial(compute, params), images, batch_size)
+
+    return run
+
+
+@functools.lru_cache(maxsize=4)
+def _abstract_params(module: nn.Module, image_shape: Shape, fsdp: int) -> Params:
+    return parallel.placed(_param_shapes(module, image_shape), parallel.make_mesh(fsdp))
+
+
+@functools.lru_cache(maxsize=4)
+def _param_shapes(module: nn.Module, image_shape: Shape) -> Params:
+    return jax.eval_shape(
+        lambda key: network.init_params(module, key, image_shape), jax.random.key(0)
+    )
