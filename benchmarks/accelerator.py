@@ -591,10 +591,10 @@ def generate(visit: Visit) -> None:
     """Draws of each size with each kind of attention, and a VDU step beside what was planned."""
     import jax
     import jax.numpy as jnp
+    from vdu_jax.stages.text_to_image import build, plan
 
     from vdu_jax import config as vdu_config
     from vdu_jax.posterior import num_parameters
-    from vdu_jax.stages.text_to_image import build, plan
 
     sizes = visit.sizes
     config = vdu_config.default("stable_diffusion")
@@ -657,11 +657,11 @@ def vdu_step(visit: Visit, config, model, unet) -> None:
     import jax
     import jax.numpy as jnp
     import optax
+    from vdu_jax.stages.text_to_image import plan
+    from vdu_jax.stages.text_to_image import unlearn as unlearn_stage
 
     from vdu_jax import config as vdu_config
     from vdu_jax import posterior as posterior_lib
-    from vdu_jax.stages.text_to_image import plan
-    from vdu_jax.stages.text_to_image import unlearn as unlearn_stage
 
     count = visit.sizes.text_batch
     settings = vdu_config.method("vdu", subset="cross_attention", forget_batch=count)

@@ -18,9 +18,9 @@ import numpy as np
 import reference
 import scipy.stats
 import torch
+from vdu_jax.stages.text_to_image import build, detectors, evaluate, exporting
 
 from vdu_jax import cli
-from vdu_jax.stages.text_to_image import build, detectors, evaluate, exporting
 
 torch.set_num_threads(1)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import vdu_jax
 from vdu_jax.cli.arguments import parse
-from vdu_jax.cli.commands import COMMANDS, STAGES, TEXT_STAGES, TOOLS, help_of, overview
+from vdu_jax.cli.commands import COMMANDS, STAGES, TOOLS, help_of, overview
 from vdu_jax.cli.environment import KEEP_FREED, RETURN_FREED, set_up_jax, starting_jax
 from vdu_jax.cli.running import run_stages, run_tool, validate
 from vdu_jax.errors import UserError, did_you_mean
@@ -224,6 +224,6 @@ def _report(message: str | Exception, code: int) -> int:
 
 
 __all__ = [
-    "KEEP_FREED", "RETURN_FREED", "STAGES", "TEXT_STAGES", "TOOLS", "main", "parse", "run_stages",
+    "KEEP_FREED", "RETURN_FREED", "STAGES", "TOOLS", "main", "parse", "run_stages",
     "run_tool", "set_up_jax", "validate",
 ]  # fmt: skip

@@ -267,13 +267,11 @@ def check_use(command: str, given: dict[str, str | None], values, config) -> Non
             raise UserError(f"--{name} goes with --coordinator=HOST:PORT, which is missing")
     if "negative" in given and values.guidance == 1:
         raise UserError("--negative has no effect at --guidance=1: leave one of them out")
-    if command == "export" and is_text_to_image(config):
-        for name in ("weights", "overwrite"):
-            if name in given:
-                raise UserError(
-                    f"--{name} is not for text-to-image models: leave it out"
-                    + ("; a new DIR is written, and none replaced" if name == "overwrite" else "")
-                )
+    if command == "export" and "overwrite" in given and is_text_to_image(config):
+        raise UserError(
+            "--overwrite is not for text-to-image models: leave it out; a new DIR is written, and "
+            "none replaced"
+        )
 
 
 def override(config, overrides: Sequence[tuple[str, str | None]]) -> None:

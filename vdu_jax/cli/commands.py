@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import vdu_jax
 
 STAGES = ("train", "posterior", "replay", "unlearn", "sample", "evaluate", "relearn", "report")
-TEXT_STAGES = ("train", "posterior", "replay", "unlearn", "evaluate", "report")
 
 
 class Argument(NamedTuple):
@@ -108,8 +107,7 @@ def _stage(about: str, more: str = "") -> Command:
 COMMANDS = {
     "run": _stage(
         "all stages below in order; what is done for the same config is skipped",
-        "The stages: " + ", ".join(STAGES) + ". A text-to-image model has all but sample "
-        "and relearn. Stopped or killed, the same command continues.",
+        "The stages: " + ", ".join(STAGES) + ". Stopped or killed, the same command continues.",
     ),
     "train": _stage("pretrain the diffusion model, keeping checkpoints"),
     "posterior": _stage(
@@ -188,8 +186,8 @@ COMMANDS = {
         ),
         ("workdir",),
         "For DDPMPipeline.from_pretrained or, for a text-to-image model, "
-        "StableDiffusionPipeline.from_pretrained; of the latter, --weights and --overwrite are "
-        "not taken. Without --config an imported model is written as it came.",
+        "StableDiffusionPipeline.from_pretrained; of the latter, --overwrite is not "
+        "taken. Without --config an imported model is written as it came.",
     ),
     "generate": Command(
         "draw images of a text with a Stable Diffusion folder (extra sd)",

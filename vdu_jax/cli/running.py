@@ -4,8 +4,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from vdu_jax.cli.commands import STAGES, TEXT_STAGES
-from vdu_jax.errors import UserError
+from vdu_jax.cli.commands import STAGES
 
 FOLDERS = {"sample": "samples"}  # stage -> its folder, where that has another name
 
@@ -36,23 +35,13 @@ def run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
 
 
 def _run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
-    from vdu_jax.config import is_text_to_image
-
-    names, package = STAGES, "vdu_jax.stages"
-    if is_text_to_image(config):
-        names, package = TEXT_STAGES, "vdu_jax.stages.text_to_image"
-        if command not in ("run", *TEXT_STAGES):
-            raise UserError(
-                f"`vdu {command}` is not for text-to-image models: they have the stages "
-                f"{', '.join(TEXT_STAGES)}"
-            )
-    for name in names if command == "run" else (command,):
-        if command == "run" and name == "train" and config.unlearn.get("init_from"):
+    for name in STAGES if command == "run" else (command,):
+        if command == "run" and name == "train" and config.unlearn.init_from:
             continue  # the model is there
         if command == "run" and name == "relearn" and not config.relearn.images:
             continue  # not asked for
         before = finished(workdir, name)
-        importlib.import_module(f"{package}.{name}").run(config, workdir, overwrite)
+        importlib.import_module(f"vdu_jax.stages.{name}").run(config, workdir, overwrite)
         if finished(workdir, name) == before:
             say_done(workdir, name, bool(before))
 
@@ -77,11 +66,6 @@ def say_done(workdir: Path, stage: str, is_there: bool) -> None:
 
 def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
     """Run one of `TOOLS`; returns the exit code."""
-    from vdu_jax.config import is_text_to_image
-
-    text = is_text_to_image(config)
-    if text and command not in ("export", "plan"):
-        raise UserError(f"`vdu {command}` does not take configs of text-to-image models")
     if command == "benchmark":
         from vdu_jax.config import validate_benchmark
         from vdu_jax.stages import benchmark
@@ -91,8 +75,8 @@ def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
             return benchmark.run_only(config, values.workdir, values.only, values.against)
         benchmark.run(config, values.workdir, values.onto)
     elif command == "plan":
-        package = "stages.text_to_image" if text else "stages"
-        plan = importlib.import_module(f"vdu_jax.{package}.plan")
+        from vdu_jax.stages import plan
+
         return plan.run(config, values.devices, values.memory or 0.0, values.json)
     elif command == "import":
         from vdu_jax.stages import importing
@@ -100,10 +84,6 @@ def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
         importing.run(
             arguments[0], values.workdir, values.weights, values.overwrite, values.variant
         )
-    elif command == "export" and text:
-        from vdu_jax.stages.text_to_image import exporting
-
-        exporting.run(arguments[0], config, values.workdir, values.model)
     elif command == "export":
         from vdu_jax.stages import exporting
 
@@ -111,7 +91,7 @@ def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
             arguments[0], config, values.workdir, values.model, values.weights, values.overwrite
         )
     elif command == "generate":
-        from vdu_jax.stages.text_to_image import generate
+        from vdu_jax.tasks.text_to_image import generate
 
         generate.run(
             *arguments,

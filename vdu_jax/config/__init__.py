@@ -8,7 +8,13 @@ defaults, and beside them their checks. A section has what its kind of model use
 from ml_collections import ConfigDict
 
 from vdu_jax.config import benchmark, data, drawing, evaluate, methods, network, posterior, train
-from vdu_jax.config.benchmark import target_config, validate_benchmark
+from vdu_jax.config.benchmark import (
+    forgetting,
+    target_config,
+    targets,
+    tuning_target,
+    validate_benchmark,
+)
 from vdu_jax.config.check import (
     TEXT_TO_IMAGE,
     USER_KEYED_SECTIONS,
@@ -65,9 +71,32 @@ def validate(config: ConfigDict) -> None:
 
 
 __all__ = [
-    "PATHS", "TEXT_TO_IMAGE", "USER_KEYED_SECTIONS", "WORDS", "Check", "change_method",
-    "check_classes", "check_types", "default", "expand_path", "expand_paths", "is_text_to_image",
-    "method", "method_inputs", "model", "model_inputs", "must_be", "needs_posterior",
-    "takes_posterior", "target_config", "tiny_objective", "validate", "validate_benchmark",
-    "validate_diffusion", "validate_model",
+    "PATHS",
+    "TEXT_TO_IMAGE",
+    "USER_KEYED_SECTIONS",
+    "WORDS",
+    "Check",
+    "change_method",
+    "check_classes",
+    "check_types",
+    "default",
+    "expand_path",
+    "expand_paths",
+    "forgetting",
+    "is_text_to_image",
+    "method",
+    "method_inputs",
+    "model",
+    "model_inputs",
+    "must_be",
+    "needs_posterior",
+    "takes_posterior",
+    "target_config",
+    "targets",
+    "tiny_objective",
+    "tuning_target",
+    "validate",
+    "validate_benchmark",
+    "validate_diffusion",
+    "validate_model",
 ]  # fmt: skip

@@ -113,6 +113,29 @@ def _check_targets(c: Check) -> None:
         target_config(c.config, name)
 
 
+def targets(config: ConfigDict) -> list[int | str]:
+    """What is forgotten in the cells of a benchmark: classes, or the names of targets."""
+    section = config.benchmark
+    if "classes" in section:
+        return list(section.classes)
+    return [name for name in section.targets if name != section.tuning_target]
+
+
+def tuning_target(config: ConfigDict) -> int | str:
+    """What is forgotten when settings are chosen from grids."""
+    section = config.benchmark
+    return section.tuning_class if "classes" in section else section.tuning_target
+
+
+def forgetting(config: ConfigDict, target: int | str) -> ConfigDict:
+    """A copy of the config that forgets a class or target."""
+    if "classes" not in config.benchmark:
+        return target_config(config, str(target))
+    new = config.copy_and_resolve_references()
+    new.forget.classes = (target,)
+    return new
+
+
 def target_config(config: ConfigDict, name: str) -> ConfigDict:
     """The config that forgets a target: with the changes of `benchmark.targets`.
 

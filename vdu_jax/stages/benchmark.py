@@ -19,9 +19,10 @@ number of processes.
 import copy
 import functools
 import json
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -55,10 +56,10 @@ FIGURES = (
 
 
 class Cell(NamedTuple):
-    """One method, one forget class, one training seed."""
+    """One method, one class (or target) to be forgotten, one training seed."""
 
     method: str
-    forget: int
+    forget: int | str
     seed: int
 
     def __str__(self):
@@ -87,7 +88,7 @@ def cells(config: ConfigDict) -> list[Cell]:
     return [
         Cell(method, forget, seed)
         for seed in section.seeds
-        for forget in section.classes
+        for forget in config_lib.targets(config)
         for method in names
         if seed in section.method_seeds.get(method, section.seeds)
     ]
@@ -114,16 +115,16 @@ def changes(config: ConfigDict, method: str) -> dict:
 
 
 def cell_config(
-    config: ConfigDict, workdir: Path, method: str, forget: int, seed: int, entries: dict
+    config: ConfigDict, workdir: Path, method: str, forget: int | str, seed: int, entries: dict
 ) -> ConfigDict:
     """The config of a workdir in which a class is unlearned from a seed's model.
 
     Args:
       method: whose `config.benchmark.changes` apply. entries: name -> settings of `methods` there.
     """
-    new = seed_config(config, seed)
-    new.forget.classes = (forget,)
-    new.unlearn.init_from = str(workdir / f"seed-{seed}")
+    new = seed_config(config_lib.forgetting(config, forget), seed)
+    if not new.model.get("folder"):  # whose model is what it is
+        new.unlearn.init_from = str(workdir / f"seed-{seed}")
     new.classifier.dir = str(workdir)
     new.methods = entries
     new.update(changes(config, method))
@@ -133,7 +134,7 @@ def cell_config(
     return new
 
 
-def place(config: ConfigDict, root: Path, method: str, forget: int) -> Path:
+def place(config: ConfigDict, root: Path, method: str, forget: int | str) -> Path:
     """The workdir of a class under `root`. Methods with the same changes share it."""
     changed = artifacts.flatten("", changes(config, method))
     suffix = f"+{artifacts.fingerprint(changed)[:8]}" if changed else ""
@@ -177,7 +178,8 @@ def tune(config: ConfigDict, workdir: Path, method: str) -> ConfigDict:
     section = config.benchmark
     if method not in section.grids:
         return config.methods[method]
-    entries, forget, seed = candidates(config, method), section.tuning_class, section.seeds[0]
+    entries, seed = candidates(config, method), section.seeds[0]
+    forget = config_lib.tuning_target(config)
     named = {f"{method}-{i}": entry for i, entry in enumerate(entries)}
     new = cell_config(config, workdir, method, forget, seed, named)
     folder = place(config, workdir / "tuning", method, forget)
@@ -213,7 +215,9 @@ def tune(config: ConfigDict, workdir: Path, method: str) -> ConfigDict:
 def trainings(config: ConfigDict) -> dict[Path, ConfigDict]:
     """The workdir and config of each model that a class's workdir is made from."""
     original = config.copy_and_resolve_references()
-    original.unlearn.init_from = original.train.init_from
+    if not config.unlearn.init_from:
+        return {}
+    original.unlearn.init_from = original.train.get("init_from", "")
     found = {Path(config.unlearn.init_from): original}
     for folder in map(Path, config.posterior.runs):
         new = found[folder] = original.copy_and_resolve_references()
@@ -281,18 +285,24 @@ def measure(config: ConfigDict, workdir: Path, folder: Path, model: str, cache: 
 def figures(config: ConfigDict, folder: Path, method: str) -> dict:
     """All that is published of a cell; nothing of it depends on time or interruptions."""
     made = artifacts.upstream(folder, f"unlearn/{method}")
-    training = artifacts.finished(tasks.of(config, folder).original_folder())
+    task = tasks.of(config, folder)
     summary = made["summary"]
     rows = {}
     for model in (method, ORIGINAL):
         measured = evaluate.load(folder, model)
         rows[model] = measured.pop("figures") | measured
+        values = task.column_values(rows[model])
+        rows[model] |= {
+            key: v["value"] if isinstance(v, Mapping) else v for key, v in values.items()
+        }
         if config.relearn.images:
             rows[model]["relearning"] = artifacts.upstream(folder, f"relearn/{model}")["summary"]
     row = rows[method]
     for key in ("kept_step", "why", "stopped", "steps", "sees"):
         row[key] = summary[key]
-    row["share_of_training"] = summary["flops"] / training["summary"]["flops"]
+    if not config.model.get("folder"):
+        training = artifacts.finished(task.original_folder())["summary"]
+        row["share_of_training"] = summary["flops"] / training["flops"]
     row["original"] = rows[ORIGINAL]
     row["provenance"] = made["provenance"]
     return row
@@ -334,9 +344,10 @@ def run(config: ConfigDict, workdir: Path, onto: str = "") -> None:
         if new:
             made, left = made + 1, sum(map(missing, todo))
             minutes = left * (time.monotonic() - started) / made / 60
+            u_fid = row.get("u_fid") or math.nan
             print(
-                f"cell {cell}: PUL {row['pul']:.1f} %, u-FID {row['u_fid']:.2f}; {left} of "
-                f"{len(todo)} left, about {minutes:.0f} min for this process alone",
+                f"cell {cell}: PUL {row['pul']:.1f} %, u-FID {u_fid:.2f}; {left} of {len(todo)} "
+                f"left, about {minutes:.0f} min for this process alone",
                 file=sys.stderr,
                 flush=True,
             )
@@ -348,7 +359,7 @@ def run(config: ConfigDict, workdir: Path, onto: str = "") -> None:
         new, folder = open_cell(config, workdir, root, cell, settings[cell.method])
         rows[cell] = figures(new, folder, cell.method)
     found = given["tuned"] | {m: tuning(config, workdir, m) for m in untuned}
-    published = comparison.results(config, found, rows, given)
+    published = comparison.results(config, found, rows, given, tasks.of(config).columns)
     with lock(workdir, workdir / "results"):
         artifacts.write_json(workdir / "results.json", published)
         comparison.write(published, workdir, grids(config, workdir, todo))
@@ -369,8 +380,9 @@ def read_published(config: ConfigDict, file: Path) -> dict:
     for method in new["methods"].keys() - old["methods"].keys():  # may be added
         for section in (new["methods"], new["benchmark"]["grids"], new["benchmark"]["changes"]):
             section.pop(method, None)
-    for key in ("classes", "seeds", "method_seeds"):  # may grow
-        del old["benchmark"][key], new["benchmark"][key]
+    for key in ("classes", "targets", "seeds", "method_seeds"):  # may grow
+        for one in (old, new):
+            one["benchmark"].pop(key, None)
     old, new = artifacts.flatten("", old), artifacts.flatten("", new)
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
@@ -398,8 +410,10 @@ def tuning(config: ConfigDict, workdir: Path, method: str) -> dict:
     return found | {"settings": entry.to_dict()}
 
 
-def grids(config: ConfigDict, workdir: Path, made: list[Cell]) -> dict[int, dict[str, np.ndarray]]:
-    """class -> model -> its first images (GRID, H, W, C), of the first training seed."""
+def grids(
+    config: ConfigDict, workdir: Path, made: list[Cell]
+) -> dict[int | str, dict[str, np.ndarray]]:
+    """class or target -> model -> its first images (GRID, H, W, C), of the first training seed."""
     found = {}
     for cell in made:
         if cell.seed == config.benchmark.seeds[0]:
@@ -439,11 +453,11 @@ def run_only(config: ConfigDict, workdir: Path, text: str, against: str = "") ->
             artifacts.remove(root)
         row = run_cell(config, workdir, root, cell, settings, {})
         artifacts.write_text(place(config, root, cell.method, cell.forget) / "finished", "")
-    print(json.dumps({k: row[k] for k in FIGURES}))
+    print(json.dumps({k: row[k] for k in FIGURES if k in row}))
     if published is None:
         return 0
     old = published["cells"][str(cell)]
-    differ = [k for k in FIGURES if json.loads(artifacts.dumps(row[k])) != old[k]]
+    differ = [k for k in FIGURES if json.loads(artifacts.dumps(row.get(k))) != old.get(k)]
     for key in differ:
         print(f"{cell}: {key} = {row[key]}, published {old[key]}")
     if not differ:

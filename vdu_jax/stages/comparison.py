@@ -13,7 +13,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -39,27 +39,12 @@ COLUMNS = {
     "step kept": ("kept_step", 0),
     "% of training": ("percent_of_training", 2),
 }
-# Of class-conditional models, from a cell's "conditions".
-CONDITION_COLUMNS = {
-    "UA %": ("unlearning_accuracy", 1),
-    "others right %": ("others_right", 1),
-    "u-FID of others": ("u_fid_others", 2),
-}
 
 
-def columns(summary: Mapping) -> dict[str, tuple[str, int]]:
-    """The table's columns: those of conditions where a method has them."""
-    has = any("unlearning_accuracy" in figures for figures in summary.values())
-    return COLUMNS | (CONDITION_COLUMNS if has else {})
-
-
-def of_conditions(found: Mapping) -> dict[str, float | None]:
-    """What `CONDITION_COLUMNS` shows of a model's "conditions"; see `evaluate.of_conditions`."""
-    return {
-        "unlearning_accuracy": found["unlearning_accuracy"],
-        "others_right": 100 * found["others"]["value"],
-        "u_fid_others": found["u_fid"],
-    }
+def columns(published: Mapping) -> dict[str, tuple[str, int]]:
+    """The table's columns: head -> key of a cell's row, digits after the point."""
+    own = {head: (key, 1) for key, head in published.get("columns", {}).items()}
+    return COLUMNS | own
 
 
 def settings(config: ConfigDict) -> dict:
@@ -68,20 +53,28 @@ def settings(config: ConfigDict) -> dict:
     del found["parallel"]
     for key in ("dir", "manual_dir"):
         del found["data"][key]
-    if not found["data"]["background"]:  # all images are opaque: it changes nothing
+    if not found["data"].get("background"):  # all images are opaque: it changes nothing
         del found["data"]["background"]
-    if not found["model"]["num_class_embeds"]:  # nothing is asked for
+    if found["model"].get("num_class_embeds") == 0:  # nothing is asked for
         del found["condition"]
     found["model"] = vdu_config.model_inputs(found["model"])
     return found
 
 
-def results(config: ConfigDict, tuned: Mapping, rows: Mapping, onto: Mapping) -> dict:
+def results(
+    config: ConfigDict,
+    tuned: Mapping,
+    rows: Mapping,
+    onto: Mapping,
+    own_columns: Mapping[str, str],
+) -> dict:
     """Everything that is published, as JSON.
 
     Args:
-      tuned: method -> what its tuning found and its settings. rows: cell (`benchmark.Cell`) ->
-        figures, see `benchmark.figures`. onto: what was published before, to stand beside them.
+      own_columns: see `tasks.Task.columns`.
+      tuned: method -> what its tuning found and its settings.
+      rows: cell (`benchmark.Cell`) -> figures, see `benchmark.figures`.
+      onto: what was published before, to stand beside them.
     """
     versions, cells = list(onto.get("provenance", ())), copy.deepcopy(onto["cells"])
     for cell, row in rows.items():
@@ -97,10 +90,8 @@ def results(config: ConfigDict, tuned: Mapping, rows: Mapping, onto: Mapping) ->
     methods = config.methods.to_dict()
     _compare_with_retrained(cells, methods)
     for row in cells.values():
-        row["kid_1000"] = None if row["kid"] is None else 1000 * row["kid"]["value"]
+        row["kid_1000"] = None if row.get("kid") is None else 1000 * row["kid"]["value"]
         row["relearning_steps"] = row.get("relearning", {}).get("steps")
-        if "conditions" in row:
-            row |= of_conditions(row["conditions"])
         if "share_of_training" in row:
             row["percent_of_training"] = 100 * row["share_of_training"]
     _at_equal_forgetting(cells, methods)
@@ -109,19 +100,20 @@ def results(config: ConfigDict, tuned: Mapping, rows: Mapping, onto: Mapping) ->
         "provenance": versions,
         "tuned": dict(tuned),
         "cells": cells,
-        "summary": summarise(cells),
+        "summary": summarise(cells, own_columns),
+        **({"columns": dict(own_columns)} if own_columns else {}),
     }
 
 
-def image_count(model: str, figures: Mapping, forget: Sequence[int]) -> int:
+def image_count(method: str, forget: str, figures: Mapping) -> int | None:
     """How many images a model's u-FID, KID, precision and recall are of.
 
     Figures without "images" are of an earlier version, and the histogram tells.
     """
-    if "images" in figures:
-        return figures["images"]
+    if "images" in figures or "histogram" not in figures:
+        return figures.get("images")
     histogram = np.array(figures["histogram"])
-    return int(histogram.sum() - (histogram[list(forget)].sum() if model == ORIGINAL else 0))
+    return int(histogram.sum() - (histogram[int(forget)] if method == ORIGINAL else 0))
 
 
 def _split(cell: str) -> tuple[str, str, str]:
@@ -146,9 +138,11 @@ def _compare_with_retrained(cells: dict, methods: Mapping) -> None:
         row["tv_to_retrained"] = row["u_fid_ratio"] = None
         if not there:
             continue
-        reference = same["u_fid"] if same else float(np.mean([r["u_fid"] for r in there]))
-        if row["u_fid"] is not None:
-            row["u_fid_ratio"] = row["u_fid"] / reference
+        if row.get("u_fid") is not None:
+            golds = [r["u_fid"] for r in ([same] if same else there)]
+            row["u_fid_ratio"] = row["u_fid"] / float(np.mean(golds))
+        if "histogram" not in row:
+            continue
         histogram = sum(np.array(r["histogram"]) for r in ([same] if same else there))
         row["tv_to_retrained"] = pul.total_variation(np.array(row["histogram"]), histogram)
 
@@ -164,15 +158,17 @@ def _at_equal_forgetting(cells: dict, methods: Mapping) -> None:
         if method == ORIGINAL or _is_retrained(methods, method):
             continue
         original = cells[f"{ORIGINAL}/{forget}/{seed}"]
-        start = original.get("at_curve_images", {}).get("all", {"u_fid": original["u_fid_all"]})
+        if original.get("u_fid") is None:
+            continue
+        start = original.get("at_curve_images", {}).get("all") or {"u_fid": original["u_fid_all"]}
         curve = [(0.0, start["u_fid"])]
-        curve += [(r["pul"], r["u_fid"]) for r in row["curve"] if r["u_fid"] is not None]
+        curve += [(r["pul"], r["u_fid"]) for r in row["curve"] if r.get("u_fid") is not None]
         row["u_fid_at"] = {str(level): tradeoff.u_fid_at(curve, level) for level in LEVELS}
 
 
-def summarise(cells: Mapping) -> dict:
+def summarise(cells: Mapping, own_columns: Mapping[str, str] | None = None) -> dict:
     """method -> figure -> {mean, standard_error, count} over its cells, absent values left out."""
-    keys = [key for key, _ in (COLUMNS | CONDITION_COLUMNS).values()] + ["confidence", "u_fid_all"]
+    keys = [key for key, _ in COLUMNS.values()] + ["confidence", "u_fid_all", *(own_columns or ())]
     summary = {}
     for method in dict.fromkeys(_split(name)[0] for name in cells):
         rows = [row for name, row in cells.items() if _split(name)[0] == method]
@@ -209,7 +205,7 @@ def table(published: Mapping) -> str:
     def line(cells):
         lines.append("| " + " | ".join(cells) + " |")
 
-    shown = columns(summary)
+    shown = columns(published)
     header = ["method", "sees", "cells", *shown]
     line(header)
     line(["---"] * len(header))
@@ -252,8 +248,8 @@ def counts(published: Mapping) -> list[str]:
         "none.",
         "",
         f"u-FID, KID, precision and recall are of {_span(_images(published), 'd')} images a model, "
-        f"the original's of the {_span(_images(published, True), 'd')} that the classifier puts "
-        f"into retained classes; u-FID at equal PUL and the curves are of {_span(points, 'd')} "
+        f"the original's of the {_span(_images(published, True), 'd')} that the evaluation "
+        f"finds of what is to stay; u-FID at equal PUL and the curves are of {_span(points, 'd')} "
         "images a point. Compare only figures of as many images. The bias of u-FID, which real "
         f"images are expected at with as many: {bias}.",
     ]
@@ -265,7 +261,7 @@ def _images(published: Mapping, of_original: bool = False) -> list[int]:
     for name, row in published["cells"].items():
         method, forget, _ = _split(name)
         if (method == ORIGINAL) == of_original:
-            found.append(image_count(method, row, (int(forget),)))
+            found.append(image_count(method, forget, row))
     return found
 
 
@@ -300,7 +296,7 @@ def _shown(value: Mapping | None, digits: int, cells: int) -> str:
 def csv_text(published: Mapping) -> str:
     """One row a cell."""
     buffer = io.StringIO()
-    shown = columns(published["summary"])
+    shown = columns(published)
     keys = [key for key, _ in shown.values()] + ["confidence", "steps", "stopped"]
     keys += ["images", "u_fid_bias"]
     levels = [str(level) for level in LEVELS]
@@ -318,7 +314,7 @@ def csv_text(published: Mapping) -> str:
     )
     for name, row in published["cells"].items():
         method, forget, _ = _split(name)
-        row = row | {"images": image_count(method, row, (int(forget),))}
+        row = row | {"images": image_count(method, forget, row)}
         at = row.get("u_fid_at", {})
         writer.writerow(
             [*_split(name), *row["pul_interval"], *(row.get(k) for k in keys)]
@@ -359,6 +355,8 @@ def plot(published: Mapping):
     for index, name in enumerate(n for n in names if n != ORIGINAL):
         colour, marker = shades[index % 20], "os^Dv"[index // 10 % 5]
         kept = summary[name]
+        if "u_fid" not in kept:
+            continue
         axes.errorbar(
             kept["pul"]["mean"],
             kept["u_fid"]["mean"],
@@ -372,7 +370,10 @@ def plot(published: Mapping):
             label=name,
         )
         points = _mean_curve(published, name)
-        axes.plot(*zip(*points, strict=True), marker=marker, ms=4, lw=1, color=colour, alpha=0.7)
+        if points:
+            axes.plot(
+                *zip(*points, strict=True), marker=marker, ms=4, lw=1, color=colour, alpha=0.7
+            )
     own = summary[ORIGINAL].get("u_fid")  # none where it draws no image of a retained class
     if own:
         label = f"original, retained classes:\n{_span(_images(published, True), 'd')} images"
@@ -398,7 +399,7 @@ def _mean_curve(published: Mapping, name: str) -> list[tuple[float, float]]:
     for cell, row in published["cells"].items():
         if _split(cell)[0] == name:
             for r in row["curve"]:
-                if r["u_fid"] is not None:
+                if r.get("u_fid") is not None:
                     points.setdefault(r["step"], []).append((r["pul"], r["u_fid"]))
     return [tuple(np.mean(points[step], axis=0)) for step in sorted(points)]
 

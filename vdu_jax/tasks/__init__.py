@@ -12,11 +12,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from vdu_jax import config as vdu_config
 from vdu_jax.data.loader import Source
 from vdu_jax.diffusion.parameterization import Parameterization
 from vdu_jax.forget_detector import Snapshot
 from vdu_jax.metrics.quality import Reference
 from vdu_jax.runtime.artifacts import StageDir
+from vdu_jax.tasks import text_to_image
 from vdu_jax.tasks.base import ORIGINAL, Replay, Request, initialise
 from vdu_jax.tasks.images import ImageTask, declared_shape
 from vdu_jax.types import Params, ScoreFn
@@ -222,6 +224,24 @@ class Task(Protocol):
     def forget_rate(self, overwrite: bool = False) -> Callable[[np.ndarray], float]:
         """`rate(images)`: the share that shows what is to be forgotten, of `request("relearn")`."""
 
+    # Export
+
+    def export(
+        self, directory: Path, params: Params, origin: dict[str, Any], overwrite: bool
+    ) -> str:
+        """Write a model as a diffusers folder.
+
+        Args:
+          origin: "model", "weights" and "config", of what it is.
+
+        Returns:
+          What its reader should know, or "".
+
+        Raises:
+          UserError: if the directory is there and is not to be replaced, or the model cannot be
+            expressed.
+        """
+
 
 def of(
     config: ConfigDict, workdir: Path | None = None, image_shape: tuple[int, int, int] | None = None
@@ -229,11 +249,15 @@ def of(
     """The task of a config.
 
     Args:
-      image_shape: (H, W, C), where the data set is not to be asked.
+      image_shape: (H, W, C) of a model of pixels, where the data set is not to be asked.
     """
+    if vdu_config.is_text_to_image(config):
+        return text_to_image.TextToImage(config, workdir)
     return ImageTask(config, workdir, image_shape)
 
 
 def planned(config: ConfigDict) -> Task:
     """The task of a config of which shapes alone are asked: no data and no weights are read."""
+    if vdu_config.is_text_to_image(config):
+        return text_to_image.TextToImage(config, None, text_to_image.networks.shapes(config))
     return ImageTask(config, None, declared_shape(config))

@@ -1,7 +1,7 @@
 """What is the same for every kind of model: its folders, its checkpoints, and drawing."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdu_jax import data
+from vdu_jax.diffusion.parameterization import Parameterization, make_parameterization
+from vdu_jax.diffusion.schedule import make_schedule
 from vdu_jax.runtime import artifacts, parallel, processes
 from vdu_jax.runtime.artifacts import StageDir
 from vdu_jax.runtime.checkpoints import Store
@@ -110,8 +112,7 @@ class BaseTask:
           like: their shapes, where they are not the whole network's.
         """
         like = self.abstract_params if like is None else like
-        with Store(folder / "snapshots", read_only=True) as store:
-            return store.restore(step, stored_weights(folder, weights), like)
+        return restore(folder, step, stored_weights(folder, weights), like)
 
     def load_parts(
         self, folder: Path, steps: Sequence[int], weights: str, count: int
@@ -149,6 +150,13 @@ class BaseTask:
         return self.original_folder() / "drawn"
 
 
+def restore(folder: Path, step: int, name: str, like: Params) -> Params:
+    """The parameters that `fit` saved as `name` in a folder, of the shapes of `like`, see
+    `parallel.placed`."""
+    with Store(folder / "snapshots", read_only=True) as store:
+        return store.restore(step, name, like)
+
+
 def stored_weights(folder: Path, weights: str) -> str:
     """What `weights` are in a model's folder: an imported one has "params" only."""
     return "params" if folder.name == "import" else weights
@@ -164,6 +172,13 @@ def report_once(line: str) -> None:
 def hashable(section: ConfigDict) -> tuple:
     """A config section as a hashable value."""
     return tuple(section.to_dict().items())
+
+
+def parameterization_of(diffusion: Mapping | tuple) -> Parameterization:
+    """What a section `diffusion`, or its items, says that the network predicts, at its levels."""
+    values = dict(diffusion)
+    prediction, name = values.pop("prediction"), values.pop("schedule")
+    return make_parameterization(prediction, make_schedule(name, **values))
 
 
 def initialise(init: Callable[[jax.Array], Params], key: jax.Array) -> Params:

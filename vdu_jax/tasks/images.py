@@ -4,7 +4,7 @@ Unconditional and class-conditional models differ in their `Condition` alone.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from vdu_jax import config as vdu_config
 from vdu_jax import data, forget_detector
 from vdu_jax.diffusion import likelihood, samplers
-from vdu_jax.diffusion.parameterization import Parameterization, make_parameterization
-from vdu_jax.diffusion.schedule import make_schedule
+from vdu_jax.diffusion.parameterization import Parameterization
 from vdu_jax.errors import UserError
+from vdu_jax.interop import folder, unet2d
 from vdu_jax.metrics import frechet
 from vdu_jax.models import network, registry
 from vdu_jax.runtime import artifacts, parallel, processes, sampling
@@ -68,7 +68,7 @@ class ImageTask(BaseTask):
 
     @property
     def parameterization(self) -> Parameterization:
-        return parameterization_of(base.hashable(self.config.diffusion))
+        return base.parameterization_of(base.hashable(self.config.diffusion))
 
     @property
     def noise_predictor(self) -> ScoreFn:
@@ -231,8 +231,8 @@ class ImageTask(BaseTask):
 
     def runs(self) -> list[tuple[Path, int | None]]:
         folders = list(map(model_folder, self.config.posterior.runs))
-        for folder in folders:
-            check_network(self.config, folder)
+        for path in folders:
+            check_network(self.config, path)
         others = [(f, artifacts.finished(f)["summary"]["steps"]) for f in folders]
         return [self.last_checkpoint(), *others]
 
@@ -402,6 +402,32 @@ class ImageTask(BaseTask):
     def forget_rate(self, overwrite: bool = False) -> Callable[[np.ndarray], float]:
         return evaluators.classified_rate(self, overwrite)
 
+    def export(
+        self, directory: Path, params: Params, origin: dict[str, Any], overwrite: bool
+    ) -> str:
+        config = self.config
+        if config.model.name != folder.ARCHITECTURE:
+            raise UserError(
+                f"config key model.name = {config.model.name!r}: only {folder.ARCHITECTURE!r} can "
+                "be exported to diffusers; its checkpoints stay usable by the other commands"
+            )
+        settings = {s: config[s].to_dict() for s in ("model", "diffusion", "sampler")}
+        is_original = origin["model"] == base.ORIGINAL
+        where = (
+            self.original_folder() if is_original else self.workdir / "unlearn" / origin["model"]
+        )
+        made = artifacts.finished(where)
+        origin = origin | {"summary": made["summary"], "provenance": made["provenance"]}
+        named = unet2d.to_tensors(params)
+        found = folder.pipeline(settings, self.image_shape, named, origin)
+        folder.write(directory, found, overwrite)
+        if rows := config.model.num_class_embeds:
+            return (
+                f"no pipeline of diffusers asks for a class: UNet2DModel.from_pretrained"
+                f"({str(directory)!r}, subfolder='unet') takes class_labels in 0..{rows - 1}"
+            )
+        return ""
+
 
 def declared_shape(config: ConfigDict) -> Shape:
     """(H, W, C) without opening the data set.
@@ -418,13 +444,6 @@ def declared_shape(config: ConfigDict) -> Shape:
             f"config keys data.image_size and data.channels must say what {section.name} holds"
         )
     return (section.image_size, section.image_size, section.channels)
-
-
-def parameterization_of(diffusion: Mapping | tuple) -> Parameterization:
-    """What a section `diffusion`, or its items, says that the network predicts, at its levels."""
-    values = dict(diffusion)
-    prediction, name = values.pop("prediction"), values.pop("schedule")
-    return make_parameterization(prediction, make_schedule(name, **values))
 
 
 def model_folder(workdir: Path) -> Path:
@@ -502,7 +521,7 @@ def _draw(
     condition: conditions.Condition,
     image_shape: Shape,
 ) -> Callable:
-    predicts, values = parameterization_of(diffusion), dict(settings)
+    predicts, values = base.parameterization_of(diffusion), dict(settings)
     predict = condition.drawing(predicts.noise_predictor(network.make_score_fn(module)))
     name, steps, clip = values["name"], values["steps"], values["clip_x0"]
     how = {key: values[key] for key in ("eta", "spacing", "variance")}
@@ -519,7 +538,7 @@ def _draw(
 def _evidence_bound(
     module: nn.Module, diffusion: tuple, condition: conditions.Condition
 ) -> Callable:
-    predicts = parameterization_of(diffusion)
+    predicts = base.parameterization_of(diffusion)
     predict = predicts.noise_predictor(network.make_score_fn(module))
 
     @jax.jit
@@ -539,7 +558,7 @@ def _features(
     condition: conditions.Condition,
     image_shape: Shape,
 ) -> Callable:
-    noise = parameterization_of(diffusion).schedule
+    noise = base.parameterization_of(diffusion).schedule
     feature_fn = network.make_feature_fn(module)
     eps = jax.random.normal(jax.random.key(0), (len(times), *image_shape))
     steps = [int(share * noise.num_steps) for share in times]

@@ -17,7 +17,8 @@ def get_config():
     config.replay.prompts = ("a blue bag", "a white dress", "a green coat")
     config.evaluate.paraphrases = ("a crimson bag",)
     config.evaluate.other_prompts = ("a blue bag", "a white shirt")
-    config.detector.palette = {{"red": (255, 0, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}}
+    # Noise of a network of six steps is of this "red".
+    config.detector.palette = {{"red": (112, 97, 126), "blue": (0, 0, 255), "white": (0, 255, 0)}}
     config.model.unet.sample_size = 16
     config.model.unet.block_out_channels = (8,)
     config.model.unet.down_block_types = ("DownBlock2D",)  # the attention in the middle remains

@@ -5,11 +5,11 @@ import json
 import jax
 import pytest
 import text_to_image
+from vdu_jax.stages.text_to_image import plan
 
 from vdu_jax import cli
 from vdu_jax import config as vdu_config
 from vdu_jax.interop import pipeline, stable_diffusion
-from vdu_jax.stages.text_to_image import plan
 
 
 def test_a_method_holds_the_network_once_and_its_own_part_as_often_as_it_needs(text_settings):

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from flax import traverse_util
 from PIL import Image
+from vdu_jax.stages.text_to_image import build, evaluate, report, train, unlearn
 
 from vdu_jax import cli
 from vdu_jax.errors import UserError
 from vdu_jax.interop import pipeline
 from vdu_jax.runtime import artifacts
 from vdu_jax.stages import build as images_build
-from vdu_jax.stages.text_to_image import build, evaluate, report, train, unlearn
 
 
 def files(workdir):

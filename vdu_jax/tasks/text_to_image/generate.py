@@ -12,7 +12,7 @@ import numpy as np
 from vdu_jax.errors import UserError
 from vdu_jax.interop import pipeline
 from vdu_jax.runtime import artifacts, pictures, provenance, sampling
-from vdu_jax.stages.text_to_image import build
+from vdu_jax.tasks.text_to_image import networks
 
 COLUMNS, BATCH = 4, 4
 
@@ -56,11 +56,11 @@ def run(
         name: module.clone(dtype=jnp.dtype(precision)) for name, module in model.modules.items()
     }
     model = model._replace(modules=modules)
-    text, away = np.split(build.embed(model, [prompt, negative]), 2)
+    text, away = np.split(networks.embed(model, [prompt, negative]), 2)
     params = {name: model.params[name] for name in ("unet", "vae")}
     params |= {"negative": away}
     sampler = sampling.make_sampler(
-        build.make_draw(model, steps, guidance_scale),
+        networks.make_draw(model, steps, guidance_scale),
         model.image_shape,
         batch_size=min(BATCH, images),
     )

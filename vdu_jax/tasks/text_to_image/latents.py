@@ -1,0 +1,124 @@
+"""Images with captions, which of them are to be forgotten, and their latents as training data."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vdu_jax import data
+from vdu_jax.data import captions, phrases
+from vdu_jax.errors import UserError
+from vdu_jax.runtime import artifacts
+from vdu_jax.tasks import base, datasets
+
+
+def captioned(config: ConfigDict) -> captions.Captioned:
+    """The images that the model was trained on, or the user's own."""
+    section = config.data
+    if not has_classes(config):
+        found = captions.of_folder(
+            _own_folder(config),
+            section.image_size,
+            section.channels,
+            section.caption_column,
+            section.background,
+        )
+        base.report_once(found.account)
+        return found
+    found = datasets.prepared(config)
+    source = datasets.open_split(config, found, "train")
+    synonyms, seed = section.synonyms.to_dict(), section.caption_seed
+    return captions.of_classes(source, found.class_names, section.templates, synonyms, seed)
+
+
+def has_classes(config: ConfigDict) -> bool:
+    """Whether a data set's classes make the captions."""
+    return config.data.name != "captions"
+
+
+def _own_folder(config: ConfigDict) -> Path:
+    return Path(config.data.manual_dir).expanduser()
+
+
+def forget_retain(config: ConfigDict, found: captions.Captioned) -> data.ForgetRetain:
+    """Indices of the images whose caption has the phrase, and of all others.
+
+    Raises:
+      UserError: if no caption has it, or all have.
+    """
+    section = config.forget
+    has = [not section.phrase or phrases.mentions(c, section.phrase) for c in found.captions]
+    near = [
+        caption
+        for caption, whole in zip(found.captions, has, strict=True)
+        if not whole and phrases.contains(caption, section.phrase)
+    ]
+    if near:
+        base.report_once(
+            f"forget.phrase = {section.phrase!r}: {sum(has)} of {len(has)} captions have it; "
+            f"{len(near)} more have it as a part of other words, as {near[0]!r}, and are retained"
+        )
+    if not any(has):
+        raise UserError(f"config key forget.phrase = {section.phrase!r}: no caption has it")
+    if section.phrase and all(has):
+        raise UserError(
+            f"config key forget.phrase = {section.phrase!r}: every caption has it; set it to '' "
+            "if all of the images are to be forgotten"
+        )
+    # With one more that is retained, for there may be no other.
+    labels, limits = np.array([*has, False], np.int64), dict(section.items())
+    limits = {key: limits[key] for key in ("fraction", "limit", "seed")}
+    forget, retain = data.forget_retain_indices(labels, (1,), num_classes=2, **limits)
+    return data.ForgetRetain(forget, retain[:-1])
+
+
+def inputs(config: ConfigDict) -> dict[str, Any]:
+    """What of `config.data` changes results: not where files lie, but what the captions are."""
+    values = config.data.to_dict()
+    keys = ("name", "image_size", "channels", "templates", "synonyms", "caption_seed")
+    found = {key: values[key] for key in keys}
+    if not has_classes(config):
+        found["captions"] = artifacts.file_hash(captions.metadata_file(_own_folder(config)))
+        if config.data.caption_column != captions.COLUMN:
+            found["caption_column"] = config.data.caption_column
+    if config.data.background:
+        found["background"] = config.data.background
+    return found
+
+
+class LatentSource:
+    """Latents with their texts' embeddings, in memory; see `data.loader.Source`.
+
+    A batch is {"image": (n, h, w, channels), "cond", "negative": (n, L, D)}, the last of an empty
+    prompt. Each text is kept once.
+
+    Args:
+      latents: (N, h, w, channels), scaled. texts: N of them.
+      embed: texts -> (M, L, D).
+    """
+
+    def __init__(
+        self,
+        latents: np.ndarray,
+        texts: Sequence[str],
+        embed: Callable[[Sequence[str]], np.ndarray],
+    ):
+        distinct = ["", *sorted(set(texts))]
+        places = {text: place for place, text in enumerate(distinct)}
+        self.positions = np.arange(len(latents))
+        self._latents, self._table = latents, embed(distinct)
+        self._places = np.array([places[text] for text in texts])
+
+    def __len__(self) -> int:
+        return len(self._latents)
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """See the class."""
+        negative = np.broadcast_to(self._table[:1], (len(indices), *self._table.shape[1:]))
+        return {
+            "image": self._latents[indices],
+            "cond": self._table[self._places[indices]],
+            "negative": np.ascontiguousarray(negative),
+        }
