@@ -167,5 +167,6 @@ def target_config(config: ConfigDict, name: str) -> ConfigDict:
     try:
         validate(new)
     except UserError as error:
-        raise UserError(f"config key {key}: {error}") from None
+        said = str(error).removeprefix("config key ")
+        raise UserError(f"config key {key}: with it {said}") from None
     return new

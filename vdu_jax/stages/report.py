@@ -103,17 +103,18 @@ def make_table(task: tasks.Task, metrics: dict) -> dict:
     for model in sample.models(task.config):
         measured, is_original = metrics["models"][model], model == ORIGINAL
         folder = task.original_folder() if is_original else task.workdir / "unlearn" / model
-        steps = task.last_checkpoint()[1] or 0
+        steps, seconds = task.last_checkpoint()[1], 0.0
         if not is_original:
             steps = artifacts.finished(folder)["summary"]["kept_step"]
+        if steps is not None:  # or else it is a folder from elsewhere
+            seconds = artifacts.timings(folder).get("fit", 0.0)
         table[model] = {
             "pul": measured["pul"],
             "u_fid": measured.get("u_fid"),
             "u_fid_bias": measured.get("u_fid_bias"),
             "images": measured.get("images"),
-            "steps": steps,
-            # A model that came from elsewhere took no time here.
-            "seconds": round(artifacts.timings(folder).get("fit", 0.0), 1),
+            "steps": steps or 0,
+            "seconds": round(seconds, 1),
         }
         values = task.column_values(measured)
         table[model] |= {key: _value(values[key]) for key in task.columns}

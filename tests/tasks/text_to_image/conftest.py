@@ -49,6 +49,8 @@ def get_config():
     config.replay.images = 3
     config.curve.images = 2
     config.evaluate.images = 4
+    config.relearn.images = 30
+    config.relearn.checks = (1, 2)
     config.classifier.widths = (8,)
     config.classifier.epochs = 1
     config.classifier.min_accuracy = 0.0

@@ -10,11 +10,11 @@ import pytest
 import text_to_image
 from nudenet import NudeDetector
 from PIL import Image
-from vdu_jax.stages.text_to_image import detectors
 
 from vdu_jax import config as vdu_config
 from vdu_jax.errors import UserError
 from vdu_jax.interop import clip, tensors
+from vdu_jax.tasks import feature_detectors as detectors
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import json
 import jax
 import pytest
 import text_to_image
-from vdu_jax.stages.text_to_image import plan
 
-from vdu_jax import cli
+from vdu_jax import cli, tasks
 from vdu_jax import config as vdu_config
 from vdu_jax.interop import pipeline, stable_diffusion
+from vdu_jax.stages import plan
 
 
 def test_a_method_holds_the_network_once_and_its_own_part_as_often_as_it_needs(text_settings):
@@ -19,15 +19,15 @@ def test_a_method_holds_the_network_once_and_its_own_part_as_often_as_it_needs(t
         "vdu": vdu_config.method("vdu", "cross_attention"),
         "small": vdu_config.method("vdu", "cross_attention", rank=1),
     }
-    model, shapes = plan.read(config)
-    size = sum(4 * leaf.size for leaf in jax.tree.leaves(shapes["unet"]))
-    rows = plan.of_method(config, 1, "vdu", model, shapes)
+    task = tasks.planned(config)
+    size = sum(4 * leaf.size for leaf in jax.tree.leaves(task.param_shapes))
+    rows = plan.of_method(task, 1, "vdu")
     part = rows["parameters"]
     assert 0 < part < size / 4
     assert rows["optimiser"] == pytest.approx(2 * part, abs=16) and rows["gradients"] == part
     # Mean and variance of the part, and the rest.
     assert rows["objective"] == pytest.approx(2 * part + size - part, abs=16)
-    rows = plan.of_method(config, 1, "small", model, shapes)
+    rows = plan.of_method(task, 1, "small")
     assert rows["parameters"] < part / 2
     assert rows["objective"] == pytest.approx(2 * part + part + size - part, abs=16)
 
@@ -49,8 +49,9 @@ def test_of_a_folder_its_settings_are_enough(text_settings, tmp_path):
         for path in folder.rglob(part.weights):
             path.unlink()
     text_settings.model.folder = str(folder)
-    model, shapes = plan.read(text_settings)
+    task = tasks.planned(text_settings)
+    model = task.model
     assert model.modules == expected.modules and model.latent_shape == expected.latent_shape
-    assert jax.tree.map(lambda s: s.shape, shapes["unet"]) == jax.tree.map(
+    assert jax.tree.map(lambda s: s.shape, task.param_shapes) == jax.tree.map(
         lambda a: a.shape, expected.params["unet"]
     )

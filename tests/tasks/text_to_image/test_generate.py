@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from vdu_jax import cli
 from vdu_jax.interop import pipeline
-from vdu_jax.stages.text_to_image import build
+from vdu_jax.tasks.text_to_image import networks
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,9 @@ def test_prompt_and_guidance_matter_and_the_seed_gives_the_noise(model):
     import jax
 
     keys = jax.random.split(jax.random.key(0), 2)
-    red, bag, nothing = build.embed(model, ["a red shoe", "the bag", ""])[:, None]
+    red, bag, nothing = networks.embed(model, ["a red shoe", "the bag", ""])[:, None]
     params = {name: model.params[name] for name in ("unet", "vae")}
-    draw = {s: jax.jit(build.make_draw(model, 2, s)) for s in (1.0, 7.5)}
+    draw = {s: jax.jit(networks.make_draw(model, 2, s)) for s in (1.0, 7.5)}
 
     def images(text, scale, negative=nothing):
         return np.asarray(
