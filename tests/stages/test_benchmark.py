@@ -27,16 +27,16 @@ PUBLISHED = sorted(
 SMALL = """
 from tiny import get_config as base
 from vdu_jax import config as vdu_config
-from vdu_jax.stages import classifier
+from vdu_jax.tasks import classifier, datasets
 
 def ensure(config, workdir, overwrite=False):
     import numpy as np
     def judge(images):
         flat = images.reshape(len(images), -1).astype(np.float64)
         label = flat.astype(int).sum(1) % 10
-        return classifier.Judgement(np.eye(10)[label], flat[:, :12:3])
-    from vdu_jax.stages import build
-    images, labels = build.open_split(config, build.dataset(config), "train").read()
+        return classifier.Predictions(np.eye(10)[label], flat[:, :12:3])
+    found = datasets.prepared(config)
+    images, labels = datasets.open_split(config, found, "train").read()
     return judge, 0.9, {"features": judge(images).features, "labels": labels}
 
 # A network of 12 steps draws noise: this classifier finds every class in it.
@@ -72,7 +72,7 @@ def small_file(config_file):
 @pytest.fixture
 def ensure(monkeypatch):
     """The classifier that the config file puts in place is taken away again."""
-    from vdu_jax.stages import classifier
+    from vdu_jax.tasks import classifier
 
     monkeypatch.setattr(classifier, "ensure", classifier.ensure)
 
@@ -85,7 +85,7 @@ def small(small_file, ensure):
 
 @pytest.fixture(scope="module")
 def finished(small_file, tmp_path_factory):
-    from vdu_jax.stages import classifier
+    from vdu_jax.tasks import classifier
 
     workdir, kept = tmp_path_factory.mktemp("benchmark") / "work", classifier.ensure
     assert cli.main(["benchmark", f"--config={small_file}", f"--workdir={workdir}"]) == 0

@@ -171,12 +171,12 @@ def _bits_per_dim(figures: dict, kind: str) -> str:
     return f"{text}{'' if error is None else f' ± {error:.3f}'} ({of[kind]['images']})"
 
 
-def _image(png: bytes, caption: str) -> str:
+def _image(png: bytes, title: str) -> str:
     data = base64.b64encode(png).decode()
-    caption = html.escape(caption)
+    title = html.escape(title)
     return (
-        f"<figure><figcaption>{caption}</figcaption>"
-        f"<img alt='{caption}' src='data:image/png;base64,{data}'></figure>"
+        f"<figure><figcaption>{title}</figcaption>"
+        f"<img alt='{title}' src='data:image/png;base64,{data}'></figure>"
     )
 
 
