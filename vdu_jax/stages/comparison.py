@@ -73,7 +73,25 @@ def settings(config: ConfigDict) -> dict:
     if not found["model"]["num_class_embeds"]:  # nothing is asked for
         del found["condition"]
     found["model"] = vdu_config.model_inputs(found["model"])
+    found["methods"] = {m: vdu_config.method_inputs(e) for m, e in found["methods"].items()}
     return found
+
+
+def complete(published: Mapping) -> dict:
+    """The config of a results.json; settings that are younger than the file have their defaults."""
+    defaults = settings(vdu_config.default(published["model"].get("name", "unet")))
+    found = {
+        section: defaults.get(section, {}) | dict(values) for section, values in published.items()
+    }
+    methods = {m: complete_method(entry).to_dict() for m, entry in published["methods"].items()}
+    return found | {"methods": {m: vdu_config.method_inputs(e) for m, e in methods.items()}}
+
+
+def complete_method(published: Mapping) -> ConfigDict:
+    """The same of a method: an entry of `config.methods`."""
+    defaults = vdu_config.method(published["objective"]).to_dict()
+    params = defaults["params"] | dict(published["params"])
+    return ConfigDict(defaults | dict(published) | {"params": params})
 
 
 def results(config: ConfigDict, tuned: Mapping, rows: Mapping, onto: Mapping) -> dict:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from vdu_jax import config as vdu_config
 from vdu_jax import tasks
 from vdu_jax.runtime import artifacts, pictures
-from vdu_jax.stages import evaluate, sample
+from vdu_jax.stages import comparison, evaluate, sample
 from vdu_jax.tasks import ORIGINAL
 
 GRID = 60
@@ -106,11 +106,15 @@ def make_table(task: tasks.Task, metrics: dict) -> dict:
         steps = task.last_checkpoint()[1] or 0
         if not is_original:
             steps = artifacts.finished(folder)["summary"]["kept_step"]
+        images = None
+        if "u_fid" in measured:
+            forget = metrics.get("forget_classes", ())
+            images = comparison.image_count(model, measured, forget)
         table[model] = {
             "pul": measured["pul"],
             "u_fid": measured.get("u_fid"),
             "u_fid_bias": measured.get("u_fid_bias"),
-            "images": measured.get("images"),
+            "images": images,
             "steps": steps,
             # A model that came from elsewhere took no time here.
             "seconds": round(artifacts.timings(folder).get("fit", 0.0), 1),
@@ -226,19 +230,23 @@ def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
 
 def _about_quality(metrics: dict) -> str:
     """What u-FID, KID, precision and recall are, and are of."""
-    original, reference = metrics["models"][ORIGINAL], metrics["reference"]
-    also = []
+    original, reference = metrics["models"][ORIGINAL], metrics.get("reference")
+    also, sizes, against, count = [], "", "", ""
+    if reference:  # files of an earlier version do not say
+        sizes = f" ({reference['images']} images)"
+        against = f", {reference['compared']} of them"
+        count = f" for {metrics['held_out_images']} of them" if "u_fid_held_out" in metrics else ""
     if "u_fid_all" in original:
         also.append(f"u-FID of all its samples: {_number(original['u_fid_all'], 2)}")
     if "u_fid_held_out" in metrics:
         held_out = _number(metrics["u_fid_held_out"], 2)
-        also.append(f"of held-out real images: {held_out} for {metrics['held_out_images']} of them")
+        also.append(f"of held-out real images: {held_out}{count}")
     accuracy = metrics.get("classifier", {}).get("accuracy")
     return (
-        f" u-FID is the Fréchet distance to the retained training images ({reference['images']} "
-        f"images); KID (the kernel distance, with its standard error over subsets of up to 1000 "
-        f"images, which says nothing of images that were not drawn), precision and recall are "
-        f"taken against them too, {reference['compared']} of them, all four in "
+        f" u-FID is the Fréchet distance to the retained training images{sizes}; "
+        f"KID (the kernel distance, with its standard error over subsets of up to 1000 images, "
+        f"which says nothing of images that were not drawn), precision and recall are taken "
+        f"against them too{against}, all four in "
         f"{NETWORKS[metrics['features']]}'s features. For the original they are those of its "
         f"samples of what is to stay{f' ({chr(59).join(also)})' if also else ''}. u-FID is biased "
         f"upwards, the more the fewer images there are: its bias is what real images are expected "
