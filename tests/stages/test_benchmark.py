@@ -458,3 +458,42 @@ def test_a_cell_is_made_again_by_one_process_at_a_time(small, tmp_path, monkeypa
     monkeypatch.setattr(benchmark, "run_cell", run_cell)
     assert benchmark.run_only(small, tmp_path, "plain/8/0") == 0
     assert held == [True, True]
+
+
+def without_younger(published):
+    """A results.json as it was before methods had `subset` and `rank`."""
+    entries = [*published["config"]["methods"].values()]
+    entries += [found["settings"] for found in published["tuned"].values()]
+    for entry in entries:
+        for key in ("subset", "rank"):
+            entry.pop(key, None)
+    return published
+
+
+def test_a_comparison_from_before_parts_and_adapters_is_read(small, tmp_path):
+    entry = small.methods.plain.to_dict()
+    cells = {"plain/8/0": {}}
+    old = {"config": comparison.settings(small), "cells": cells}
+    old["tuned"] = {"plain": {"settings": json.loads(artifacts.dumps(entry))}}
+    file = tmp_path / "old.json"
+    file.write_text(artifacts.dumps(without_younger(old)))
+    found = benchmark.read_published(small, file)
+    settings = comparison.complete_method(found["tuned"]["plain"]["settings"])
+    assert (settings.subset, settings.rank) == ("all", 0)
+    assert settings.to_dict() == entry
+    # A comparison of this version without parts and adapters publishes none of them, either.
+    assert "subset" not in comparison.settings(small)["methods"]["plain"]
+    small.methods.plain.rank = 2
+    assert comparison.settings(small)["methods"]["plain"]["rank"] == 2
+    with pytest.raises(UserError, match="methods.plain.rank = None, the config now says 2"):
+        benchmark.read_published(small, file)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_has_been_published_can_grow(name):
+    arguments = [f"--config={ROOT / 'configs' / 'benchmark' / name}.py", "--workdir=unused"]
+    config = cli.parse(arguments, "benchmark")[0]["config"].value
+    file = ROOT / "docs" / "results" / name / "results.json"
+    for found in benchmark.read_published(config, file)["tuned"].values():
+        settings = comparison.complete_method(found["settings"])
+        assert (settings.subset, settings.rank) == ("all", 0)

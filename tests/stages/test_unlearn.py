@@ -6,12 +6,15 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from vdu_jax import config as vdu_config
 from vdu_jax import forget_detector, objectives, tasks, training
 from vdu_jax.errors import UserError
 from vdu_jax.metrics import pul
+from vdu_jax.posterior import num_parameters
 from vdu_jax.runtime import artifacts
+from vdu_jax.runtime.checkpoints import Store
 from vdu_jax.stages import evaluate, posterior, replay, sample, unlearn
 
 SMALL = {
@@ -20,6 +23,7 @@ SMALL = {
     "salun": {"mask_batches": 2},
     "selective_amnesia": {"fisher_batches": 1},
 }
+SHORT = {"steps": 2, "snapshot_every": 2, "forget_batch": 8, "log_every": 1}
 SEES = {
     "gradient_ascent": {"forget"},
     "esd": {"forget"},
@@ -190,3 +194,66 @@ def test_replay_of_which_nothing_remains_is_refused(
     with pytest.raises(UserError, match=f"replay: {left} of the original's 120 images are not"):
         replay.run(config, workdir)
     assert not (workdir / "replay" / "done.json").exists()
+
+
+@pytest.mark.parametrize("which", ["subset", "rank", "both"])
+def test_a_part_or_adapters_alone_change_and_are_stored(workdir, config, which):
+    """The rest stays bit by bit; adapters change each matrix by one of a low rank."""
+    subset = "all" if which == "rank" else "^mid_block/"
+    settings = {"subset": subset, "rank": 0 if which == "subset" else 2}
+    config.methods = {which: vdu_config.method("gradient_ascent", **SHORT, **settings)}
+    vdu_config.validate(config)
+    unlearn.run(config, workdir)
+    task, folder = tasks.of(config, workdir), workdir / "unlearn" / which
+    before, after = (
+        traverse_util.flatten_dict(params, sep="/")
+        for params in (task.original_params, sample.load_params(task, which))
+    )
+    assert before.keys() == after.keys()
+    moved = {k for k in before if not np.array_equal(before[k], after[k])}
+    inside = {k for k in before if subset == "all" or k.startswith("mid_block/")}
+    if which == "subset":
+        assert moved == inside < before.keys()
+    else:
+        assert moved and moved <= inside
+    for path in moved if settings["rank"] else ():
+        change = np.asarray(after[path], np.float64) - before[path]
+        matrix = change.reshape(-1, change.shape[-1])
+        assert min(matrix.shape) > 2 and np.linalg.matrix_rank(matrix, tol=1e-6) <= 2, path
+    # No more is stored than what the optimiser moved.
+    part, _ = unlearn.split(task.original_params, config.methods[which], which)
+    changed = num_parameters(unlearn.what_changes(config, which, part))
+    summary = artifacts.upstream(workdir, f"unlearn/{which}")["summary"]
+    assert summary["parameters"] == changed < num_parameters(task.original_params)
+    with Store(folder / "snapshots", read_only=True) as store:
+        shapes = jax.tree.leaves(store.metadata(2, "params"))
+    assert sum(int(np.prod(s.shape)) for s in shapes) == changed
+    assert (folder / "curve" / "00000002.npz").exists()
+
+
+def test_a_method_of_a_part_that_is_not_there_is_one_line(workdir, config):
+    config.methods = {"m": vdu_config.method("gradient_ascent", subset="nowhere", **SHORT)}
+    with pytest.raises(UserError, match="methods.m.subset: no parameter's path has 'nowhere'"):
+        unlearn.run(config, workdir)
+    assert not (workdir / "unlearn" / "m").exists()
+
+
+def test_a_config_without_a_method_that_takes_the_posterior_makes_none(
+    finished_run, config, tmp_path
+):
+    for part in ("train", "replay"):
+        shutil.copytree(finished_run / part, tmp_path / part)
+    config.methods = {"esd": method("esd")}
+    posterior.run(config, tmp_path)
+    assert not (tmp_path / "posterior").exists()
+    unlearn.run(config, tmp_path)
+    stored = artifacts.read_json(tmp_path / "unlearn" / "esd" / "inputs.json")
+    assert [k for k in stored if k.startswith("upstream.")] == [
+        "upstream.original", "upstream.replay"
+    ]  # fmt: skip
+    config.methods = {"esd": method("esd"), "vdu": method("vdu")}
+    posterior.run(config, tmp_path)
+    assert artifacts.upstream(tmp_path, "posterior")["summary"]["count"] == 3
+    unlearn.run(config, tmp_path)  # the finished one is still the same
+    natural = vdu_config.method("gradient_ascent", optimizer="natural")
+    assert vdu_config.takes_posterior(natural)

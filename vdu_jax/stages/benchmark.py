@@ -16,7 +16,6 @@ takes what no other is at. results.json holds nothing that depends on time, inte
 number of processes.
 """
 
-import copy
 import functools
 import json
 import sys

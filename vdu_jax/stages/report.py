@@ -221,7 +221,12 @@ def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
         header += ["u-FID", "its bias", "images", "KID × 1000", "precision", "recall"]
     header += ["to be forgotten %"] + (["confidence"] if "confidence" in original else [])
     header += [f"bits per dimension, {kind} (images)" for kind in kinds]
-    header += [*task.columns.values(), "steps", "seconds"]
+    values = task.column_values(original)
+    header += [
+        f"{head} [95 %]" if isinstance(values[key], Mapping) else head
+        for key, head in task.columns.items()
+    ]
+    header += ["steps", "seconds"]
     note = f"{metrics['images']} images a model. {task.about_columns}"
     return _rows(header, rows) + (
         f"<p class='note'>{note}{_about_quality(metrics) if has_quality else ''}</p>"
