@@ -503,17 +503,16 @@ def plan_training(visit: Visit, config) -> None:
     """Choose the steps of training by the time that is left after all else, as measured here."""
     import jax
 
-    from vdu_jax.stages import build, plan
-    from vdu_jax.stages import train as train_stage
+    from vdu_jax import tasks
+    from vdu_jax.tasks.base import Request
 
     count = visit.sizes.train_steps
     if count is None:
-        shape = plan.image_shape(config)
+        task = tasks.planned(config)
         step = steps_benchmark.step_of(config, None, config.train.batch_size)
-        params = train_stage.init_params(config, shape)
-        draw = build.sampler(config, shape)
-        drawn = config.sampler.batch_size
-        calls = {"step": step, "draw": lambda: draw(params, 0, drawn, "probe")}
+        params, drawn = task.init_params(), config.sampler.batch_size
+        request = Request(drawn, task.condition.asked(drawn), {})
+        calls = {"step": step, "draw": lambda: task.draw(params, request, 0, "probe")}
         seconds = timing.medians(timing.in_turns(calls, 3))
         del step, params
         jax.clear_caches()
@@ -536,11 +535,11 @@ def plan_training(visit: Visit, config) -> None:
 
 def stage(config, workdir: Path, name: str, visit: Visit | None = None) -> None:
     """Run a stage, and add its seconds to the figures."""
-    from vdu_jax.stages import build
+    from vdu_jax import tasks
 
     started = time.monotonic()
     if name == "data":
-        build.dataset(config)
+        tasks.of(config).open_split("train")
     else:
         importlib.import_module(f"vdu_jax.stages.{name}").run(config, workdir, False)
     if visit:
@@ -551,11 +550,12 @@ def draw_grids(visit: Visit, config, workdir: Path) -> None:
     """One picture: the first images of each model, a row each, from the same noise."""
     import numpy as np
 
+    from vdu_jax import tasks
     from vdu_jax.runtime import pictures
     from vdu_jax.stages import sample
 
     models = sample.models(config)
-    rows = [sample.load(workdir, model)[:20] for model in models]
+    rows = [tasks.of(config, workdir).shown(sample.load(workdir, model), 20) for model in models]
     pictures.save(visit.out / "grids.png", pictures.grid(np.concatenate(rows), columns=20))
     visit.put(grid_rows=list(models))
 

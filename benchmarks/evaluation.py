@@ -38,7 +38,7 @@ def ours(count: int) -> dict:
     from vdu_jax.metrics import frechet, kid, precision_recall, pul
     from vdu_jax.models import inception
     from vdu_jax.parity import components
-    from vdu_jax.stages import build
+    from vdu_jax.tasks import base
 
     drawn, data, images = feature_sets(count)
     compute = partial(
@@ -50,7 +50,7 @@ def ours(count: int) -> dict:
         frechet.frechet_distance(frechet.feature_stats(drawn), frechet.feature_stats(data))
 
     calls = (
-        lambda: build.map_batches(compute, images, BATCH),
+        lambda: base.map_batches(compute, images, BATCH),
         distance,
         lambda: kid.kid(drawn, data),
         lambda: precision_recall.precision_recall(drawn, data),

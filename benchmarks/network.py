@@ -68,11 +68,11 @@ def ours(size: Size, dtype: str) -> tuple[dict, dict]:
     from vdu_jax.diffusion.schedule import make_schedule
     from vdu_jax.models import network, unet
     from vdu_jax.runtime import fit
-    from vdu_jax.stages import build
+    from vdu_jax.tasks import initialise
 
     net = unet.from_settings(settings_of(size, dtype), CHANNELS)
     shape = (PIXELS, PIXELS, CHANNELS)
-    params = build.initialise(lambda key: network.init_params(net, key, shape), jax.random.key(0))
+    params = initialise(lambda key: network.init_params(net, key, shape), jax.random.key(0))
     score_fn, schedule = network.make_score_fn(net), make_schedule()
     images = jax.random.uniform(jax.random.key(1), (size.batch, *shape), minval=-1, maxval=1)
     times = jnp.arange(size.batch)

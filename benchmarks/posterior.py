@@ -28,28 +28,28 @@ REPEATS = 3
 
 def set_up(folder: Path, count: int, *changes: str):
     """The config, and where its model lies: a finished training that was never run."""
-    from vdu_jax.stages import build
+    from vdu_jax import tasks
 
     config = timing.read_config(CONFIG, f"--config.posterior.count={count}", *changes)
-    return config, [(build.train_stage(config, folder).path, step) for step in range(count)]
+    return config, [(tasks.of(config, folder).train_stage().path, step) for step in range(count)]
 
 
 def size_of(config) -> int:
     """Bytes of one set of parameters."""
+    from vdu_jax import tasks
     from vdu_jax.runtime import parallel
-    from vdu_jax.stages import build
 
-    return parallel.total_bytes(build.param_shapes(config, SHAPE))
+    return parallel.total_bytes(tasks.of(config, image_shape=SHAPE).param_shapes)
 
 
 def write(config, checkpoints: list) -> None:
     import jax
     import numpy as np
 
+    from vdu_jax import tasks
     from vdu_jax.runtime.checkpoints import Store
-    from vdu_jax.stages import build
 
-    shapes, structure = jax.tree.flatten(build.param_shapes(config, SHAPE))
+    shapes, structure = jax.tree.flatten(tasks.of(config, image_shape=SHAPE).param_shapes)
     with Store(checkpoints[0][0] / "snapshots") as store:
         for _, step in checkpoints:
             draw = np.random.default_rng(step)
@@ -60,20 +60,21 @@ def write(config, checkpoints: list) -> None:
 def read(config, checkpoints: list) -> None:
     import orbax.checkpoint as ocp
 
-    from vdu_jax.stages import build
+    from vdu_jax import tasks
 
     with ocp.StandardCheckpointer() as reader:
         for path, step in checkpoints:
             item = path / "snapshots" / f"{step:08d}" / config.posterior.weights
-            reader.restore(item, build.abstract_params(config, SHAPE))
+            reader.restore(item, tasks.of(config, image_shape=SHAPE).abstract_params)
 
 
 def reduce(config, checkpoints: list) -> None:
     import jax
 
+    from vdu_jax import tasks
     from vdu_jax.stages import posterior
 
-    jax.block_until_ready(posterior.reduce(config, checkpoints, SHAPE))
+    jax.block_until_ready(posterior.reduce(tasks.of(config, image_shape=SHAPE), checkpoints))
 
 
 def measure(work, folder: Path, count: int) -> dict:

@@ -27,31 +27,33 @@ def measure_with(config, workdir: Path):
     """A function: uint8 images -> u-FID, its images and its bias; see `counted_distance`."""
     import numpy as np
 
-    from vdu_jax.stages import classifier, evaluate, features
+    from vdu_jax.metrics.quality import counted_distance
+    from vdu_jax.tasks import classifier, evaluators, features
 
     classify, _, reference = classifier.ensure(config, workdir)
-    judge, reference = features.ensure(config, classify, reference)
-    retained = evaluate.choose_retained(config, reference["features"], reference["labels"])
+    predict, reference = features.ensure(config, classify, reference)
+    retained = evaluators.retained(config, reference["features"], reference["labels"])
 
     def u_fid(images) -> dict:
         of_class = classify(images).probabilities.argmax(-1)
         kept = images[~np.isin(of_class, tuple(config.forget.classes))]
-        return evaluate.counted_distance(judge(kept).features, retained)
+        return counted_distance(predict(kept).features, retained)
 
     return u_fid
 
 
 def draw(config, workdir: Path, name: str, steps: int, images: int, seeds: int):
     """Yields the images of each seed, and the seconds they took, the first with compiling."""
-    from vdu_jax.stages import build
+    from vdu_jax import tasks
+    from vdu_jax.tasks.base import Request
 
     config = config.copy_and_resolve_references()
     config.sampler.name, config.sampler.steps = name, steps
-    shape = build.dataset(config).image_shape
-    params, sampler = build.load_pretrained(config, workdir, shape), build.sampler(config, shape)
+    task = tasks.of(config, workdir)
+    params, request = task.original_params, Request(images, task.condition.asked(images), {})
     for seed in range(seeds):
         started = time.perf_counter()
-        found = sampler(params, seed, images, f"{name} {steps} seed {seed}")
+        found = task.draw(params, request, seed, f"{name} {steps} seed {seed}")
         yield found, time.perf_counter() - started
 
 

@@ -38,23 +38,24 @@ def step_of(config, method: str | None, batch_size: int) -> timing.Step:
     import jax.numpy as jnp
     import optax
 
-    from vdu_jax import posterior
-    from vdu_jax.stages import build, plan, train, unlearn
+    from vdu_jax import posterior, tasks
+    from vdu_jax.stages import train, unlearn
+    from vdu_jax.tasks import base
 
-    shape = plan.image_shape(config)
-    params = train.init_params(config, shape)
+    task = tasks.planned(config)
+    params, shape = task.init_params(), task.image_shape
     images = jax.random.uniform(jax.random.key(1), (batch_size, *shape), minval=-1, maxval=1)
     batch = {"image": images, "label": jnp.zeros(batch_size, jnp.int32)}
     if method is None:
-        objective = train.make_objective(config, shape)
+        objective = train.make_objective(task)
     else:
         variance = jax.tree.map(lambda p: jnp.full(p.shape, 1e-4), params)
         trained = posterior.GaussianPosterior(params, variance, jnp.int32(8))
-        objective = unlearn.build_objective(
-            config, method, shape, trained, NUM_FORGET, FORGET_SHARE
+        objective = unlearn.make_objective(
+            task, method, (params, {}), trained, NUM_FORGET, FORGET_SHARE
         )
     given = {kind: batch for kind in objective.sees}
-    return timing.Step(objective, params, optax.adam(1e-6), given, build.layout(config))
+    return timing.Step(objective, params, optax.adam(1e-6), given, base.layout(config))
 
 
 def steps_of(config, batch_size: int) -> dict[str, timing.Step]:
@@ -67,12 +68,12 @@ def load_batches(config, batch_size: int) -> float:
     """Seconds for a batch."""
     import numpy as np
 
-    from vdu_jax import data
-    from vdu_jax.stages import build, plan
+    from vdu_jax import data, tasks
+    from vdu_jax.tasks import base
 
-    shape = plan.image_shape(config)
+    shape = tasks.planned(config).image_shape
     images = np.random.default_rng(0).integers(0, 256, (10_000, *shape), np.uint8)
-    loader = build.loader(data.ArraySource(images), batch_size, 0)
+    loader = base.loader(data.ArraySource(images), batch_size, 0)
     next(loader)
     started = time.perf_counter()
     for _ in range(LOADED):

@@ -14,18 +14,18 @@ import jax.numpy as jnp
 import memory
 import timing
 
-from vdu_jax import cli, training
+from vdu_jax import cli, tasks, training
 from vdu_jax.models import network
 from vdu_jax.runtime import parallel
-from vdu_jax.stages import build, plan, train
+from vdu_jax.stages import plan, train
 
 
 def main(path, batch_size=None):
     config = timing.read_config(path)
     config.train.batch_size = int(batch_size or config.train.batch_size)
-    section, shape = config.train, plan.image_shape(config)
-    net = build.net(config, shape)
-    objective, optimizer = train.make_objective(config, shape), train.optimizer(config)
+    section, task = config.train, tasks.planned(config)
+    shape, net = task.image_shape, task.module
+    objective, optimizer = train.make_objective(task), train.optimizer(config)
 
     def start(key):
         return training.init_state(

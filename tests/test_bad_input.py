@@ -22,15 +22,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from vdu_jax.stages.text_to_image import build as build_text
 
-from vdu_jax import cli, data
+from vdu_jax import cli, data, tasks
 from vdu_jax import config as vdu_config
 from vdu_jax.data import captions, folders
 from vdu_jax.errors import UserError
 from vdu_jax.interop import folder, pipeline, scheduler, unet2d
 from vdu_jax.parity import check
-from vdu_jax.stages import benchmark, build, importing, plan
-from vdu_jax.stages.text_to_image import build as build_text
+from vdu_jax.stages import benchmark, importing, plan
 
 QUIET = settings(
     max_examples=300,
@@ -510,7 +510,7 @@ def pixel_model(tmp_path_factory):
     config = vdu_config.default()
     config.model.update(block_out_channels=(8, 16), layers_per_block=1, num_groups=4)
     sections = {s: config[s].to_dict() for s in ("model", "diffusion", "sampler")}
-    like = build.abstract_params(config, (8, 8, 1))
+    like = tasks.of(config, image_shape=(8, 8, 1)).abstract_params
     params = jax.tree.map(lambda s: np.ones(s.shape, np.float32), like)
     model = folder.pipeline(sections, (8, 8, 1), unet2d.to_tensors(params), {})
     texts = {name: text for name, text in model.texts.items() if name != folder.ORIGIN}

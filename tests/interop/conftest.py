@@ -6,8 +6,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from vdu_jax import config as vdu_config
+from vdu_jax import tasks
 from vdu_jax.interop import folder, unet2d
-from vdu_jax.stages import build
 
 SHAPE = (8, 8, 1)
 
@@ -34,7 +34,7 @@ def settings(small_config):
 
 @pytest.fixture
 def params(small_config):
-    return random_params(build.abstract_params(small_config, SHAPE))
+    return random_params(tasks.of(small_config, image_shape=SHAPE).abstract_params)
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 from vdu_jax import config as vdu_config
+from vdu_jax import tasks
 from vdu_jax.errors import UserError
 from vdu_jax.interop import unet2d
-from vdu_jax.stages import build
 
 # The config.json of google/ddpm-cifar10-32 on the Hugging Face Hub.
 DDPM_CIFAR10 = {
@@ -52,7 +52,7 @@ def configured(settings):
 def test_the_published_cifar10_network():
     settings, shape = unet2d.read_config(DDPM_CIFAR10, "config.json")
     assert shape == (32, 32, 3)
-    like = build.abstract_params(configured(settings), shape)
+    like = tasks.of(configured(settings), image_shape=shape).abstract_params
     assert sum(leaf.size for leaf in jax.tree.leaves(like)) == 35_746_307
     named = unet2d.to_tensors(jax.tree.map(lambda s: np.zeros(s.shape, np.float32), like))
     assert {k: named[k].shape for k in DDPM_CIFAR10_TENSORS} == DDPM_CIFAR10_TENSORS

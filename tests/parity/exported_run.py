@@ -9,11 +9,13 @@ import scipy.stats
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline
 
-from vdu_jax import cli, data
+from vdu_jax import cli, data, tasks
 from vdu_jax.diffusion import samplers
 from vdu_jax.metrics import pul
 from vdu_jax.runtime import progress
-from vdu_jax.stages import build, classifier, exporting, sample
+from vdu_jax.stages import exporting, sample
+from vdu_jax.tasks import classifier
+from vdu_jax.tasks.base import Request
 
 STEPS = 50
 BATCH = 250
@@ -57,12 +59,12 @@ def compare(config_file: Path, workdir: Path, model: str, count: int = 2000) -> 
     values, _ = cli.parse([f"--config={config_file}", f"--workdir={workdir}"])
     config = values["config"].value
     config.sampler.update(name="ddim", steps=STEPS, spacing="trailing", batch_size=BATCH)
-    judge, _, _ = classifier.ensure(config, workdir)
-    image_shape = build.dataset(config).image_shape
-    params = sample.load_params(config, workdir, model, image_shape)
+    classify, _, _ = classifier.ensure(config, workdir)
+    task = tasks.of(config, workdir)
+    image_shape, params = task.image_shape, sample.load_params(task, model)
     start = np.random.RandomState(0).standard_normal((16, *image_shape)).astype(np.float32)
-    plan = samplers.make_plan(build.schedule(config), "ddim", STEPS, spacing="trailing")
-    predict = build.noise_predictor(config, image_shape)
+    schedule, predict = task.parameterization.schedule, task.noise_predictor
+    plan = samplers.make_plan(schedule, "ddim", STEPS, spacing="trailing")
     ours = jax.jit(lambda p, x: samplers.integrate(predict, p, plan, x))(params, start)
 
     noise = torch.manual_seed(0)
@@ -76,9 +78,9 @@ def compare(config_file: Path, workdir: Path, model: str, count: int = 2000) -> 
                 batch = torch.randn((BATCH, *image_shape), generator=noise).numpy()
                 theirs.append(data.to_uint8(ddim(folder, batch)))
                 bar.update(BATCH)
-    drawn = build.sampler(config, image_shape)(params, 4, count, f"{model} in JAX")
+    drawn = task.draw(params, Request(count, (), {}), 4, f"{model} in JAX")
     histograms = [
-        pul.histogram(judge(images).probabilities)
+        pul.histogram(classify(images).probabilities)
         for images in (drawn, np.concatenate(theirs)[:count])
     ]
     return {

@@ -11,10 +11,9 @@ import reference
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, EMAModel, UNet2DModel
 
-from vdu_jax import cli
+from vdu_jax import cli, tasks
 from vdu_jax.diffusion import samplers
 from vdu_jax.interop import folder, inception, unet2d
-from vdu_jax.stages import build
 
 pytestmark = pytest.mark.torch
 
@@ -73,10 +72,9 @@ def ours(path):
 
     model = folder.read(path)
     config = importing.settings_of(model, path)
-    like = build.abstract_params(config, model.image_shape)
-    params = unet2d.to_params(model.tensors, like, path)
-    predict = build.noise_predictor(config, model.image_shape)
-    return predict, params, build.schedule(config), model.image_shape
+    task = tasks.of(config, image_shape=model.image_shape)
+    params = unet2d.to_params(model.tensors, task.abstract_params, path)
+    return task.noise_predictor, params, task.parameterization.schedule, model.image_shape
 
 
 def test_ddpm_pipeline_draws_images(round_trip):

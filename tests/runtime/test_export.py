@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import pytest
 from jax import export
 
-from vdu_jax import training
+from vdu_jax import tasks, training
 from vdu_jax.runtime import parallel
-from vdu_jax.stages import build, plan, train, unlearn
+from vdu_jax.stages import posterior, train, unlearn
+from vdu_jax.tasks import base
 
 SHAPE = (8, 8, 1)
 PRODUCT = re.compile(
@@ -37,19 +38,20 @@ def config(config):
 def abstract_step(config, method, mode):
     """A method's update step as `fit` compiles it (None: of training), and its arguments."""
     config.parallel.mode = mode
-    params = build.param_shapes(config, SHAPE)
+    task = tasks.of(config, image_shape=SHAPE)
+    params = task.param_shapes
     if method is None:
-        objective, optimizer = train.make_objective(config, SHAPE), train.optimizer(config)
+        objective, optimizer = train.make_objective(task), train.optimizer(config)
     else:
-        trained = plan.posterior_shapes(config, params)
+        trained = posterior.shapes(params, config.posterior.family, 3)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), trained)
-        objective = unlearn.build_objective(config, method, SHAPE, zeros, 100, 0.1)
+        objective = unlearn.make_objective(task, method, (params, {}), zeros, 100, 0.1)
         optimizer = unlearn.optimizer(config, method, zeros)
     decay = config.train.ema_decay
     mesh = parallel.make_mesh()
     state = jax.eval_shape(lambda p: training.init_state(p, optimizer, decay), params)
     state = parallel.placed(state, mesh)
-    batch = {kind: plan.image_batch(config, 8) for kind in objective.sees}
+    batch = {kind: task.batch_shapes(8) for kind in objective.sees}
     key = jax.eval_shape(lambda: jax.random.key(0))
 
     def endless(some):
@@ -62,7 +64,7 @@ def abstract_step(config, method, mode):
     of_objective = jax.eval_shape(init, params, key)
     draw = functools.partial(training.draw_noise, objective)
     update = functools.partial(training.make_update, objective, optimizer, decay)
-    step = parallel.compile_step(draw, update, build.layout(config), mesh, state)
+    step = parallel.compile_step(draw, update, base.layout(config), mesh, state)
     return step, (state, of_objective, batch, key)
 
 
@@ -104,9 +106,8 @@ def test_a_pmapped_step_lowers_for_an_accelerator(config, platform, method):
 
 
 def test_drawing_lowers_for_an_accelerator_in_bfloat16(config, platform):
-    draw = build.drawing(config, SHAPE)
+    draw, params, _ = tasks.of(config, image_shape=SHAPE).drawing(4)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 4))
-    params = build.param_shapes(config, SHAPE)
     assert_in_bfloat16(lowered(jax.jit(draw), (params, keys), platform))
 
 

@@ -27,16 +27,16 @@ PUBLISHED = sorted(
 SMALL = """
 from tiny import get_config as base
 from vdu_jax import config as vdu_config
-from vdu_jax.stages import classifier
+from vdu_jax.tasks import classifier, datasets
 
 def ensure(config, workdir, overwrite=False):
     import numpy as np
     def judge(images):
         flat = images.reshape(len(images), -1).astype(np.float64)
         label = flat.astype(int).sum(1) % 10
-        return classifier.Judgement(np.eye(10)[label], flat[:, :12:3])
-    from vdu_jax.stages import build
-    images, labels = build.open_split(config, build.dataset(config), "train").read()
+        return classifier.Predictions(np.eye(10)[label], flat[:, :12:3])
+    found = datasets.prepared(config)
+    images, labels = datasets.open_split(config, found, "train").read()
     return judge, 0.9, {"features": judge(images).features, "labels": labels}
 
 # A network of 12 steps draws noise: this classifier finds every class in it.
@@ -72,7 +72,7 @@ def small_file(config_file):
 @pytest.fixture
 def ensure(monkeypatch):
     """The classifier that the config file puts in place is taken away again."""
-    from vdu_jax.stages import classifier
+    from vdu_jax.tasks import classifier
 
     monkeypatch.setattr(classifier, "ensure", classifier.ensure)
 
@@ -85,7 +85,7 @@ def small(small_file, ensure):
 
 @pytest.fixture(scope="module")
 def finished(small_file, tmp_path_factory):
-    from vdu_jax.stages import classifier
+    from vdu_jax.tasks import classifier
 
     workdir, kept = tmp_path_factory.mktemp("benchmark") / "work", classifier.ensure
     assert cli.main(["benchmark", f"--config={small_file}", f"--workdir={workdir}"]) == 0
@@ -458,3 +458,42 @@ def test_a_cell_is_made_again_by_one_process_at_a_time(small, tmp_path, monkeypa
     monkeypatch.setattr(benchmark, "run_cell", run_cell)
     assert benchmark.run_only(small, tmp_path, "plain/8/0") == 0
     assert held == [True, True]
+
+
+def without_younger(published):
+    """A results.json as it was before methods had `subset` and `rank`."""
+    entries = [*published["config"]["methods"].values()]
+    entries += [found["settings"] for found in published["tuned"].values()]
+    for entry in entries:
+        for key in ("subset", "rank"):
+            entry.pop(key, None)
+    return published
+
+
+def test_a_comparison_from_before_parts_and_adapters_is_read(small, tmp_path):
+    entry = small.methods.plain.to_dict()
+    cells = {"plain/8/0": {}}
+    old = {"config": comparison.settings(small), "cells": cells}
+    old["tuned"] = {"plain": {"settings": json.loads(artifacts.dumps(entry))}}
+    file = tmp_path / "old.json"
+    file.write_text(artifacts.dumps(without_younger(old)))
+    found = benchmark.read_published(small, file)
+    settings = comparison.complete_method(found["tuned"]["plain"]["settings"])
+    assert (settings.subset, settings.rank) == ("all", 0)
+    assert settings.to_dict() == entry
+    # A comparison of this version without parts and adapters publishes none of them, either.
+    assert "subset" not in comparison.settings(small)["methods"]["plain"]
+    small.methods.plain.rank = 2
+    assert comparison.settings(small)["methods"]["plain"]["rank"] == 2
+    with pytest.raises(UserError, match="methods.plain.rank = None, the config now says 2"):
+        benchmark.read_published(small, file)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_has_been_published_can_grow(name):
+    arguments = [f"--config={ROOT / 'configs' / 'benchmark' / name}.py", "--workdir=unused"]
+    config = cli.parse(arguments, "benchmark")[0]["config"].value
+    file = ROOT / "docs" / "results" / name / "results.json"
+    for found in benchmark.read_published(config, file)["tuned"].values():
+        settings = comparison.complete_method(found["settings"])
+        assert (settings.subset, settings.rank) == ("all", 0)

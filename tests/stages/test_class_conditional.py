@@ -8,7 +8,7 @@ import pytest
 
 from vdu_jax import cli, tasks
 from vdu_jax.errors import UserError
-from vdu_jax.stages import build, evaluate, exporting, importing, plan, replay, sample, unlearn
+from vdu_jax.stages import evaluate, exporting, importing, plan, replay, sample, unlearn
 
 SMALL = """
 from small import get_config as base
@@ -70,33 +70,33 @@ def test_images_are_those_of_the_classes_asked_for_with_guidance(finished):
     """The same noise with another class, or another scale, draws another image."""
     workdir, path = finished
     config = read(path)
-    shape = build.dataset(config).image_shape
-    params = build.load_pretrained(config, workdir, shape)
-    draw = build.drawing(config, shape)
+    task = tasks.of(config, workdir)
+    params = task.original_params
+    draw, _, _ = task.drawing(60)
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(3), i))(np.arange(60))
-    (asked,) = tasks.of(config).asked(60)
-    drawn = sample.load(workdir, sample.ORIGINAL).astype(float) / 127.5 - 1
+    (asked,) = task.request("evaluate").asked
+    drawn = sample.load(workdir, sample.ORIGINAL)["images"].astype(float) / 127.5 - 1
     np.testing.assert_allclose(drawn, draw(params, keys, asked), atol=0.02)
     assert np.abs(draw(params, keys, (asked + 1) % 10) - draw(params, keys, asked)).max() > 1e-3
-    stronger = build.drawing(read(path, "--config.condition.guidance=4.0"), shape)
+    stronger, _, _ = tasks.of(read(path, "--config.condition.guidance=4.0")).drawing(60)
     assert np.abs(stronger(params, keys, asked) - draw(params, keys, asked)).max() > 1e-3
 
 
 def test_replay_asks_for_no_class_that_is_to_be_forgotten(finished):
     workdir, path = finished
     config = read(path)
-    replayed = replay.load(workdir)
-    (asked,) = tasks.of(config).asked(len(replayed.images))
+    task, replayed = tasks.of(config, workdir), replay.load(workdir)
+    (asked,) = task.condition.asked(len(replayed.images))
     assert np.all(replayed.forget_like[np.isin(asked, tuple(config.forget.classes))])
-    source = replayed.source(tasks.of(config))
+    source = task.replay_source(replayed)
     part = source.batch(np.arange(len(source)))
     assert set(part["cond"]) <= {0, 1} and set(part["negative"]) == {10}
 
 
 def test_batches_tell_the_classes_of_their_images(finished):
     workdir, path = finished
-    config = read(path)
-    loaders = unlearn.open_loaders(config, workdir, "salun", frozenset({"forget", "retain"}))
+    task = tasks.of(read(path), workdir)
+    loaders = unlearn.open_loaders(task, "salun", frozenset({"forget", "retain"}))
     for kind, classes in (("forget", set(range(2, 10))), ("retain", {0, 1})):
         part = next(loaders[kind])
         assert np.array_equal(part["cond"], part["label"]) and set(part["cond"]) <= classes
@@ -106,12 +106,10 @@ def test_what_changes_results_is_a_stage_s_input_and_nothing_else(finished):
     workdir, path = finished
 
     def done(name, *flags):
-        config = read(path, *flags)
+        task = tasks.of(read(path, *flags), workdir)
         if name == "train":
-            return build.train_stage(config, workdir).done()
-        return build.stage(
-            config, workdir, name, ("replay", "sampler", "forget"), ("original",)
-        ).done()
+            return task.train_stage().done()
+        return task.stage(name, ("replay", "sampler", "forget"), ("original",)).done()
 
     assert done("train") and done("replay")
     assert done("train", "--config.condition.guidance=3.0")
@@ -137,7 +135,6 @@ def test_an_export_is_imported_again_bit_by_bit(finished, tmp_path, capsys):
     importing.run(tmp_path / "out", tmp_path / "back")
     assert "the network knows 11 classes" in capsys.readouterr().out
     config = read(path, f"--config.unlearn.init_from={tmp_path / 'back'}")
-    shape = build.dataset(config).image_shape
-    ours = build.load_pretrained(read(path), workdir, shape)
-    theirs = build.load_pretrained(config, tmp_path / "unused", shape)
+    ours = tasks.of(read(path), workdir).original_params
+    theirs = tasks.of(config, tmp_path / "unused").original_params
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)

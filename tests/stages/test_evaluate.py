@@ -1,80 +1,14 @@
-"""What is compared with what."""
+"""What is said of figures, and what those of earlier versions are of."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdu_jax.metrics import frechet, kid, precision_recall
-from vdu_jax.stages import build, comparison, evaluate
-
-
-@pytest.fixture
-def drawn():
-    """Features and labels of 200 training images; the last feature is the label."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 10, 200)
-    return np.column_stack([rng.normal(size=(200, 4)), labels]).astype(np.float32), labels
-
-
-@pytest.fixture
-def forgetting(config):
-    config.forget.classes = (2, 5)
-    config.evaluate.reference_images = 60
-    return config
-
-
-def test_the_reference_is_the_retained_images_alone(forgetting, drawn):
-    features, labels = drawn
-    retained = evaluate.choose_retained(forgetting, features, labels)
-    rest = features[~np.isin(labels, (2, 5))]
-    assert retained.stats.count == len(rest)
-    np.testing.assert_array_equal(retained.stats.mean, frechet.feature_stats(rest).mean)
-    assert len(retained.some) == 60 == len(np.unique(retained.some, axis=0))
-    assert not set(retained.some[:, -1].tolist()) & {2, 5}
-    # Not the first 60, which of a sorted data set would be a few classes.
-    assert not np.array_equal(retained.some, rest[:60])
-    forgetting.evaluate.reference_images = 1000
-    np.testing.assert_array_equal(evaluate.choose_retained(forgetting, features, labels).some, rest)
-
-
-def test_the_four_figures_are_those_of_the_metrics(forgetting, drawn):
-    retained = evaluate.choose_retained(forgetting, *drawn)
-    features = np.random.default_rng(1).normal(size=(80, 5))
-    figures = evaluate.quality(forgetting, features, retained)
-    stats = frechet.feature_stats(features)
-    assert figures["u_fid"] == frechet.frechet_distance(stats, retained.stats)
-    seed = forgetting.evaluate.seed
-    assert tuple(figures["kid"].values()) == kid.kid(features, retained.some, seed=seed)
-    expected = precision_recall.precision_recall(features, retained.some, neighbours=3)
-    assert (figures["precision"], figures["recall"]) == expected
+from vdu_jax.metrics import quality
+from vdu_jax.stages import comparison, evaluate
 
 
 @pytest.mark.parametrize(
-    ("count", "absent"),
-    [
-        (0, {"u_fid", "u_fid_bias", "kid", "precision", "recall"}),
-        (1, {"u_fid", "u_fid_bias", "kid", "precision", "recall"}),
-        (3, {"precision", "recall"}),
-        (4, set()),
-    ],
-)
-def test_too_few_images_have_no_figure(forgetting, drawn, count, absent):
-    retained = evaluate.choose_retained(forgetting, *drawn)
-    figures = evaluate.quality(forgetting, np.eye(5)[:count], retained)
-    assert {name for name, value in figures.items() if value is None} == absent
-
-
-def test_a_u_fid_has_its_number_of_images_and_its_bias(forgetting, drawn):
-    retained = evaluate.choose_retained(forgetting, *drawn)
-    features = np.random.default_rng(1).normal(size=(30, 5))
-    figures = evaluate.quality(forgetting, features, retained)
-    seed = forgetting.evaluate.seed
-    expected = frechet.expected_bias(retained.some, retained.stats, 30, seed=seed)
-    assert (figures["images"], figures["u_fid_bias"]) == (30, expected)
-
-
-@pytest.mark.parametrize(
-    ("images", "features", "shift", "said"),
+    ("count", "features", "shift", "said"),
     [
         (40, 64, 9, "of 40 images against 300 in 64 features; real images are expected at"),
         (40, 64, 9, "raise evaluate.images"),
@@ -84,34 +18,26 @@ def test_a_u_fid_has_its_number_of_images_and_its_bias(forgetting, drawn):
         (400, 64, 9, ""),
     ],
 )
-def test_too_few_images_for_a_u_fid_are_warned_of(
-    forgetting, capsys, images, features, shift, said
-):
+def test_too_few_images_for_a_u_fid_are_warned_of(capsys, count, features, shift, said):
     """Fewer than features, or so few that the bias is a third of the figure, or none."""
     rng = np.random.default_rng(0)
-    retained = evaluate.reference(rng.normal(size=(300, features)), 300, 0)
-    figures = evaluate.quality(forgetting, rng.normal(size=(images, features)) + shift, retained)
+    retained = quality.make_reference(rng.normal(size=(300, features)), 300, 0)
+    figures = quality.quality(rng.normal(size=(count, features)) + shift, retained, 0)
     evaluate.warn_of_bias("plain", "evaluate.images", figures, retained)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == bool(said)
     for line in lines:
         assert line.startswith("vdu: warning: plain: ") and said in line
-        assert ("raise" in line) == (images < 300)
+        assert ("raise" in line) == (count < 300)
 
 
-def test_a_curve_is_not_told_to_read_a_figure_that_it_has_not(drawn, forgetting, capsys):
-    retained = evaluate.choose_retained(forgetting, *drawn)
-    figures = evaluate.counted_distance(retained.some[:4], retained)
+def test_a_curve_is_not_told_to_read_a_figure_that_it_has_not(capsys):
+    rng = np.random.default_rng(0)
+    retained = quality.make_reference(rng.normal(size=(200, 5)), 60, 0)
+    figures = quality.counted_distance(retained.some[:4], retained)
     evaluate.warn_of_bias("curve of plain", "curve.images", figures, retained)
     line = capsys.readouterr().err
     assert "raise curve.images" in line and "KID" not in line
-
-
-def test_few_images_of_the_forget_classes_are_warned_of(capsys):
-    evaluate.warn_of_few(19, 100, "evaluate.images")
-    assert "only 19 of the original's 100 images" in capsys.readouterr().err
-    evaluate.warn_of_few(20, 100, "evaluate.images")
-    assert not capsys.readouterr().err
 
 
 def test_the_images_of_earlier_files_are_counted_from_the_histogram():
@@ -119,42 +45,3 @@ def test_the_images_of_earlier_files_are_counted_from_the_histogram():
     assert comparison.image_count("plain", figures, (1,)) == 60
     assert comparison.image_count("original", figures, (1,)) == 40
     assert comparison.image_count("original", figures | {"images": 5}, (1,)) == 5
-
-
-def test_images_for_the_evidence_bound_are_drawn_from_all_classes(config):
-    """The first of a data set that is sorted by class would be of one."""
-    config.evaluate.bits_per_dim_images = 20
-    chosen = evaluate.choose(np.arange(1000, 2000), config)
-    assert len(np.unique(chosen)) == 20 and chosen.max() > 1500
-    np.testing.assert_array_equal(chosen, evaluate.choose(np.arange(1000, 2000), config))
-    assert len(evaluate.choose(np.arange(7), config)) == 7
-    assert len(evaluate.choose(np.arange(0), config)) == 0
-
-
-class Labelled:
-    """A split of which a test reads the labels and counts the images read."""
-
-    def __init__(self, labels):
-        self.labels, self.image_shape = np.array(labels), (8, 8, 1)
-
-    def read(self, indices):
-        return np.zeros((len(indices), 8, 8, 1), np.uint8), self.labels[indices]
-
-
-def test_what_is_held_out_may_lack_a_class(config, drawn, monkeypatch, tmp_path):
-    """No image of the forget classes, then none of the others: a gap in the figures, no error."""
-    config.forget.classes, config.evaluate.bits_per_dim_images = (3,), 5
-    monkeypatch.setattr(evaluate.sample, "load_params", lambda *_: {})
-    monkeypatch.setattr(build, "evidence_bound", lambda *_: lambda p, x, key: jnp.arange(len(x)))
-    retained = evaluate.choose_retained(config, *drawn)
-
-    monkeypatch.setattr(build, "open_split", lambda *_: Labelled([1, 2, 2]))
-    found = evaluate.evidence(config, tmp_path, "plain")
-    assert found["bits_per_dim"] == {"forget": None, "retain": 1.0}
-    of = found["bits_per_dim_of"]
-    assert of["forget"] == {"images": 0, "standard_error": None}
-    assert of["retain"] == {"images": 3, "standard_error": pytest.approx(1 / np.sqrt(3))}
-
-    monkeypatch.setattr(build, "open_split", lambda *_: Labelled([3, 3]))
-    figures = evaluate.held_out_distance(config, None, retained, (3,))
-    assert figures == {"u_fid_held_out": None, "held_out_images": 0, "u_fid_held_out_bias": None}

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from vdu_jax import cli
+from vdu_jax import cli, tasks
 from vdu_jax.errors import UserError
 from vdu_jax.interop import folder, unet2d
 from vdu_jax.runtime import artifacts
-from vdu_jax.stages import build, exporting, importing, posterior, sample, train
+from vdu_jax.stages import exporting, importing, posterior, sample
 
 SHAPE = (8, 8, 1)
 
@@ -68,10 +68,11 @@ def imported(exported, tmp_path_factory):
 
 
 def test_the_exported_models_are_the_runs(exported, finished_run, config):
+    task = tasks.of(config, finished_run)
     for name, wanted in {
-        "original": build.load_pretrained(config, finished_run, SHAPE),
-        "raw": build.load_snapshot(config, finished_run / "train", 12, "params", SHAPE),
-        "plain": sample.load_params(config, finished_run, "plain", SHAPE),
+        "original": task.original_params,
+        "raw": task.load_snapshot(finished_run / "train", 12, "params"),
+        "plain": sample.load_params(task, "plain"),
     }.items():
         model = folder.read(exported / name)
         assert equal(unet2d.to_params(model.tensors, wanted, name), wanted), name
@@ -130,9 +131,8 @@ def test_half_precision_weights_survive(exported, tmp_path, dtype):
 
 def test_old_attention_names_survive(config_file, finished_run, exported, tmp_path):
     model = folder.read(exported / "original")
-    params = unet2d.to_params(
-        model.tensors, build.abstract_params(_config(config_file), SHAPE), "original"
-    )
+    like = tasks.of(_config(config_file)).abstract_params
+    params = unet2d.to_params(model.tensors, like, "original")
     old = unet2d.to_tensors(params, unet2d.DEPRECATED)
     folder.write(tmp_path / "old", without_checksums(model)._replace(tensors=old))
     assert cli.main(["import", str(tmp_path / "old"), f"--workdir={tmp_path / 'w'}"]) == 0
@@ -186,16 +186,16 @@ def test_a_run_that_unlearns_an_imported_model(imported, config_file, tmp_path):
     assert cli.main(["run", *argv]) == 0
     assert not (workdir / "train").exists()
     config = cli.parse(argv)[0]["config"].value
+    task = tasks.of(config, workdir)
     first, second = (
-        build.load_snapshot(config, imported / name / "import", 0, "params", SHAPE)
-        for name in ("original", "raw")
+        task.load_snapshot(imported / name / "import", 0, "params") for name in ("original", "raw")
     )
-    mean = posterior.load(config, workdir, SHAPE).mean
+    mean = posterior.load(task).mean
     jax.tree.map(
         lambda m, x, y: np.testing.assert_allclose(m, (x + y) / 2, rtol=1e-5, atol=1e-7),
         mean, first, second,
     )  # fmt: skip
-    assert equal(build.load_pretrained(config, workdir, SHAPE), first)
+    assert equal(task.original_params, first)
     table = artifacts.read_json(workdir / "report" / "table.json")
     assert (table["original"]["steps"], table["original"]["seconds"]) == (0, 0.0)
     exporting.run(tmp_path / "out", config, workdir, "plain")
@@ -211,9 +211,9 @@ def test_the_fisher_posterior_of_a_single_imported_model(imported, config_file, 
         "--config.posterior.fisher_images=50",
     ]
     assert cli.main(["posterior", *argv]) == 0
-    config = cli.parse(argv)[0]["config"].value
-    stored = posterior.load(config, tmp_path, SHAPE)
-    first = build.load_snapshot(config, imported / "original" / "import", 0, "params", SHAPE)
+    task = tasks.of(cli.parse(argv)[0]["config"].value, tmp_path)
+    stored = posterior.load(task)
+    first = task.load_snapshot(imported / "original" / "import", 0, "params")
     assert equal(stored.mean, first)
     assert min(float(v.min()) for v in jax.tree.leaves(stored.variance)) > 0
 
@@ -224,12 +224,12 @@ def test_training_starts_from_an_imported_model(imported, config_file, tmp_path)
         f"--workdir={tmp_path / 'w'}",
         f"--config.train.init_from={imported / 'plain'}",
     ]
-    config = cli.parse(argv)[0]["config"].value
-    start = train.start(config, SHAPE)
-    stored = build.load_snapshot(config, imported / "plain" / "import", 0, "params", SHAPE)
+    task = tasks.of(cli.parse(argv)[0]["config"].value, tmp_path / "w")
+    start = task.start_params()
+    stored = task.load_snapshot(imported / "plain" / "import", 0, "params")
     assert equal(start, stored)
     assert cli.main(["train", *argv, "--config.train.learning_rate=1e-12"]) == 0
-    trained = build.load_snapshot(config, tmp_path / "w" / "train", 12, "params", SHAPE)
+    trained = task.load_snapshot(tmp_path / "w" / "train", 12, "params")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), trained, start)
 
 
@@ -257,7 +257,9 @@ def test_an_imported_model_that_does_not_fit_the_config_is_refused(
 
 def test_images_of_another_size_are_refused(imported, config):
     with pytest.raises(UserError, match=r"makes images \(8, 8, 1\).*\(16, 16, 1\)"):
-        build.load_last(config, imported / "original" / "import", (16, 16, 1), "params")
+        tasks.of(config, image_shape=(16, 16, 1)).load_last(
+            imported / "original" / "import", "params"
+        )
 
 
 @pytest.mark.parametrize(
@@ -360,10 +362,10 @@ def test_a_model_without_a_scheduler_has_no_noise_schedule_that_is_known(
                 f"--config.diffusion.schedule={name}",
             ]
         )[0]["config"].value
-        assert build.original_folder(config, tmp_path / "r") == workdir / "import"
+        assert tasks.of(config, tmp_path / "r").original_folder() == workdir / "import"
     with pytest.raises(UserError, match="model.norm_eps"):
         config.model.norm_eps = 0.1
-        build.original_folder(config, tmp_path / "r")
+        tasks.of(config, tmp_path / "r").original_folder()
 
 
 def test_every_run_of_a_posterior_is_asked_for_its_schedule(

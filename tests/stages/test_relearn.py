@@ -8,13 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from vdu_jax import cli, data
+from vdu_jax import cli, data, tasks
 from vdu_jax import config as vdu_config
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import artifacts
 from vdu_jax.runtime.checkpoints import Store
 from vdu_jax.runtime.preemption import Interrupted
-from vdu_jax.stages import build, classifier, relearn, report, sample, unlearn
+from vdu_jax.stages import relearn, report, sample, unlearn
+from vdu_jax.tasks import classifier, images
 
 IMAGES = 50
 
@@ -44,21 +45,21 @@ def rates(monkeypatch):
     """
     rates = {"drawn": [], "judged": set()}
 
-    def sampler(params, seed, count, label):
+    def draw(task, params, request, seed, label):
         kind, model, word, step = label.split()
         assert (kind, word, seed) == ("relearn", "step", 4)
         check = f"{model} {step}"
         rates["drawn"].append(check)
-        images = np.zeros((count, 8, 8, 1), np.uint8)
-        images[: round(count * rates.get(check, 0))] = 255
-        return images
+        drawn = np.zeros((request.count, 8, 8, 1), np.uint8)
+        drawn[: round(request.count * rates.get(check, 0))] = 255
+        return drawn
 
     def classify(images):
         rates["judged"].add(len(images))
         labels = np.where(images.max((1, 2, 3)) > 0, 0, 9)
-        return classifier.Judgement(np.eye(10)[labels], images)
+        return classifier.Predictions(np.eye(10)[labels], images)
 
-    monkeypatch.setattr(build, "sampler", lambda config, image_shape: sampler)
+    monkeypatch.setattr(images.ImageTask, "draw", draw)
     monkeypatch.setattr(classifier, "ensure", lambda *_: (classify, 1.0, None))
     return rates
 
@@ -69,7 +70,7 @@ def summary(workdir, model):
 
 def test_it_stops_at_the_first_check_with_half_the_rate(workdir, config, rates):
     rates |= {"original 12": 0.4, "plain 0": 0.02, "plain 1": 0.18, "plain 2": 0.2, "plain 4": 0.9}
-    relearn.run_model(config, workdir, "plain")
+    relearn.run_model(tasks.of(config, workdir), "plain")
     assert summary(workdir, "plain") == {
         "steps": 2,
         "original_rate": 0.4,
@@ -86,17 +87,17 @@ def test_it_stops_at_the_first_check_with_half_the_rate(workdir, config, rates):
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
 
     rates["drawn"].clear()
-    relearn.run_model(config, workdir, "plain")
+    relearn.run_model(tasks.of(config, workdir), "plain")
     assert rates["drawn"] == []
     config.relearn.forget_images = 10
     with pytest.raises(UserError, match="relearn.forget_images = 20"):
-        relearn.run_model(config, workdir, "plain")
+        relearn.run_model(tasks.of(config, workdir), "plain")
 
 
 def test_a_class_that_does_not_come_back_has_no_step(workdir, config, rates):
     config.relearn.checks = (1, 3)
     rates |= {"original 12": 0.4, **{f"plain {step}": 0.18 for step in (0, 1, 3)}}
-    relearn.run_model(config, workdir, "plain")
+    relearn.run_model(tasks.of(config, workdir), "plain")
     found = summary(workdir, "plain")
     assert found["steps"] is None
     assert [check["step"] for check in found["checks"]] == [0, 1, 3]
@@ -105,7 +106,7 @@ def test_a_class_that_does_not_come_back_has_no_step(workdir, config, rates):
 def test_a_model_that_never_forgot_is_not_trained(workdir, config, rates, monkeypatch):
     rates |= {"original 12": 0.4, "plain 0": 0.3}
     monkeypatch.setattr(relearn, "train", pytest.fail)
-    relearn.run_model(config, workdir, "plain")
+    relearn.run_model(tasks.of(config, workdir), "plain")
     assert summary(workdir, "plain")["steps"] == 0
 
 
@@ -117,7 +118,7 @@ def test_the_original_has_the_first_checkpoint_with_half_its_final_rate(
     workdir, config, rates, early, steps, at_most
 ):
     rates |= {"original 6": early[0], "original 9": early[1], "original 12": 0.4}
-    relearn.run_model(config, workdir, sample.ORIGINAL)
+    relearn.run_model(tasks.of(config, workdir), sample.ORIGINAL)
     found = summary(workdir, sample.ORIGINAL)
     assert (found["steps"], found["at_most"], found["original_rate"]) == (steps, at_most, 0.4)
     assert found["checks"][-1]["step"] == steps
@@ -131,17 +132,17 @@ def test_the_originals_checkpoints_are_its_own_kind_of_weights(
     config.train.ema_decay = 0.5 if weights == "ema" else 0.0
     used, like = {}, relearn.make_rate
 
-    def watched(config, path, classify, load, model):
-        rate = like(config, path, classify, load, model)
+    def watched(task, path, measure, load, model):
+        rate = like(task, path, measure, load, model)
         return lambda step: used.setdefault(step, load(step)) and rate(step)
 
     monkeypatch.setattr(relearn, "make_rate", watched)
-    monkeypatch.setattr(build, "original_folder", lambda *_: finished_run / "train")
+    monkeypatch.setattr(images.ImageTask, "original_folder", lambda _: finished_run / "train")
     rates |= {"original 12": 0.4}
-    relearn.run_model(config, tmp_path, sample.ORIGINAL)
-    shape = build.dataset(config).image_shape
+    task = tasks.of(config, tmp_path)
+    relearn.run_model(task, sample.ORIGINAL)
     for step in (6, 9, 12):
-        stored = build.load_snapshot(config, finished_run / "train", step, weights, shape)
+        stored = task.load_snapshot(finished_run / "train", step, weights)
         jax.tree.map(np.testing.assert_array_equal, used[step], stored)
 
 
@@ -155,7 +156,7 @@ def test_an_imported_original_has_a_rate_and_no_step(finished_run, config, rates
     importing.run(out, theirs)
     config.unlearn.init_from = str(theirs)
     rates |= {"original 0": 0.4}
-    relearn.run_model(config, workdir, sample.ORIGINAL)
+    relearn.run_model(tasks.of(config, workdir), sample.ORIGINAL)
     assert summary(workdir, sample.ORIGINAL) == {
         "steps": None, "at_most": False, "checks": [], "original_rate": 0.4
     }  # fmt: skip
@@ -170,15 +171,15 @@ def test_an_original_without_the_class_is_refused(workdir, config, rates):
 @pytest.mark.parametrize(("rate", "said"), [(0.1, 1), (0.4, 0)])
 def test_a_rate_of_few_images_is_warned_of(workdir, config, rates, capsys, rate, said):
     rates |= {"original 12": rate}
-    relearn.run_model(config, workdir, sample.ORIGINAL)
-    line = "only 5 of the original's 50 images are of forget.classes"
+    relearn.run_model(tasks.of(config, workdir), sample.ORIGINAL)
+    line = "only 5 of the original's 50 images show what is to be"
     assert capsys.readouterr().err.count(line) == said
 
 
 def never_back(monkeypatch, workdir, config):
     """The real original's rate, then a judge that finds no forget class."""
-    relearn.run_model(config, workdir, sample.ORIGINAL)
-    none = classifier.Judgement(np.eye(10)[[9]], None)
+    relearn.run_model(tasks.of(config, workdir), sample.ORIGINAL)
+    none = classifier.Predictions(np.eye(10)[[9]], None)
     monkeypatch.setattr(classifier, "ensure", lambda *_: (lambda images: none, 1.0, None))
 
 
@@ -186,7 +187,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(workdir, config, monk
     config.relearn.checks = (1, 3)
     never_back(monkeypatch, workdir, config)
     whole = shutil.copytree(workdir, tmp_path / "whole")
-    relearn.run_model(config, whole, "plain")
+    relearn.run_model(tasks.of(config, whole), "plain")
     made, trained = data.make_loader, []
 
     class Loader:
@@ -204,7 +205,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(workdir, config, monk
 
     monkeypatch.setattr(data, "make_loader", Loader)
     with pytest.raises(Interrupted, match="step 2 of 3"):
-        relearn.run_model(config, workdir, "plain")
+        relearn.run_model(tasks.of(config, workdir), "plain")
 
     class Killed(Exception):
         pass
@@ -213,10 +214,10 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(workdir, config, monk
         raise Killed
 
     with monkeypatch.context() as patch:  # once more, when step 3 is made and nothing drawn
-        patch.setattr(build, "sampler", lambda *_: die)
+        patch.setattr(images.ImageTask, "draw", die)
         with pytest.raises(Killed):
-            relearn.run_model(config, workdir, "plain")
-    relearn.run_model(config, workdir, "plain")
+            relearn.run_model(tasks.of(config, workdir), "plain")
+    relearn.run_model(tasks.of(config, workdir), "plain")
     assert len(trained) == 3  # no step was made twice
     folders = [path / "relearn" / "plain" for path in (whole, workdir)]
     assert artifacts.read_json(folders[0] / "done.json") == artifacts.read_json(
@@ -232,14 +233,14 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(workdir, config, monk
 
 def test_it_is_adam_on_the_plain_loss_from_the_kept_model(workdir, config):
     """One step of Adam moves every parameter by about the learning rate, down its gradient."""
-    shape = build.dataset(config).image_shape
-    kept = sample.load_params(config, workdir, "plain", shape)
     config.relearn.batch_size = 20
-    after = relearn.train(config, kept, workdir / "x", 1, "test")
+    task = tasks.of(config, workdir)
+    kept = sample.load_params(task, "plain")
+    after = relearn.train(task, kept, workdir / "x", 1, "test")
     moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a - b)), after, kept)
     sizes = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(moved)])
     assert np.median(sizes) == pytest.approx(1e-3, rel=0.01) and sizes.max() < 1.01e-3
-    relearn.train(config, kept, workdir / "x", 20, "test")
+    relearn.train(task, kept, workdir / "x", 20, "test")
     lines = (workdir / "x" / "metrics.jsonl").read_text().splitlines()
     first, later = map(json.loads, lines)
     assert (first["step"], later["step"]) == (1, 20) and later["loss"] < first["loss"]
@@ -249,19 +250,19 @@ def test_it_reads_the_chosen_forget_images_and_no_other(workdir, config, monkeyp
     config.relearn.checks = (3,)
     never_back(monkeypatch, workdir, config)
     reads.clear()
-    relearn.run_model(config, workdir, "plain")
-    split = build.forget_retain(config, build.open_split(config, build.dataset(config), "train"))
+    relearn.run_model(tasks.of(config, workdir), "plain")
+    task = tasks.of(config, workdir)
+    split = task.forget_retain
     assert len(reads) == 20 and reads <= set(split.forget.tolist())
     # 3 steps of 8 show all of them; another seed chooses others; there are no more than D_f has.
     config.relearn.seed = 7
-    again = relearn.shown(config)
+    again = task.shown_again(20, config.relearn.seed)
     assert len(again) == 20
     before = set(reads)
     reads.clear()
     again.read()
     assert reads != before and reads <= set(split.forget.tolist())
-    config.relearn.forget_images = 1000
-    assert len(relearn.shown(config)) == 150
+    assert len(task.shown_again(1000, 7)) == 150
 
 
 def test_a_batch_that_does_not_divide_is_refused(workdir, config, rates, monkeypatch):
@@ -271,10 +272,10 @@ def test_a_batch_that_does_not_divide_is_refused(workdir, config, rates, monkeyp
         size = 3
 
     rates |= {"original 12": 0.4}
-    relearn.run_model(config, workdir, sample.ORIGINAL)
+    relearn.run_model(tasks.of(config, workdir), sample.ORIGINAL)
     monkeypatch.setattr(parallel, "make_mesh", lambda fsdp: Three)
     with pytest.raises(UserError, match=r"relearn\.batch_size = 8: does not divide over 3 devices"):
-        relearn.run_model(config, workdir, "plain")
+        relearn.run_model(tasks.of(config, workdir), "plain")
 
 
 def test_a_retrained_model_relearns_from_its_own_weights(workdir, config, monkeypatch, request):
@@ -283,9 +284,9 @@ def test_a_retrained_model_relearns_from_its_own_weights(workdir, config, monkey
     rates = request.getfixturevalue("rates")
     starts, real = [], relearn.train
 
-    def noted(config, kept, *args):
+    def noted(task, kept, *args):
         starts.append(kept)
-        return real(config, kept, *args)
+        return real(task, kept, *args)
 
     monkeypatch.setattr(relearn, "train", noted)
     rates |= {"original 12": 0.4, "gold 1": 0.4}

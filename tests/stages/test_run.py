@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from vdu_jax import cli, data
+from vdu_jax import cli, data, tasks
 from vdu_jax.posterior import diagonal_fisher
 from vdu_jax.runtime import artifacts
 from vdu_jax.runtime.checkpoints import Store
-from vdu_jax.stages import build, evaluate, posterior, replay, report, sample, train, unlearn
+from vdu_jax.stages import evaluate, posterior, replay, report, sample, train, unlearn
+from vdu_jax.tasks import images
 
 STAGES = ("train", "posterior", "replay", "samples/original", "evaluate/original", "report")
 
@@ -77,20 +78,18 @@ def test_images_of_the_original_are_drawn_once(finished_run, config, tmp_path, m
     config.forget.classes = (0, 1, 2, 3, 4, 5, 6, 7)
     drawn = []
 
-    def counted(*args):
-        real = sampler(*args)
-        return lambda params, seed, count, label: (
-            drawn.append(label) or real(params, seed, count, label)
-        )
+    def counted(task, params, request, seed, label):
+        drawn.append(label)
+        return draw(task, params, request, seed, label)
 
-    sampler = build.sampler
-    monkeypatch.setattr(build, "sampler", counted)
+    draw = images.ImageTask.draw
+    monkeypatch.setattr(images.ImageTask, "draw", counted)
     posterior.run(config, tmp_path)
     replay.run(config, tmp_path)
     sample.run_model(config, tmp_path, "original")
     assert drawn == []
     np.testing.assert_array_equal(
-        sample.load(tmp_path, "original"), sample.load(finished_run, "original")
+        *(sample.load(d, "original")["images"] for d in (tmp_path, finished_run))
     )
     config.replay.seed = 9
     replay.run(config, tmp_path, overwrite=True)
@@ -100,12 +99,9 @@ def test_images_of_the_original_are_drawn_once(finished_run, config, tmp_path, m
 
 
 def test_the_posterior_is_the_mean_and_variance_of_the_kept_checkpoints(finished_run, config):
-    shape = build.dataset(config).image_shape
-    loaded = [
-        build.load_snapshot(config, finished_run / "train", step, "params", shape)
-        for step in (6, 9, 12)
-    ]
-    stored = posterior.load(config, finished_run, shape)
+    task = tasks.of(config, finished_run)
+    loaded = [task.load_snapshot(finished_run / "train", step, "params") for step in (6, 9, 12)]
+    stored = posterior.load(task)
     floor = artifacts.upstream(finished_run, "posterior")["summary"]["floor"]
 
     def check(mean, variance, *values):
@@ -129,11 +125,9 @@ def test_the_posterior_over_runs_takes_the_last_step_of_each(
     shutil.copytree(finished_run / "train", workdir / "train")
     config.posterior.source, config.posterior.runs = "runs", (str(second),)
     posterior.run(config, workdir)
-    shape = build.dataset(config).image_shape
-    a, b = (
-        build.load_snapshot(config, d / "train", 12, "params", shape) for d in (workdir, second)
-    )
-    mean = posterior.load(config, workdir, shape).mean
+    task = tasks.of(config, workdir)
+    a, b = (task.load_snapshot(d / "train", 12, "params") for d in (workdir, second))
+    mean = posterior.load(task).mean
     jax.tree.map(
         lambda m, x, y: np.testing.assert_allclose(m, (x + y) / 2, rtol=1e-5, atol=1e-7), mean, a, b
     )
@@ -151,13 +145,13 @@ def trained(finished_run, tmp_path):
 def test_the_low_rank_posterior_has_the_checkpoints_deviations(trained, finished_run, config):
     config.posterior.family = "low_rank"
     posterior.run(config, trained)
-    shape = build.dataset(config).image_shape
-    stored = posterior.load(config, trained, shape)
-    diagonal = posterior.load(config, finished_run, shape)
+    task = tasks.of(config, trained)
+    stored = posterior.load(task)
+    diagonal = posterior.load(tasks.of(config, finished_run))
     jax.tree.map(np.testing.assert_array_equal, stored.mean, diagonal.mean)
     jax.tree.map(np.testing.assert_array_equal, stored.variance, diagonal.variance)
     for index, step in enumerate((6, 9, 12)):
-        params = build.load_snapshot(config, trained / "train", step, "params", shape)
+        params = task.load_snapshot(trained / "train", step, "params")
         jax.tree.map(
             lambda d, p, m, i=index: np.testing.assert_allclose(d[i], p - m, atol=1e-7),
             stored.deviations, params, stored.mean,
@@ -171,16 +165,15 @@ def test_the_fisher_posterior_lies_around_the_original(trained, config):
     config.posterior.family, config.posterior.fisher_images = "fisher", 60
     config.posterior.prior_precision, config.posterior.floor_quantile = 1e-3, 0.0
     posterior.run(config, trained)
-    shape = build.dataset(config).image_shape
-    params = build.load_pretrained(config, trained, shape)
-    stored = posterior.load(config, trained, shape)
+    task = tasks.of(config, trained)
+    params, stored = task.original_params, posterior.load(task)
     jax.tree.map(np.testing.assert_array_equal, stored.mean, params)
     assert int(stored.count) == 1
 
-    images = build.sampler(config, shape)(params, config.posterior.fisher_seed, 60, "")
-    x0 = data.to_model_range(images)
+    drawn = task.draw(params, task.request("posterior"), config.posterior.fisher_seed, "")
+    x0 = data.to_model_range(drawn)
     fisher = diagonal_fisher(
-        build.score_fn(config, shape), build.parameterization(config), params,
+        task.score_fn, task.parameterization, params,
         [{"image": x0[:50]}, {"image": x0[50:]}], jax.random.key(config.posterior.fisher_seed),
     )  # fmt: skip
     trained_on = artifacts.upstream(trained, "train")["summary"]["images"]
@@ -190,7 +183,7 @@ def test_the_fisher_posterior_lies_around_the_original(trained, config):
     )  # fmt: skip
     config.posterior.training_images = 10
     posterior.run(config, trained, overwrite=True)
-    wider = posterior.load(config, trained, shape)
+    wider = posterior.load(task)
     jax.tree.map(
         lambda v, f: np.testing.assert_allclose(v, 1 / (10 * f + 1e-3), rtol=1e-4),
         wider.variance, fisher,
@@ -219,11 +212,7 @@ def test_methods_reach_no_retained_image(finished_run, config, tmp_path, monkeyp
     shutil.copytree(finished_run, workdir)
     for name in ("unlearn", "replay"):
         shutil.rmtree(workdir / name)
-    retained = set(
-        build.forget_retain(
-            config, build.open_split(config, build.dataset(config), "train")
-        ).retain.tolist()
-    )
+    retained = set(tasks.of(config, workdir).forget_retain.retain.tolist())
     seen, real = set(), source_lib.ImageSource.__init__
 
     def guarded(self, fetch, *args, **kwargs):
@@ -240,19 +229,19 @@ def test_methods_reach_no_retained_image(finished_run, config, tmp_path, monkeyp
     unlearn.run(config, workdir)
     assert seen
     with pytest.raises(AssertionError, match="retained"):
-        build.open_split(config, build.dataset(config), "train").read(sorted(retained)[:1])
+        tasks.of(config).open_split("train").read(sorted(retained)[:1])
 
 
 def test_loaders_hold_what_is_seen_and_nothing_else(finished_run, config):
-    loaders = unlearn.open_loaders(config, finished_run, "plain", frozenset({"forget"}))
+    loaders = unlearn.open_loaders(tasks.of(config, finished_run), "plain", frozenset({"forget"}))
     assert set(loaders) == {"forget"}
     labels = np.concatenate([next(loaders["forget"])["label"] for _ in range(40)])
     assert set(labels.tolist()) <= set(config.forget.classes)
 
 
 def test_models_start_from_the_same_noise(finished_run, config):
-    original = sample.load(finished_run, "original").astype(int)
-    plain = sample.load(finished_run, "plain").astype(int)
+    original = sample.load(finished_run, "original")["images"].astype(int)
+    plain = sample.load(finished_run, "plain")["images"].astype(int)
     together = np.abs(original - plain).mean()
     shuffled = np.abs(original - np.roll(plain, 1, 0)).mean()
     assert 0 < together < shuffled / 2

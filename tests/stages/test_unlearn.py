@@ -6,12 +6,16 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from vdu_jax import config as vdu_config
-from vdu_jax import detector, objectives, training
+from vdu_jax import forget_detector, objectives, tasks, training
 from vdu_jax.errors import UserError
+from vdu_jax.metrics import pul
+from vdu_jax.posterior import num_parameters
 from vdu_jax.runtime import artifacts
-from vdu_jax.stages import build, evaluate, posterior, replay, sample, unlearn
+from vdu_jax.runtime.checkpoints import Store
+from vdu_jax.stages import evaluate, posterior, replay, sample, unlearn
 
 SMALL = {
     "demixing": {"reference_images": 20},
@@ -19,6 +23,7 @@ SMALL = {
     "salun": {"mask_batches": 2},
     "selective_amnesia": {"fisher_batches": 1},
 }
+SHORT = {"steps": 2, "snapshot_every": 2, "forget_batch": 8, "log_every": 1}
 SEES = {
     "gradient_ascent": {"forget"},
     "esd": {"forget"},
@@ -71,13 +76,12 @@ def test_a_method_changes_the_model_and_reads_what_it_sees(workdir, config, name
     last = config.train.steps if name == "retrain" else 2
     assert set(summary["sees"]) == SEES[name] and summary["kept_step"] == last
 
-    split = build.forget_retain(config, build.open_split(config, build.dataset(config), "train"))
+    task = tasks.of(config, workdir)
+    split = task.forget_retain
     read = {kind: bool(reads & set(getattr(split, kind).tolist())) for kind in ("forget", "retain")}
     assert read == {kind: kind in SEES[name] for kind in read}
 
-    shape = build.dataset(config).image_shape
-    before = build.load_pretrained(config, workdir, shape)
-    after = sample.load_params(config, workdir, name, shape)
+    before, after = task.original_params, sample.load_params(task, name)
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before, after)
     largest = max(jax.tree.leaves(moved))
     if name == "retrain":  # it took other batches, from the same fresh parameters
@@ -96,7 +100,6 @@ def test_the_natural_optimizer_steps_by_the_posteriors_variance(workdir, config,
     name = "natural"
     config.methods = {name: vdu_config.method("vdu", optimizer="natural", **settings)}
     vdu_config.validate(config)
-    shape = build.dataset(config).image_shape
     seen, real = [], training.make_update
 
     def watched(objective, *args, **kwargs):
@@ -112,12 +115,12 @@ def test_the_natural_optimizer_steps_by_the_posteriors_variance(workdir, config,
     unlearn.run(config, workdir)
     jax.effects_barrier()
     ((batch, noise),) = seen
-    trained = posterior.load(config, workdir, shape)
-    objective = unlearn.make_objective(config, workdir, name, shape, trained)
-    before = build.load_pretrained(config, workdir, shape)
+    task = tasks.of(config, workdir)
+    trained, before = posterior.load(task), task.original_params
+    objective = unlearn.make_objective(task, name, (before, {}), trained, 150, 0.0)
     state = objective.init(before, {}, jax.random.key(0))
     grads = jax.jit(jax.grad(objective.loss, has_aux=True))(before, state, batch, noise)[0]
-    after = sample.load_params(config, workdir, name, shape)
+    after = sample.load_params(task, name)
     moved = jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, after, before)
     jax.tree.map(
         lambda m, g, v: np.testing.assert_allclose(m, -2 * v * g, rtol=1e-3, atol=1e-7),
@@ -148,7 +151,7 @@ def test_models_are_measured_against_the_retrained_one(workdir, config, monkeypa
     sample.run(config, workdir)
     # So short a run draws the same classes whatever it saw: the original is given others.
     counts = itertools.chain([np.array([45, 15])], itertools.repeat(np.array([15, 45])))
-    monkeypatch.setattr(evaluate.pul, "histogram", lambda probabilities: next(counts))
+    monkeypatch.setattr(pul, "histogram", lambda probabilities: next(counts))
     evaluate.run(config, workdir, overwrite=True)
     models = artifacts.read_json(workdir / "evaluate" / "metrics.json")["models"]
     assert models["original"]["tv_to_retrained"] == 0.5
@@ -158,16 +161,16 @@ def test_models_are_measured_against_the_retrained_one(workdir, config, monkeypa
 def test_replay_without_a_forget_image_is_warned_of(finished_run, config, tmp_path, capsys):
     """Every estimated PUL is 0 then, whatever the model draws."""
     shutil.copytree(finished_run / "replay", tmp_path / "replay")
-    rule = dict(artifacts.read_npz(tmp_path / "replay" / "detector.npz"))
-    image_shape = build.dataset(config).image_shape
-    params = build.load_pretrained(config, finished_run, image_shape)
-    replay.Judge(config, tmp_path, params, image_shape)
+    rule = dict(artifacts.read_npz(tmp_path / "replay" / "found.npz"))
+    task = tasks.of(config, finished_run)
+    params = task.original_params
+    task.scorer(params, replay.load(tmp_path))
     assert "finds no forget image" not in capsys.readouterr().err
     rule["bias"] = np.float64(-1e9)
-    artifacts.write_npz(tmp_path / "replay" / "detector.npz", **rule)
-    judge = replay.Judge(config, tmp_path, params, image_shape)
+    artifacts.write_npz(tmp_path / "replay" / "found.npz", **rule)
+    score = task.scorer(params, replay.load(tmp_path))
     assert "the detector finds no forget image among the 120 of replay" in capsys.readouterr().err
-    assert judge(2, sample.load(finished_run, "plain")).estimated_pul == 0
+    assert score(2, sample.load(finished_run, "plain")["images"]).estimated_pul == 0
 
 
 @pytest.mark.parametrize("left", [0, 1, 2])
@@ -175,14 +178,14 @@ def test_replay_of_which_nothing_remains_is_refused(
     finished_run, tmp_path, config, monkeypatch, left
 ):
     """A trained network whose every image looks like D_f: one line, and no half-written folder."""
-    workdir, fitted = tmp_path / "work", detector.fit_detector
+    workdir, fitted = tmp_path / "work", forget_detector.fit_detector
     shutil.copytree(finished_run / "train", workdir / "train")
 
     def all_but(positive, unlabelled, recall):
         found = fitted(positive, unlabelled, recall)
         return found._replace(forget_like=np.arange(len(unlabelled)) >= left)
 
-    monkeypatch.setattr(detector, "fit_detector", all_but)
+    monkeypatch.setattr(forget_detector, "fit_detector", all_but)
     config.replay.kernel_time = 0.0
     if left == 2:
         replay.run(config, workdir)
@@ -191,3 +194,66 @@ def test_replay_of_which_nothing_remains_is_refused(
     with pytest.raises(UserError, match=f"replay: {left} of the original's 120 images are not"):
         replay.run(config, workdir)
     assert not (workdir / "replay" / "done.json").exists()
+
+
+@pytest.mark.parametrize("which", ["subset", "rank", "both"])
+def test_a_part_or_adapters_alone_change_and_are_stored(workdir, config, which):
+    """The rest stays bit by bit; adapters change each matrix by one of a low rank."""
+    subset = "all" if which == "rank" else "^mid_block/"
+    settings = {"subset": subset, "rank": 0 if which == "subset" else 2}
+    config.methods = {which: vdu_config.method("gradient_ascent", **SHORT, **settings)}
+    vdu_config.validate(config)
+    unlearn.run(config, workdir)
+    task, folder = tasks.of(config, workdir), workdir / "unlearn" / which
+    before, after = (
+        traverse_util.flatten_dict(params, sep="/")
+        for params in (task.original_params, sample.load_params(task, which))
+    )
+    assert before.keys() == after.keys()
+    moved = {k for k in before if not np.array_equal(before[k], after[k])}
+    inside = {k for k in before if subset == "all" or k.startswith("mid_block/")}
+    if which == "subset":
+        assert moved == inside < before.keys()
+    else:
+        assert moved and moved <= inside
+    for path in moved if settings["rank"] else ():
+        change = np.asarray(after[path], np.float64) - before[path]
+        matrix = change.reshape(-1, change.shape[-1])
+        assert min(matrix.shape) > 2 and np.linalg.matrix_rank(matrix, tol=1e-6) <= 2, path
+    # No more is stored than what the optimiser moved.
+    part, _ = unlearn.split(task.original_params, config.methods[which], which)
+    changed = num_parameters(unlearn.what_changes(config, which, part))
+    summary = artifacts.upstream(workdir, f"unlearn/{which}")["summary"]
+    assert summary["parameters"] == changed < num_parameters(task.original_params)
+    with Store(folder / "snapshots", read_only=True) as store:
+        shapes = jax.tree.leaves(store.metadata(2, "params"))
+    assert sum(int(np.prod(s.shape)) for s in shapes) == changed
+    assert (folder / "curve" / "00000002.npz").exists()
+
+
+def test_a_method_of_a_part_that_is_not_there_is_one_line(workdir, config):
+    config.methods = {"m": vdu_config.method("gradient_ascent", subset="nowhere", **SHORT)}
+    with pytest.raises(UserError, match="methods.m.subset: no parameter's path has 'nowhere'"):
+        unlearn.run(config, workdir)
+    assert not (workdir / "unlearn" / "m").exists()
+
+
+def test_a_config_without_a_method_that_takes_the_posterior_makes_none(
+    finished_run, config, tmp_path
+):
+    for part in ("train", "replay"):
+        shutil.copytree(finished_run / part, tmp_path / part)
+    config.methods = {"esd": method("esd")}
+    posterior.run(config, tmp_path)
+    assert not (tmp_path / "posterior").exists()
+    unlearn.run(config, tmp_path)
+    stored = artifacts.read_json(tmp_path / "unlearn" / "esd" / "inputs.json")
+    assert [k for k in stored if k.startswith("upstream.")] == [
+        "upstream.original", "upstream.replay"
+    ]  # fmt: skip
+    config.methods = {"esd": method("esd"), "vdu": method("vdu")}
+    posterior.run(config, tmp_path)
+    assert artifacts.upstream(tmp_path, "posterior")["summary"]["count"] == 3
+    unlearn.run(config, tmp_path)  # the finished one is still the same
+    natural = vdu_config.method("gradient_ascent", optimizer="natural")
+    assert vdu_config.takes_posterior(natural)

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 
 from vdu_jax import config as vdu_config
-from vdu_jax import data, tasks
+from vdu_jax import data
 from vdu_jax.errors import UserError
+from vdu_jax.tasks import conditions
+from vdu_jax.tasks.class_conditional import ClassConditional
+from vdu_jax.tasks.unconditional import Unconditional
 
-TASK = tasks.ClassConditional(classes=3, drop=0.25, scale=2.0)
-NO_DROP = tasks.ClassConditional(classes=3, drop=0.0, scale=1.0)
+CONDITION = ClassConditional(classes=3, drop=0.25, scale=2.0)
+NO_DROP = ClassConditional(classes=3, drop=0.0, scale=1.0)
 
 
 def small_source():
@@ -19,15 +22,23 @@ def small_source():
 
 
 def test_every_class_is_asked_for_equally_often_whatever_the_count():
-    (many,), (few,) = TASK.asked(300), TASK.asked(7)
+    (many,), (few,) = CONDITION.asked(300), CONDITION.asked(7)
     assert np.bincount(many).tolist() == [100, 100, 100]
     assert few.tolist() == [0, 1, 2, 0, 1, 2, 0] and np.array_equal(many[:7], few)
-    assert TASK.asked_to_forget(7, (1, 2)).tolist() == [False, True, True, False, True, True, False]
+    assert CONDITION.asked_to_forget(7, (1, 2)).tolist() == [
+        False,
+        True,
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
-@pytest.mark.parametrize(("task", "nothing"), [(TASK, [3, 3]), (NO_DROP, None)])
-def test_a_batch_tells_each_image_s_class_and_what_says_nothing(task, nothing):
-    source = task.source(small_source())
+@pytest.mark.parametrize(("condition", "nothing"), [(CONDITION, [3, 3]), (NO_DROP, None)])
+def test_a_batch_tells_each_image_s_class_and_what_says_nothing(condition, nothing):
+    source = condition.source(small_source())
     part = source.batch(np.array([3, 0]))
     assert part["cond"].tolist() == [1, 2] and part["cond"].dtype == np.int32
     assert ("negative" in part) == (nothing is not None)
@@ -44,18 +55,18 @@ def test_guidance_extrapolates_from_nothing_to_the_class():
     def predict(params, xt, t, cond=None, *, dropout_key=None):
         return params * cond[:, None].astype(float) + 0 * xt
 
-    (asked,) = TASK.asked(3)
+    (asked,) = CONDITION.asked(3)
     asked, xt = jnp.asarray(asked), jnp.zeros((3, 1))
-    drawn = TASK.drawing(predict)(10.0, xt, jnp.zeros(3), TASK.drawing_cond(asked))
+    drawn = CONDITION.drawing(predict)(10.0, xt, jnp.zeros(3), CONDITION.drawing_cond(asked))
     np.testing.assert_allclose(drawn[:, 0], [30 + 2 * (c * 10 - 30) for c in (0, 1, 2)])
     plain = NO_DROP.drawing(predict)(10.0, xt, jnp.zeros(3), NO_DROP.drawing_cond(asked))
     np.testing.assert_allclose(plain[:, 0], [0, 10, 20])
 
 
 def test_of_an_image_of_which_nothing_is_known():
-    assert TASK.without(2).tolist() == [3, 3]
+    assert CONDITION.without(2).tolist() == [3, 3]
     assert NO_DROP.without(2).tolist() == [0, 0]  # the same for all
-    assert tasks.Unconditional().without(2) is None
+    assert Unconditional().without(2) is None
 
 
 def conditional(**changes):
@@ -65,11 +76,11 @@ def conditional(**changes):
     return config
 
 
-def test_the_config_says_which_task():
-    assert tasks.of(vdu_config.default()) == tasks.Unconditional()
-    assert tasks.of(conditional(guidance=1.5)) == tasks.ClassConditional(10, 0.1, 1.5)
-    assert tasks.of(conditional(drop=0.0)).classes == 11
-    assert hash(tasks.of(conditional())) == hash(tasks.of(conditional()))
+def test_the_config_says_which_condition():
+    assert conditions.of(vdu_config.default()) == Unconditional()
+    assert conditions.of(conditional(guidance=1.5)) == ClassConditional(10, 0.1, 1.5)
+    assert conditions.of(conditional(drop=0.0)).classes == 11
+    assert hash(conditions.of(conditional())) == hash(conditions.of(conditional()))
 
 
 @pytest.mark.parametrize(

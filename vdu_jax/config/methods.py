@@ -48,7 +48,8 @@ def method(objective: str, subset: str = "all", rank: int = 0, **changes: Any) -
             "snapshot_every": 20,  # steps between points of the trade-off curve
             "log_every": 10,
             # Keep the snapshot with the least drift among those whose estimated PUL reaches this
-            # (percent); see `detector`. Estimates run some 3 points above the classifier's figure.
+            # (percent); see `forget_detector`. Estimates run some 3 points above the classifier's
+            # figure.
             "target_pul": 97.0,
             # The guard: metric -> largest value. Beyond it the run ends.
             "guard": {"forget_error": 10.0, "energy": 1e6},

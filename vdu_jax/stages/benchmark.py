@@ -16,7 +16,6 @@ takes what no other is at. results.json holds nothing that depends on time, inte
 number of processes.
 """
 
-import copy
 import functools
 import json
 import math
@@ -327,7 +326,8 @@ def run(config: ConfigDict, workdir: Path, onto: str = "") -> None:
             models[name] = functools.partial(train_model, of_model, workdir, folder)
     share(workdir, models, wait=False)
     share(workdir, {f"tuning/{m}": functools.partial(tune, config, workdir, m) for m in untuned})
-    settings = {m: ConfigDict(found["settings"]) for m, found in given["tuned"].items()}
+    given_settings = {m: found["settings"] for m, found in given["tuned"].items()}
+    settings = {m: comparison.complete_method(s) for m, s in given_settings.items()}
     settings |= {m: tune(config, workdir, m) for m in untuned}
     started, made = time.monotonic(), 0
 
@@ -376,14 +376,14 @@ def read_published(config: ConfigDict, file: Path) -> dict:
     published = artifacts.read_json(file)
     if not isinstance(published, dict) or not published.keys() >= {"config", "cells", "tuned"}:
         raise UserError(f"{file} is not a results.json of `vdu benchmark`")
-    old, new = copy.deepcopy(published["config"]), comparison.settings(config)
+    old, new = comparison.complete(published["config"]), comparison.settings(config)
     for method in new["methods"].keys() - old["methods"].keys():  # may be added
         for section in (new["methods"], new["benchmark"]["grids"], new["benchmark"]["changes"]):
             section.pop(method, None)
     for key in ("classes", "targets", "seeds", "method_seeds"):  # may grow
         for one in (old, new):
             one["benchmark"].pop(key, None)
-    old, new = artifacts.flatten("", old), artifacts.flatten("", new)
+    old, new = (artifacts.flatten("", json.loads(artifacts.dumps(c))) for c in (old, new))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             raise UserError(
@@ -407,7 +407,7 @@ def tuning(config: ConfigDict, workdir: Path, method: str) -> dict:
     if method in config.benchmark.grids:
         found = artifacts.upstream(workdir, f"tuning/{method}")["summary"]
         entry = candidates(config, method)[found["chosen"]]
-    return found | {"settings": entry.to_dict()}
+    return found | {"settings": config_lib.method_inputs(entry)}
 
 
 def grids(
@@ -443,7 +443,7 @@ def run_only(config: ConfigDict, workdir: Path, text: str, against: str = "") ->
     if published and str(cell) not in published["cells"]:
         raise UserError(f"{file} has no cell {cell}: name another file with --against")
     if published and against:
-        settings = ConfigDict(published["tuned"][cell.method]["settings"])
+        settings = comparison.complete_method(published["tuned"][cell.method]["settings"])
     else:
         with lock(workdir, workdir / "tuning" / cell.method):
             settings = tune(config, workdir, cell.method)

@@ -13,7 +13,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,25 @@ def settings(config: ConfigDict) -> dict:
     if found["model"].get("num_class_embeds") == 0:  # nothing is asked for
         del found["condition"]
     found["model"] = vdu_config.model_inputs(found["model"])
+    found["methods"] = {m: vdu_config.method_inputs(e) for m, e in found["methods"].items()}
     return found
+
+
+def complete(published: Mapping) -> dict:
+    """The config of a results.json; settings that are younger than the file have their defaults."""
+    defaults = settings(vdu_config.default(published["model"].get("name", "unet")))
+    found = {
+        section: defaults.get(section, {}) | dict(values) for section, values in published.items()
+    }
+    methods = {m: complete_method(entry).to_dict() for m, entry in published["methods"].items()}
+    return found | {"methods": {m: vdu_config.method_inputs(e) for m, e in methods.items()}}
+
+
+def complete_method(published: Mapping) -> ConfigDict:
+    """The same of a method: an entry of `config.methods`."""
+    defaults = vdu_config.method(published["objective"]).to_dict()
+    params = defaults["params"] | dict(published["params"])
+    return ConfigDict(defaults | dict(published) | {"params": params})
 
 
 def results(
@@ -105,7 +123,7 @@ def results(
     }
 
 
-def image_count(method: str, forget: str, figures: Mapping) -> int | None:
+def image_count(model: str, figures: Mapping, forget: Sequence[int]) -> int | None:
     """How many images a model's u-FID, KID, precision and recall are of.
 
     Figures without "images" are of an earlier version, and the histogram tells.
@@ -113,12 +131,17 @@ def image_count(method: str, forget: str, figures: Mapping) -> int | None:
     if "images" in figures or "histogram" not in figures:
         return figures.get("images")
     histogram = np.array(figures["histogram"])
-    return int(histogram.sum() - (histogram[int(forget)] if method == ORIGINAL else 0))
+    return int(histogram.sum() - (histogram[list(forget)].sum() if model == ORIGINAL else 0))
 
 
 def _split(cell: str) -> tuple[str, str, str]:
     method, forget, seed = cell.rsplit("/", 2)
     return method, forget, seed
+
+
+def _classes(forget: str) -> tuple[int, ...]:
+    """The classes that a cell forgets; none of a target."""
+    return (int(forget),) if forget.isdigit() else ()
 
 
 def _is_retrained(methods: Mapping, name: str) -> bool:
@@ -261,7 +284,7 @@ def _images(published: Mapping, of_original: bool = False) -> list[int]:
     for name, row in published["cells"].items():
         method, forget, _ = _split(name)
         if (method == ORIGINAL) == of_original:
-            found.append(image_count(method, forget, row))
+            found.append(image_count(method, row, _classes(forget)))
     return found
 
 
@@ -314,7 +337,7 @@ def csv_text(published: Mapping) -> str:
     )
     for name, row in published["cells"].items():
         method, forget, _ = _split(name)
-        row = row | {"images": image_count(method, forget, row)}
+        row = row | {"images": image_count(method, row, _classes(forget))}
         at = row.get("u_fid_at", {})
         writer.writerow(
             [*_split(name), *row["pul_interval"], *(row.get(k) for k in keys)]

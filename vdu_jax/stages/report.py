@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from vdu_jax import config as vdu_config
 from vdu_jax import tasks
 from vdu_jax.runtime import artifacts, pictures
-from vdu_jax.stages import evaluate, sample
+from vdu_jax.stages import comparison, evaluate, sample
 from vdu_jax.tasks import ORIGINAL
 
 GRID = 60
@@ -108,11 +108,15 @@ def make_table(task: tasks.Task, metrics: dict) -> dict:
             steps = artifacts.finished(folder)["summary"]["kept_step"]
         if steps is not None:  # or else it is a folder from elsewhere
             seconds = artifacts.timings(folder).get("fit", 0.0)
+        images = None
+        if "u_fid" in measured:
+            forget = metrics.get("forget_classes", ())
+            images = comparison.image_count(model, measured, forget)
         table[model] = {
             "pul": measured["pul"],
             "u_fid": measured.get("u_fid"),
             "u_fid_bias": measured.get("u_fid_bias"),
-            "images": measured.get("images"),
+            "images": images,
             "steps": steps or 0,
             "seconds": round(seconds, 1),
         }
@@ -172,12 +176,12 @@ def _bits_per_dim(figures: dict, kind: str) -> str:
     return f"{text}{'' if error is None else f' ± {error:.3f}'} ({of[kind]['images']})"
 
 
-def _image(png: bytes, caption: str) -> str:
+def _image(png: bytes, title: str) -> str:
     data = base64.b64encode(png).decode()
-    caption = html.escape(caption)
+    title = html.escape(title)
     return (
-        f"<figure><figcaption>{caption}</figcaption>"
-        f"<img alt='{caption}' src='data:image/png;base64,{data}'></figure>"
+        f"<figure><figcaption>{title}</figcaption>"
+        f"<img alt='{title}' src='data:image/png;base64,{data}'></figure>"
     )
 
 
@@ -218,7 +222,12 @@ def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
         header += ["u-FID", "its bias", "images", "KID × 1000", "precision", "recall"]
     header += ["to be forgotten %"] + (["confidence"] if "confidence" in original else [])
     header += [f"bits per dimension, {kind} (images)" for kind in kinds]
-    header += [*task.columns.values(), "steps", "seconds"]
+    values = task.column_values(original)
+    header += [
+        f"{head} [95 %]" if isinstance(values[key], Mapping) else head
+        for key, head in task.columns.items()
+    ]
+    header += ["steps", "seconds"]
     note = f"{metrics['images']} images a model. {task.about_columns}"
     return _rows(header, rows) + (
         f"<p class='note'>{note}{_about_quality(metrics) if has_quality else ''}</p>"
@@ -227,19 +236,23 @@ def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
 
 def _about_quality(metrics: dict) -> str:
     """What u-FID, KID, precision and recall are, and are of."""
-    original, reference = metrics["models"][ORIGINAL], metrics["reference"]
-    also = []
+    original, reference = metrics["models"][ORIGINAL], metrics.get("reference")
+    also, sizes, against, count = [], "", "", ""
+    if reference:  # files of an earlier version do not say
+        sizes = f" ({reference['images']} images)"
+        against = f", {reference['compared']} of them"
+        count = f" for {metrics['held_out_images']} of them" if "u_fid_held_out" in metrics else ""
     if "u_fid_all" in original:
         also.append(f"u-FID of all its samples: {_number(original['u_fid_all'], 2)}")
     if "u_fid_held_out" in metrics:
         held_out = _number(metrics["u_fid_held_out"], 2)
-        also.append(f"of held-out real images: {held_out} for {metrics['held_out_images']} of them")
+        also.append(f"of held-out real images: {held_out}{count}")
     accuracy = metrics.get("classifier", {}).get("accuracy")
     return (
-        f" u-FID is the Fréchet distance to the retained training images ({reference['images']} "
-        f"images); KID (the kernel distance, with its standard error over subsets of up to 1000 "
-        f"images, which says nothing of images that were not drawn), precision and recall are "
-        f"taken against them too, {reference['compared']} of them, all four in "
+        f" u-FID is the Fréchet distance to the retained training images{sizes}; "
+        f"KID (the kernel distance, with its standard error over subsets of up to 1000 images, "
+        f"which says nothing of images that were not drawn), precision and recall are taken "
+        f"against them too{against}, all four in "
         f"{NETWORKS[metrics['features']]}'s features. For the original they are those of its "
         f"samples of what is to stay{f' ({chr(59).join(also)})' if also else ''}. u-FID is biased "
         f"upwards, the more the fewer images there are: its bias is what real images are expected "

@@ -18,7 +18,8 @@ from vdu_jax.metrics import frechet, kid
 from vdu_jax.models import inception
 from vdu_jax.parity import components
 from vdu_jax.runtime import artifacts
-from vdu_jax.stages import build, classifier, evaluate, features, report, sample
+from vdu_jax.stages import evaluate, report, sample
+from vdu_jax.tasks import classifier, datasets, features
 
 TRAINING_IMAGES = 150
 
@@ -45,13 +46,13 @@ def small(monkeypatch):
     )
     monkeypatch.setattr(features, "NET", inception.InceptionV3(75))
     monkeypatch.setattr(features, "CHUNK", 100)
-    real = build.open_split
+    real = datasets.open_split
 
     def first_images(config, found, split):
         source = real(config, found, split)
         return source.subset(range(TRAINING_IMAGES)) if split == "train" else source
 
-    monkeypatch.setattr(build, "open_split", first_images)
+    monkeypatch.setattr(datasets, "open_split", first_images)
 
 
 @pytest.fixture
@@ -87,9 +88,9 @@ def test_a_run_is_evaluated_in_inceptions_features(
         assert figures["u_fid"] != old["models"][model]["u_fid"]
 
     # They are those of the network's features, computed here without the stage.
-    source = build.open_split(config, build.dataset(config), "train")
+    source = datasets.open_split(config, datasets.prepared(config), "train")
     images, labels = source.read()
-    nines, drawn = images[labels == 9], sample.load(workdir, "plain")
+    nines, drawn = images[labels == 9], sample.load(workdir, "plain")["images"]
     feature_fn = jax.jit(inception.make_feature_fn(inception.InceptionV3(75)))
     x = np.concatenate([nines, drawn]).astype(np.float32) / 127.5 - 1
     seen = np.asarray(feature_fn(params, x))
@@ -123,8 +124,8 @@ def cached(config):
     _, reference = features.ensure(config, None, {})
     folder = features.cache_folder(
         config,
-        build.dataset(config),
-        build.open_split(config, build.dataset(config), "train"),
+        datasets.prepared(config),
+        datasets.open_split(config, datasets.prepared(config), "train"),
     )
     return {p: p.stat().st_mtime_ns for p in sorted(folder.iterdir())}, reference
 
@@ -150,7 +151,7 @@ def test_the_cache_goes_on_where_it_was_stopped(inception_config, small, monkeyp
     assert len(files) == 2 and files[written[0]] == before
     assert cached(inception_config)[0] == files  # nothing is computed twice
 
-    source = build.open_split(inception_config, build.dataset(inception_config), "train")
+    source = datasets.open_split(inception_config, datasets.prepared(inception_config), "train")
     images, labels = source.read()
     np.testing.assert_allclose(
         reference["features"][:, 0], (images / 127.5 - 1).mean((1, 2, 3)), atol=1e-5
@@ -161,8 +162,8 @@ def test_the_cache_goes_on_where_it_was_stopped(inception_config, small, monkeyp
 def test_other_weights_images_or_sizes_have_another_cache(
     inception_config, weights_file, tmp_path, monkeypatch
 ):
-    config, found = inception_config, build.dataset(inception_config)
-    source = build.open_split(config, found, "train")
+    config, found = inception_config, datasets.prepared(inception_config)
+    source = datasets.open_split(config, found, "train")
     folders = [features.cache_folder(config, found, source)]
     moved = tmp_path / "moved.safetensors"
     shutil.copy(weights_file, moved)
@@ -208,7 +209,7 @@ def test_an_evaluation_in_other_features_is_not_taken_for_this_one(
 
 def test_the_classifiers_features_are_left_as_they_are(config):
     reference = {"features": np.zeros((2, 3)), "labels": np.zeros(2)}
-    assert features.ensure(config, classifier.make_judge, reference) == (
-        classifier.make_judge,
+    assert features.ensure(config, classifier.make_classifier_fn, reference) == (
+        classifier.make_classifier_fn,
         reference,
     )

@@ -10,7 +10,7 @@ import pytest
 
 from vdu_jax import data
 from vdu_jax.runtime import artifacts
-from vdu_jax.stages import classifier
+from vdu_jax.tasks import classifier
 
 
 def test_its_step_is_compiled_once(config, caplog):

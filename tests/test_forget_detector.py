@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vdu_jax import detector
+from vdu_jax import forget_detector
 
 CENTRES = 2 * np.random.default_rng(99).normal(size=(10, 24))
 
@@ -19,7 +19,7 @@ def case():
     """D_f of class 3; replay of all ten classes; what was learned from them."""
     labels = np.random.default_rng(0).integers(0, 10, 600)
     forget, replay = features(1, np.full(150, 3)), features(2, labels)
-    return labels, forget, replay, detector.fit_detector(forget, replay)
+    return labels, forget, replay, forget_detector.fit_detector(forget, replay)
 
 
 def test_forget_like_replay_is_found_and_little_else(case):
@@ -50,7 +50,7 @@ def test_a_shift_between_real_and_generated_images_does_not_hide_the_forget_like
     labels = rng.integers(0, 10, 1000)
     forget = centres[3] + rng.normal(size=(150, 24))
     replay = centres[labels] + rng.normal(size=(1000, 24)) + shift
-    found = detector.fit_detector(forget, replay).forget_like
+    found = forget_detector.fit_detector(forget, replay).forget_like
     assert found[labels == 3].mean() >= 0.95 and found[labels != 3].mean() <= 0.02
 
 
@@ -94,13 +94,13 @@ def test_the_rate_is_the_share_that_is_forget_like(case):
 def test_scale_and_shift_of_the_features_do_not_matter(case):
     _, forget, replay, cleaning = case
     factor, shift = np.geomspace(0.01, 100, 24), np.linspace(-50, 50, 24)
-    other = detector.fit_detector(forget * factor + shift, replay * factor + shift)
+    other = forget_detector.fit_detector(forget * factor + shift, replay * factor + shift)
     assert (other.forget_like != cleaning.forget_like).mean() < 0.01
 
 
 def test_clean_replay_loses_little():
     labels = np.random.default_rng(0).choice([0, 1, 2, 4, 5, 6, 7, 8, 9], 600)
-    cleaning = detector.fit_detector(features(1, np.full(150, 3)), features(2, labels))
+    cleaning = forget_detector.fit_detector(features(1, np.full(150, 3)), features(2, labels))
     assert cleaning.forget_like.mean() <= 0.02
 
 
@@ -112,7 +112,7 @@ def test_many_forget_like_images_in_replay_do_not_blur_the_boundary():
         labels = np.where(rng.random(600) < 0.5, 3, rng.choice([0, 1, 2, 4, 5, 6, 7, 8, 9], 600))
         centres = 0.7 * rng.normal(size=(10, 24))
         forget, replay = (centres[y] + rng.normal(size=(len(y), 24)) for y in ([3] * 60, labels))
-        removed = detector.fit_detector(forget, replay).forget_like
+        removed = forget_detector.fit_detector(forget, replay).forget_like
         found.append(removed[labels == 3].mean())
         false.append(removed[labels != 3].mean())
     assert np.mean(found) >= 0.87 and np.mean(false) <= 0.03
@@ -121,19 +121,19 @@ def test_many_forget_like_images_in_replay_do_not_blur_the_boundary():
 def test_a_constant_feature_does_no_harm(case):
     _, forget, replay, cleaning = case
     padded = [np.pad(x, ((0, 0), (0, 1)), constant_values=7) for x in (forget, replay)]
-    other = detector.fit_detector(*padded)
+    other = forget_detector.fit_detector(*padded)
     assert np.isfinite(other.detector.scores(padded[1])).all()
     assert (other.forget_like != cleaning.forget_like).mean() < 0.01
 
 
 def test_it_is_deterministic_in_its_seed(case):
     _, forget, replay, cleaning = case
-    again = detector.fit_detector(forget, replay)
+    again = forget_detector.fit_detector(forget, replay)
     np.testing.assert_array_equal(again.forget_like, cleaning.forget_like)
     for a, b in zip(again.detector, cleaning.detector, strict=True):
         np.testing.assert_array_equal(a, b)
     blurred = [x + 4 * np.random.default_rng(0).normal(size=x.shape) for x in (forget, replay)]
-    one, other = (detector.fit_detector(*blurred, seed=seed) for seed in (0, 1))
+    one, other = (forget_detector.fit_detector(*blurred, seed=seed) for seed in (0, 1))
     assert (one.forget_like != other.forget_like).any()  # the folds are others
 
 
@@ -141,7 +141,7 @@ def test_it_is_deterministic_in_its_seed(case):
 def test_too_few_images_raise(sizes):
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="at least 10 images of each kind"):
-        detector.fit_detector(*(rng.normal(size=(n, 3)) for n in sizes))
+        forget_detector.fit_detector(*(rng.normal(size=(n, 3)) for n in sizes))
 
 
 def test_replay_that_is_nothing_but_forget_data_raises():
@@ -149,7 +149,7 @@ def test_replay_that_is_nothing_but_forget_data_raises():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(40, 2))
     with pytest.raises(ValueError, match="every replay image looks like the forget data"):
-        detector.fit_detector(np.tile(rows[:1], (20, 1)), np.tile(rows[:1], (20, 1)))
+        forget_detector.fit_detector(np.tile(rows[:1], (20, 1)), np.tile(rows[:1], (20, 1)))
 
 
 def kernel_case():
@@ -166,7 +166,7 @@ def kernel_case():
 def test_kernels_find_what_lies_among_the_forget_data():
     labels, forget, replay = kernel_case()
     some = (labels == 1) & (np.arange(200) % 2 == 0)
-    found = detector.kernel_forget_like(forget, replay, some, signal=0.98)
+    found = forget_detector.kernel_forget_like(forget, replay, some, signal=0.98)
     np.testing.assert_array_equal(found, labels == 1)
 
 
@@ -174,11 +174,11 @@ def test_kernels_keep_what_is_found_and_add_nothing_to_nothing():
     labels, forget, replay = kernel_case()
     wrong = (labels == 1) | (np.arange(200) == np.flatnonzero(labels == 0)[0])
     np.testing.assert_array_equal(
-        detector.kernel_forget_like(forget, replay, wrong, signal=0.98), wrong
+        forget_detector.kernel_forget_like(forget, replay, wrong, signal=0.98), wrong
     )
     none = np.zeros(200, bool)
     np.testing.assert_array_equal(
-        detector.kernel_forget_like(forget, replay, none, signal=0.98), none
+        forget_detector.kernel_forget_like(forget, replay, none, signal=0.98), none
     )
 
 
@@ -196,7 +196,7 @@ def test_kernels_agree_with_the_density_of_noised_images():
         of_forget = kernel.pdf(np.sqrt(signal) * forget).sum() / len(forget)
         of_rest = kernel.pdf(np.sqrt(signal) * others).sum() / np.sum(~found)
         expected.append(found[i] or share * of_forget > (1 - share) * of_rest)
-    actual = detector.kernel_forget_like(forget, replay, found, signal, rounds=1)
+    actual = forget_detector.kernel_forget_like(forget, replay, found, signal, rounds=1)
     assert 0 < (actual & ~found).sum() < (~found).sum()
     np.testing.assert_array_equal(actual, expected)
 
@@ -206,7 +206,7 @@ def test_kernels_agree_with_the_density_of_noised_images():
     [(0.1, 0.0, 100.0), (0.1, 0.05, 50.0), (0.1, 0.1, 0.0), (0.1, 0.3, -200.0), (0.0, 0.2, 0.0)],
 )
 def test_estimated_pul(original, rate, expected):
-    assert detector.estimated_pul(original, rate) == pytest.approx(expected)
+    assert forget_detector.estimated_pul(original, rate) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,9 @@ def test_estimated_pul(original, rate, expected):
     ],
 )
 def test_choose_step(rows, step):
-    chosen, reason = detector.choose_step([detector.Snapshot(*row) for row in rows], 95)
+    chosen, reason = forget_detector.choose_step(
+        [forget_detector.Snapshot(*row) for row in rows], 95
+    )
     assert chosen == step
     reached = sum(pul >= 95 for _, pul, _ in rows)
     assert (f"the {reached} steps" if reached else "no step reaches 95 %") in reason
@@ -229,4 +231,4 @@ def test_choose_step(rows, step):
 
 def test_choose_step_needs_a_snapshot():
     with pytest.raises(ValueError, match="no snapshot"):
-        detector.choose_step([], 95)
+        forget_detector.choose_step([], 95)
