@@ -30,7 +30,7 @@ class Evaluator(Protocol):
     """What every model of a workdir is measured with.
 
     Attributes:
-      reference: what u-FID, KID, precision and recall are taken against; None for neither.
+      reference: what u-FID and `quality.METRICS` are taken against; None without them.
     """
 
     reference: Reference | None
