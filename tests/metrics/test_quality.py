@@ -1,15 +1,68 @@
-"""The contract that every metric of `METRICS` keeps, on features whose distance is known."""
+"""Figures of features, what stands beside them, and the contract of every metric of `METRICS`."""
 
 import json
 
 import numpy as np
 import pytest
 
-from vdu_jax.metrics import quality
+from vdu_jax.metrics import frechet, kid, precision_recall, quality
 from vdu_jax.metrics.quality import METRICS, value_of
 
+SEED = 3
 
-def make_reference(limit=60):
+
+@pytest.fixture
+def features():
+    return np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
+
+
+@pytest.fixture
+def reference(features):
+    return quality.make_reference(features, 60, SEED)
+
+
+def test_a_reference_is_all_images_and_some_of_them(features, reference):
+    assert reference.stats.count == 200
+    np.testing.assert_array_equal(reference.stats.mean, frechet.feature_stats(features).mean)
+    rows = set(map(tuple, features))
+    assert len(reference.some) == 60 == len(set(map(tuple, reference.some)) & rows)
+    # Not the first 60, which of a sorted data set would be a few classes.
+    assert not np.array_equal(reference.some, features[:60])
+    np.testing.assert_array_equal(quality.make_reference(features, 1000, SEED).some, features)
+
+
+def test_the_four_figures_are_those_of_the_metrics(reference):
+    features = np.random.default_rng(1).normal(size=(80, 5))
+    figures = quality.quality(features, reference, SEED)
+    stats = frechet.feature_stats(features)
+    assert figures["u_fid"] == frechet.frechet_distance(stats, reference.stats)
+    assert tuple(figures["kid"].values()) == kid.kid(features, reference.some, seed=SEED)
+    expected = precision_recall.precision_recall(features, reference.some, neighbours=3)
+    assert (figures["precision"], figures["recall"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "absent"),
+    [
+        (0, {"u_fid", "u_fid_bias", "kid", "precision", "recall"}),
+        (1, {"u_fid", "u_fid_bias", "kid", "precision", "recall"}),
+        (3, {"precision", "recall"}),
+        (4, set()),
+    ],
+)
+def test_too_few_images_have_no_figure(reference, count, absent):
+    figures = quality.quality(np.eye(5)[:count], reference, SEED)
+    assert {name for name, value in figures.items() if value is None} == absent
+
+
+def test_a_u_fid_has_its_number_of_images_and_its_bias(reference):
+    features = np.random.default_rng(1).normal(size=(30, 5))
+    figures = quality.quality(features, reference, SEED)
+    expected = frechet.expected_bias(reference.some, reference.stats, 30, seed=SEED)
+    assert (figures["images"], figures["u_fid_bias"]) == (30, expected)
+
+
+def of_120(limit=60):
     return quality.make_reference(np.random.default_rng(0).normal(size=(120, 5)), limit, 0)
 
 
@@ -24,7 +77,7 @@ def metric(request):
 
 def test_real_images_are_better_than_others(metric):
     """Those of the reference, of its distribution, and ever further off it, in this order."""
-    reference, rng = make_reference(), np.random.default_rng(1)
+    reference, rng = of_120(), np.random.default_rng(1)
     drawn = [reference.some, *(rng.normal(size=(60, 5)) + shift for shift in (0, 1, 9))]
     found = [value_of(figures(features, reference)[metric.key]) for features in drawn]
     assert np.isfinite(found).all()
@@ -33,30 +86,30 @@ def test_real_images_are_better_than_others(metric):
 
 
 def test_too_few_images_give_none(metric):
-    reference = make_reference()
+    reference = of_120()
     rows = reference.some[: metric.needs]
     assert figures(rows, reference)[metric.key] is not None
     assert figures(rows[:-1], reference)[metric.key] is None
-    few = make_reference(metric.needs - 1)  # of the reference
+    few = of_120(metric.needs - 1)  # of the reference
     assert figures(reference.some, few)[metric.key] is None
 
 
 def test_the_seed_decides(metric):
-    reference, rows = make_reference(), np.random.default_rng(2).normal(size=(40, 5))
+    reference, rows = of_120(), np.random.default_rng(2).normal(size=(40, 5))
     one, other = (figures(rows, reference)[metric.key] for _ in range(2))
     assert one == other
 
 
 def test_the_order_of_images_does_not_matter(metric):
     """Where none are left out by chance."""
-    reference = make_reference()
+    reference = of_120()
     rows = np.random.default_rng(3).normal(size=(60, 5))
     one, other = (value_of(figures(x, reference)[metric.key]) for x in (rows, rows[::-1]))
     assert one == pytest.approx(other, rel=1e-6)
 
 
 def test_a_figure_can_be_written_and_shown(metric):
-    figure = figures(make_reference().some[:40], make_reference())[metric.key]
+    figure = figures(of_120().some[:40], of_120())[metric.key]
     assert json.loads(json.dumps(figure)) == figure
     if isinstance(figure, dict):
         assert figure.keys() == {"value", "standard_error"}

@@ -227,18 +227,22 @@ def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
 
 def _about_quality(metrics: dict) -> str:
     """What u-FID and the other metrics of quality are, and are of."""
-    original, reference = metrics["models"][ORIGINAL], metrics["reference"]
-    also = []
+    original, reference = metrics["models"][ORIGINAL], metrics.get("reference")
+    also, sizes, against, count = [], "", "", ""
+    if reference:  # files of an earlier version do not say
+        sizes = f" ({reference['images']} images)"
+        against = f" {reference['compared']} of"
+        count = f" for {metrics['held_out_images']} of them" if "u_fid_held_out" in metrics else ""
     if "u_fid_all" in original:
         also.append(f"u-FID of all its samples: {_number(original['u_fid_all'], 2)}")
     if "u_fid_held_out" in metrics:
         held_out = _number(metrics["u_fid_held_out"], 2)
-        also.append(f"of held-out real images: {held_out} for {metrics['held_out_images']} of them")
+        also.append(f"of held-out real images: {held_out}{count}")
     accuracy = metrics.get("classifier", {}).get("accuracy")
     others = [f"{m.name}{f' ({m.about})' if m.about else ''}" for m in quality.METRICS]
     return (
-        f" u-FID is the Fréchet distance to the retained training images ({reference['images']} "
-        f"images); {quality.listed(others)} are taken against {reference['compared']} of them, all "
+        f" u-FID is the Fréchet distance to the retained training images{sizes}; "
+        f"{quality.listed(others)} are taken against{against} them, all "
         f"in {NETWORKS[metrics['features']]}'s features. For the original they are those of its "
         f"samples of what is to stay{f' ({chr(59).join(also)})' if also else ''}. u-FID is biased "
         f"upwards, the more the fewer images there are: its bias is what real images are expected "
