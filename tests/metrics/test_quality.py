@@ -1,9 +1,12 @@
-"""Figures of features, and what stands beside them."""
+"""Figures of features, what stands beside them, and the contract of every metric of `METRICS`."""
+
+import json
 
 import numpy as np
 import pytest
 
 from vdu_jax.metrics import frechet, kid, precision_recall, quality
+from vdu_jax.metrics.quality import METRICS, value_of
 
 SEED = 3
 
@@ -57,3 +60,72 @@ def test_a_u_fid_has_its_number_of_images_and_its_bias(reference):
     figures = quality.quality(features, reference, SEED)
     expected = frechet.expected_bias(reference.some, reference.stats, 30, seed=SEED)
     assert (figures["images"], figures["u_fid_bias"]) == (30, expected)
+
+
+def of_120(limit=60):
+    return quality.make_reference(np.random.default_rng(0).normal(size=(120, 5)), limit, 0)
+
+
+def figures(features, reference, seed=7):
+    return quality.quality(np.asarray(features), reference, seed)
+
+
+@pytest.fixture(params=METRICS, ids=lambda metric: metric.key)
+def metric(request):
+    return request.param
+
+
+def test_real_images_are_better_than_others(metric):
+    """Those of the reference, of its distribution, and ever further off it, in this order."""
+    reference, rng = of_120(), np.random.default_rng(1)
+    drawn = [reference.some, *(rng.normal(size=(60, 5)) + shift for shift in (0, 1, 9))]
+    found = [value_of(figures(features, reference)[metric.key]) for features in drawn]
+    assert np.isfinite(found).all()
+    distances = np.abs(np.array(found) - found[0])
+    assert (np.diff(distances) >= 0).all() and distances[-1] > 0.1
+
+
+def test_too_few_images_give_none(metric):
+    reference = of_120()
+    rows = reference.some[: metric.needs]
+    assert figures(rows, reference)[metric.key] is not None
+    assert figures(rows[:-1], reference)[metric.key] is None
+    few = of_120(metric.needs - 1)  # of the reference
+    assert figures(reference.some, few)[metric.key] is None
+
+
+def test_the_seed_decides(metric):
+    reference, rows = of_120(), np.random.default_rng(2).normal(size=(40, 5))
+    one, other = (figures(rows, reference)[metric.key] for _ in range(2))
+    assert one == other
+
+
+def test_the_order_of_images_does_not_matter(metric):
+    """Where none are left out by chance."""
+    reference = of_120()
+    rows = np.random.default_rng(3).normal(size=(60, 5))
+    one, other = (value_of(figures(x, reference)[metric.key]) for x in (rows, rows[::-1]))
+    assert one == pytest.approx(other, rel=1e-6)
+
+
+def test_a_figure_can_be_written_and_shown(metric):
+    figure = figures(of_120().some[:40], of_120())[metric.key]
+    assert json.loads(json.dumps(figure)) == figure
+    if isinstance(figure, dict):
+        assert figure.keys() == {"value", "standard_error"}
+    assert metric.name in metric.head and metric.digits >= 0
+
+
+def test_no_two_metrics_share_a_column():
+    for what in ("key", "name", "head", "column"):
+        assert len({getattr(metric, what) for metric in METRICS}) == len(METRICS)
+
+
+def test_keys_and_heads_are_those_of_published_files():
+    heads = {metric.column: metric.head for metric in METRICS}
+    assert heads == {"kid_1000": "KID × 1000", "precision": "precision", "recall": "recall"}
+
+
+def test_names_are_listed_in_words():
+    assert quality.names() == "u-FID, KID, precision and recall"
+    assert quality.listed(["u-FID"]) == "u-FID"

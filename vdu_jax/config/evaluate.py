@@ -50,11 +50,11 @@ def defaults(text: bool) -> dict[str, Any]:
         "images": 20 if text else 10_000,
         "seed": 3,
         "bootstrap": 1000,  # resamples behind the interval of PUL
-        # Whose features u-FID, KID, precision and recall are taken in: "classifier", or
+        # Whose features u-FID and the other metrics of quality are taken in: "classifier", or
         # "inception", FID's network (0.3 s an image on a CPU).
         "features": "classifier",
         "inception_weights": "",  # of the latter: a safetensors file
-        "reference_images": 10_000,  # at most so many of D_r for KID, precision and recall
+        "reference_images": 10_000,  # at most so many of D_r for all but u-FID
     }
     if text:
         return {"evaluate": evaluate, "classifier": CLASSIFIER, "detector": DETECTOR}

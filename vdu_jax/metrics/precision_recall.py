@@ -19,7 +19,15 @@ class PrecisionRecall(NamedTuple):
 def precision_recall(
     features: np.ndarray, reference: np.ndarray, *, neighbours: int = 3
 ) -> PrecisionRecall:
-    """Precision and recall of features (M, F) against a reference (N, F), eqs. 1 and 2.
+    """`precision` and `recall` of features (M, F) against a reference (N, F)."""
+    return PrecisionRecall(
+        precision(features, reference, neighbours=neighbours),
+        recall(features, reference, neighbours=neighbours),
+    )
+
+
+def precision(features: np.ndarray, reference: np.ndarray, *, neighbours: int = 3) -> float:
+    """Share of the features (M, F) that are like a reference (N, F), eq. 1.
 
     A point is like a set if it lies in the ball around one of the set's points that reaches to
     that point's k-th nearest neighbour in the set, k = `neighbours`. Memory is bounded by CHUNK
@@ -28,17 +36,31 @@ def precision_recall(
     Raises:
       ValueError: with `neighbours` or fewer rows.
     """
+    x, y = _centred(features, reference, neighbours)
+    return _share_inside(x, y, _radii(y, neighbours))
+
+
+def recall(features: np.ndarray, reference: np.ndarray, *, neighbours: int = 3) -> float:
+    """Share of a reference (N, F) that is like the features (M, F), eq. 2; see `precision`.
+
+    Raises:
+      ValueError: with `neighbours` or fewer rows.
+    """
+    x, y = _centred(features, reference, neighbours)
+    return _share_inside(y, x, _radii(x, neighbours))
+
+
+def _centred(
+    features: np.ndarray, reference: np.ndarray, neighbours: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both about the reference's centre, where distances lose fewer digits."""
     if min(len(features), len(reference)) <= neighbours:
         raise ValueError(
             f"need more than {neighbours} feature rows of each, got {len(features)} and "
             f"{len(reference)}"
         )
-    # Distances stay the same and lose fewer digits about the centre.
     centre = np.mean(reference, 0, np.float64)
-    x, y = features - centre, reference - centre
-    return PrecisionRecall(
-        _share_inside(x, y, _radii(y, neighbours)), _share_inside(y, x, _radii(x, neighbours))
-    )
+    return features - centre, reference - centre
 
 
 def _distances(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:

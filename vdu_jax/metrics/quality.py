@@ -1,17 +1,75 @@
-"""How close drawn images are to real ones: u-FID with its bias, KID, precision and recall.
+"""How close drawn images are to real ones: u-FID with its bias, and every metric of `METRICS`.
 
-All of it is of features (N, F), whatever network they come from.
+All of it is of features (N, F), whatever network they come from. The evaluation, the report and the
+benchmark's tables take their columns from `METRICS`.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vdu_jax.metrics import frechet, kid, precision_recall
 
-NEIGHBOURS = 3  # of precision and recall
+
+class Metric(NamedTuple):
+    """A figure of drawn images against real ones, and its column in every table.
+
+    Attributes:
+      key: of the figure in files.
+      name: in words.
+      compute: (features (N, F), real ones (n, F), seed) -> the figure, or a NamedTuple of its
+        "value" and "standard_error".
+      needs: the smallest number of rows of either.
+      digits: after the point, in tables.
+      scale: what the figure is multiplied by in tables.
+      about: what else a reader of the report must know of it.
+    """
+
+    key: str
+    name: str
+    compute: Callable[[np.ndarray, np.ndarray, int], Any]
+    needs: int
+    digits: int = 3
+    scale: int = 1
+    about: str = ""
+
+    @property
+    def head(self) -> str:
+        """The head of its column."""
+        return self.name if self.scale == 1 else f"{self.name} × {self.scale}"
+
+    @property
+    def column(self) -> str:
+        """The key of the scaled figure."""
+        return self.key if self.scale == 1 else f"{self.key}_{self.scale}"
+
+
+METRICS = (
+    Metric(
+        "kid", "KID", lambda x, real, seed: kid.kid(x, real, seed=seed), 2, 1, 1000,
+        "the kernel distance, with its standard error over subsets of up to 1000 images, which "
+        "says nothing of images that were not drawn",
+    ),
+    Metric("precision", "precision", lambda x, real, _: precision_recall.precision(x, real), 4),
+    Metric("recall", "recall", lambda x, real, _: precision_recall.recall(x, real), 4),
+)  # fmt: skip
+
+
+def listed(names: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def names() -> str:
+    """u-FID and all of `METRICS` in words."""
+    return listed(["u-FID", *(metric.name for metric in METRICS)])
+
+
+def value_of(figure: float | Mapping[str, Any] | None) -> float | None:
+    """A figure without its standard error or interval."""
+    return figure["value"] if isinstance(figure, Mapping) else figure
 
 
 class Reference(NamedTuple):
@@ -61,17 +119,14 @@ def counted_distance(features: np.ndarray, reference: Reference) -> dict[str, An
 
 
 def quality(features: np.ndarray, reference: Reference, seed: int) -> dict[str, Any]:
-    """u-FID, KID, precision and recall of features (N, F); None for too few images.
+    """u-FID and all of `METRICS` of features (N, F); None for too few images.
 
     Args:
-      seed: of KID's subsets.
+      seed: of what a metric draws.
     """
     figures = counted_distance(features, reference)
-    figures |= {"kid": None, "precision": None, "recall": None}
-    if len(features) >= 2:
-        figures["kid"] = kid.kid(features, reference.some, seed=seed)._asdict()
-    if min(len(features), len(reference.some)) > NEIGHBOURS:
-        figures |= precision_recall.precision_recall(
-            features, reference.some, neighbours=NEIGHBOURS
-        )._asdict()
+    for metric in METRICS:
+        enough = min(len(features), len(reference.some)) >= metric.needs
+        found = metric.compute(features, reference.some, seed) if enough else None
+        figures[metric.key] = found._asdict() if hasattr(found, "_asdict") else found
     return figures

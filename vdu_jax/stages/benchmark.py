@@ -32,6 +32,7 @@ from ml_collections import ConfigDict
 from vdu_jax import config as config_lib
 from vdu_jax import forget_detector, tasks
 from vdu_jax.errors import UserError
+from vdu_jax.metrics.quality import METRICS
 from vdu_jax.runtime import artifacts
 from vdu_jax.stages import (
     comparison,
@@ -50,7 +51,8 @@ RUN_STEP = 1000  # between the training seeds of two runs from the same initial 
 GRID = 48
 # What `--only` prints and compares.
 FIGURES = (
-    "pul", "u_fid", "kid", "precision", "recall", "confidence", "histogram", "kept_step", "steps",
+    "pul", "u_fid", *(metric.key for metric in METRICS), "confidence", "histogram", "kept_step",
+    "steps",
 )  # fmt: skip
 
 

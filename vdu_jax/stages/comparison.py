@@ -20,31 +20,31 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdu_jax import config as vdu_config
-from vdu_jax.metrics import pul, tradeoff
+from vdu_jax.metrics import pul, quality, tradeoff
 from vdu_jax.runtime import artifacts, pictures
 
 ORIGINAL = "original"
 LEVELS = (80, 90, 95)  # PUL at which methods are compared by u-FID
 UNKNOWN = "not recorded"
-# Column of the table -> key of a cell's row, digits after the point.
-COLUMNS = {
-    "PUL %": ("pul", 1),
-    "u-FID": ("u_fid", 2),
-    "u-FID / retrain's": ("u_fid_ratio", 2),
-    "KID × 1000": ("kid_1000", 1),
-    "precision": ("precision", 3),
-    "recall": ("recall", 3),
-    "TV": ("tv_to_retrained", 3),
-    "relearning steps": ("relearning_steps", 0),
-    "step kept": ("kept_step", 0),
-    "% of training": ("percent_of_training", 2),
-}
 
 
-def columns(published: Mapping) -> dict[str, tuple[str, int]]:
-    """The table's columns: head -> key of a cell's row, digits after the point."""
-    own = {head: (key, 1) for key, head in published.get("columns", {}).items()}
-    return COLUMNS | own
+def columns(own_columns: Mapping[str, str]) -> dict[str, tuple[str, int]]:
+    """The table's columns: head -> key of a cell's row, digits after the point.
+
+    Args:
+      own_columns: of the task, see `tasks.Task.columns`.
+    """
+    return {
+        "PUL %": ("pul", 1),
+        "u-FID": ("u_fid", 2),
+        "u-FID / retrain's": ("u_fid_ratio", 2),
+        **{metric.head: (metric.column, metric.digits) for metric in quality.METRICS},
+        "TV": ("tv_to_retrained", 3),
+        "relearning steps": ("relearning_steps", 0),
+        "step kept": ("kept_step", 0),
+        "% of training": ("percent_of_training", 2),
+        **{head: (key, 1) for key, head in own_columns.items()},
+    }
 
 
 def settings(config: ConfigDict) -> dict:
@@ -108,7 +108,10 @@ def results(
     methods = config.methods.to_dict()
     _compare_with_retrained(cells, methods)
     for row in cells.values():
-        row["kid_1000"] = None if row.get("kid") is None else 1000 * row["kid"]["value"]
+        for metric in quality.METRICS:
+            if metric.scale != 1:
+                value = quality.value_of(row.get(metric.key))
+                row[metric.column] = None if value is None else metric.scale * value
         row["relearning_steps"] = row.get("relearning", {}).get("steps")
         if "share_of_training" in row:
             row["percent_of_training"] = 100 * row["share_of_training"]
@@ -124,7 +127,7 @@ def results(
 
 
 def image_count(model: str, figures: Mapping, forget: Sequence[int]) -> int | None:
-    """How many images a model's u-FID, KID, precision and recall are of.
+    """How many images a model's metrics of quality are of.
 
     Figures without "images" are of an earlier version, and the histogram tells.
     """
@@ -191,7 +194,7 @@ def _at_equal_forgetting(cells: dict, methods: Mapping) -> None:
 
 def summarise(cells: Mapping, own_columns: Mapping[str, str] | None = None) -> dict:
     """method -> figure -> {mean, standard_error, count} over its cells, absent values left out."""
-    keys = [key for key, _ in COLUMNS.values()] + ["confidence", "u_fid_all", *(own_columns or ())]
+    keys = [key for key, _ in columns(own_columns or {}).values()] + ["confidence", "u_fid_all"]
     summary = {}
     for method in dict.fromkeys(_split(name)[0] for name in cells):
         rows = [row for name, row in cells.items() if _split(name)[0] == method]
@@ -200,7 +203,7 @@ def summarise(cells: Mapping, own_columns: Mapping[str, str] | None = None) -> d
         ]
         summary[method] = {"cells": len(rows)}
         for key in [*keys, *(f"u_fid_at_{level}" for level in LEVELS)]:
-            values = [row[key] for row in flat if row.get(key) is not None]
+            values = [quality.value_of(row[key]) for row in flat if row.get(key) is not None]
             if values:
                 summary[method][key] = tradeoff.spread(values)._asdict()
     return summary
@@ -228,7 +231,7 @@ def table(published: Mapping) -> str:
     def line(cells):
         lines.append("| " + " | ".join(cells) + " |")
 
-    shown = columns(published)
+    shown = columns(published.get("columns", {}))
     header = ["method", "sees", "cells", *shown]
     line(header)
     line(["---"] * len(header))
@@ -265,14 +268,17 @@ def counts(published: Mapping) -> list[str]:
     bias = f"{shown['']} (original {shown[ORIGINAL]}, curves {shown['curve']})"
     if set(shown.values()) == {UNKNOWN}:
         bias = UNKNOWN
+    retained = "that the classifier puts into retained classes"
+    if published["config"]["benchmark"].get("targets"):
+        retained = "of prompts that do not ask for what is to be forgotten"
     return [
         f"Mean ± standard error over {_several(len(classes), 'class', 'classes')} and "
         f"{_several(len(seeds), 'training seed', 'training seeds')} together; a single value has "
         "none.",
         "",
-        f"u-FID, KID, precision and recall are of {_span(_images(published), 'd')} images a model, "
-        f"the original's of the {_span(_images(published, True), 'd')} that the evaluation "
-        f"finds of what is to stay; u-FID at equal PUL and the curves are of {_span(points, 'd')} "
+        f"{quality.names()} are of {_span(_images(published), 'd')} images a model, "
+        f"the original's of the {_span(_images(published, True), 'd')} {retained}; "
+        f"u-FID at equal PUL and the curves are of {_span(points, 'd')} "
         "images a point. Compare only figures of as many images. The bias of u-FID, which real "
         f"images are expected at with as many: {bias}.",
     ]
@@ -319,7 +325,7 @@ def _shown(value: Mapping | None, digits: int, cells: int) -> str:
 def csv_text(published: Mapping) -> str:
     """One row a cell."""
     buffer = io.StringIO()
-    shown = columns(published)
+    shown = columns(published.get("columns", {}))
     keys = [key for key, _ in shown.values()] + ["confidence", "steps", "stopped"]
     keys += ["images", "u_fid_bias"]
     levels = [str(level) for level in LEVELS]
@@ -340,7 +346,7 @@ def csv_text(published: Mapping) -> str:
         row = row | {"images": image_count(method, row, _classes(forget))}
         at = row.get("u_fid_at", {})
         writer.writerow(
-            [*_split(name), *row["pul_interval"], *(row.get(k) for k in keys)]
+            [*_split(name), *row["pul_interval"], *(quality.value_of(row.get(k)) for k in keys)]
             + [at.get(k) for k in levels]
         )
     return buffer.getvalue()

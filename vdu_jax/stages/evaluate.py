@@ -1,10 +1,10 @@
-"""Measure the original and the unlearned models: PUL, u-FID, KID, precision, recall, and more.
+"""Measure the original and the unlearned models: PUL, u-FID, `quality.METRICS`, and more.
 
     evaluate/<model>/metrics.json   one model's figures; equal configs give equal bytes
     evaluate/metrics.json           gathered from them
 
-What a model is measured with is its task's `Evaluator`. u-FID, KID, precision and recall are taken
-against the evaluator's reference, D_r, in the features that the file names ("features"). All four
+What a model is measured with is its task's `Evaluator`. u-FID and the other metrics of quality are
+taken against the evaluator's reference, D_r, in the features that the file names ("features"). All
 depend on how many images they are of: "images" says so beside them, and "u_fid_bias" is the u-FID
 that as many real images are expected at (`frechet.expected_bias`). Points of the curve have fewer
 images; the original's u-FID with as many is under "at_curve_images". If a method is "retrain",
@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from vdu_jax import tasks
 from vdu_jax.metrics import pul
-from vdu_jax.metrics.quality import NEIGHBOURS, Reference, counted_distance, quality
+from vdu_jax.metrics.quality import METRICS, Reference, counted_distance, listed, quality
 from vdu_jax.runtime import artifacts, processes
 from vdu_jax.stages import replay, sample, unlearn
 from vdu_jax.tasks import ORIGINAL
@@ -69,7 +69,7 @@ def run_model(task: tasks.Task, model: str, evaluator: tasks.Evaluator) -> None:
         if reference is not None:
             metrics["run"]["reference"] = {
                 "images": reference.stats.count,
-                "compared": len(reference.some),  # of them, for KID, precision and recall
+                "compared": len(reference.some),  # of them, for all but u-FID
                 "features": len(reference.stats.mean),
             }
     else:
@@ -131,8 +131,12 @@ def warn_of_bias(name: str, key: str, figures: dict[str, Any], reference: Refere
     images, u_fid, bias = figures["images"], figures["u_fid"], figures["u_fid_bias"]
     of, count = len(reference.stats.mean), reference.stats.count
     kid_too = "kid" in figures
-    if images < 2 or (kid_too and images <= NEIGHBOURS):
-        need = "u-FID and KID need 2, precision and recall 4" if kid_too else "u-FID needs 2"
+    needs = {2: ["u-FID"]}  # number of images -> what needs them
+    for metric in METRICS if kid_too else ():
+        needs.setdefault(metric.needs, []).append(metric.name)
+    if images < max(needs):
+        verb = "need" if kid_too else "needs"
+        need = ", ".join(f"{listed(names)} {verb} {few}" for few, names in sorted(needs.items()))
         processes.report(
             f"warning: {name}: {images} images of what is retained, where {need}: raise {key}, or "
             "train the model longer"

@@ -95,7 +95,7 @@ def read(
     """
     model = folder.read(source, weights, variant)
     config = settings_of(model, source)
-    like = tasks.of(config, None, known_shape(config, model.image_shape)).abstract_params
+    like = tasks.of(config, image_shape=known_shape(config, model.image_shape)).abstract_params
     return model, config, unet2d.to_params(model.tensors, like, source / model.weights)
 
 
@@ -198,7 +198,7 @@ def unchanged(path: Path) -> folder.ModelFolder:
     config = vdu_config.default(folder.ARCHITECTURE)
     for key, value in summary["settings"]["model"].items():
         config.model[key] = tuple(value) if isinstance(value, list) else value
-    task = tasks.of(config, None, known_shape(config, image_shape))
+    task = tasks.of(config, image_shape=known_shape(config, image_shape))
     params = task.load_snapshot(path, 0, "params")
     types = summary["types"]
     named = unet2d.to_tensors(params, unet2d.attention_names(types))

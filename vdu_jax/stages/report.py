@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from vdu_jax import config as vdu_config
 from vdu_jax import tasks
+from vdu_jax.metrics import quality
 from vdu_jax.runtime import artifacts, pictures
 from vdu_jax.stages import comparison, evaluate, sample
 from vdu_jax.tasks import ORIGINAL
@@ -121,12 +122,8 @@ def make_table(task: tasks.Task, metrics: dict) -> dict:
             "seconds": round(seconds, 1),
         }
         values = task.column_values(measured)
-        table[model] |= {key: _value(values[key]) for key in task.columns}
+        table[model] |= {key: quality.value_of(values[key]) for key in task.columns}
     return table
-
-
-def _value(figure: float | Mapping | None) -> float | None:
-    return figure["value"] if isinstance(figure, Mapping) else figure
 
 
 def page(task: tasks.Task, table: dict, metrics: dict) -> str:
@@ -160,11 +157,14 @@ def _bias(value: float | None) -> str:
     return _number(value, 2) if value is None or value >= 0.1 else f"{value:.1g}"
 
 
-def _kid(estimate: dict | None) -> str:
-    if estimate is None:
-        return "–"
-    text, error = f"{1000 * estimate['value']:.2f}", estimate["standard_error"]
-    return text if error is None else f"{text} ± {1000 * error:.2f}"
+def _quality(metric: quality.Metric, figure: float | Mapping | None) -> str:
+    """A figure of `quality.METRICS`; with its standard error, and then to one digit more."""
+    scale = metric.scale
+    if not isinstance(figure, Mapping):
+        return _number(figure and scale * figure, metric.digits)
+    text = _number(scale * figure["value"], metric.digits + 1)
+    error = figure["standard_error"]
+    return text if error is None else f"{text} ± {scale * error:.{metric.digits + 1}f}"
 
 
 def _bits_per_dim(figures: dict, kind: str) -> str:
@@ -211,7 +211,7 @@ def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
         cells = [model, f"{row['pul']:.1f} [{low:.1f}, {high:.1f}]"]
         if has_quality:
             cells += [_number(row["u_fid"], 2), _bias(row["u_fid_bias"]), row["images"]]
-            cells += [_kid(m["kid"]), _number(m["precision"], 3), _number(m["recall"], 3)]
+            cells += [_quality(metric, m[metric.key]) for metric in quality.METRICS]
         cells += [f"{100 * m['forget_rate']:.2f}"]
         cells += [f"{m['confidence']:.3f}"] if "confidence" in m else []
         cells += [_bits_per_dim(m, kind) for kind in kinds]
@@ -219,7 +219,8 @@ def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
         rows.append([*cells, row["steps"], f"{row['seconds']:.0f}"])
     header = ["model", "PUL % [95 %]"]
     if has_quality:
-        header += ["u-FID", "its bias", "images", "KID × 1000", "precision", "recall"]
+        header += ["u-FID", "its bias", "images"]
+        header += [metric.head for metric in quality.METRICS]
     header += ["to be forgotten %"] + (["confidence"] if "confidence" in original else [])
     header += [f"bits per dimension, {kind} (images)" for kind in kinds]
     values = task.column_values(original)
@@ -235,12 +236,12 @@ def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
 
 
 def _about_quality(metrics: dict) -> str:
-    """What u-FID, KID, precision and recall are, and are of."""
+    """What u-FID and the other metrics of quality are, and are of."""
     original, reference = metrics["models"][ORIGINAL], metrics.get("reference")
     also, sizes, against, count = [], "", "", ""
     if reference:  # files of an earlier version do not say
         sizes = f" ({reference['images']} images)"
-        against = f", {reference['compared']} of them"
+        against = f" {reference['compared']} of"
         count = f" for {metrics['held_out_images']} of them" if "u_fid_held_out" in metrics else ""
     if "u_fid_all" in original:
         also.append(f"u-FID of all its samples: {_number(original['u_fid_all'], 2)}")
@@ -248,16 +249,15 @@ def _about_quality(metrics: dict) -> str:
         held_out = _number(metrics["u_fid_held_out"], 2)
         also.append(f"of held-out real images: {held_out}{count}")
     accuracy = metrics.get("classifier", {}).get("accuracy")
+    others = [f"{m.name}{f' ({m.about})' if m.about else ''}" for m in quality.METRICS]
     return (
         f" u-FID is the Fréchet distance to the retained training images{sizes}; "
-        f"KID (the kernel distance, with its standard error over subsets of up to 1000 images, "
-        f"which says nothing of images that were not drawn), precision and recall are taken "
-        f"against them too{against}, all four in "
-        f"{NETWORKS[metrics['features']]}'s features. For the original they are those of its "
+        f"{quality.listed(others)} are taken against{against} them, all "
+        f"in {NETWORKS[metrics['features']]}'s features. For the original they are those of its "
         f"samples of what is to stay{f' ({chr(59).join(also)})' if also else ''}. u-FID is biased "
         f"upwards, the more the fewer images there are: its bias is what real images are expected "
-        f"at with as many. Precision and recall depend on the number of images, too, so compare "
-        f"only figures of as many images."
+        f"at with as many. The others depend on the number of images, too, so compare only figures "
+        f"of as many images."
         + (
             f" The classifier gets {100 * accuracy:.1f} % of the held-out images right."
             if accuracy is not None

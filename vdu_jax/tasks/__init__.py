@@ -12,25 +12,26 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdu_jax import config as vdu_config
 from vdu_jax.data.loader import Source
 from vdu_jax.diffusion.parameterization import Parameterization
 from vdu_jax.forget_detector import Snapshot
 from vdu_jax.metrics.quality import Reference
 from vdu_jax.runtime.artifacts import StageDir
-from vdu_jax.tasks import text_to_image
 from vdu_jax.tasks.base import ORIGINAL, Replay, Request, initialise
-from vdu_jax.tasks.images import ImageTask, declared_shape
+from vdu_jax.tasks.images import ImageTask
+from vdu_jax.tasks.text_to_image import TextToImage
 from vdu_jax.types import Params, ScoreFn
 
-__all__ = ["ORIGINAL", "Evaluator", "Replay", "Request", "Task", "initialise", "of", "planned"]
+__all__ = [
+    "ORIGINAL", "TASKS", "Evaluator", "Replay", "Request", "Task", "initialise", "of", "planned",
+]  # fmt: skip
 
 
 class Evaluator(Protocol):
     """What every model of a workdir is measured with.
 
     Attributes:
-      reference: what u-FID, KID, precision and recall are taken against; None for neither.
+      reference: what u-FID and `quality.METRICS` are taken against; None without them.
     """
 
     reference: Reference | None
@@ -57,7 +58,7 @@ class Evaluator(Protocol):
 
 
 class Task(Protocol):
-    """A config's model and data in a workdir.
+    """A config's model and data in a workdir: `Task(config, workdir)`.
 
     Attributes:
       config, workdir: what it was made of.
@@ -94,6 +95,14 @@ class Task(Protocol):
     columns: dict[str, str]
     about_columns: str
     drop_condition: float
+
+    @staticmethod
+    def takes(config: ConfigDict) -> bool:
+        """Whether a config is of this kind of model."""
+
+    @classmethod
+    def planned(cls, config: ConfigDict) -> "Task":
+        """The task of which shapes alone are asked: no data and no weights are read."""
 
     # Folders and checkpoints; `BaseTask` has most of them.
 
@@ -243,21 +252,24 @@ class Task(Protocol):
         """
 
 
-def of(
-    config: ConfigDict, workdir: Path | None = None, image_shape: tuple[int, int, int] | None = None
-) -> Task:
+# The first that takes a config has it.
+TASKS: tuple[type[Task], ...] = (TextToImage, ImageTask)
+
+
+def of(config: ConfigDict, workdir: Path | None = None, **known: Any) -> Task:
     """The task of a config.
 
     Args:
-      image_shape: (H, W, C) of a model of pixels, where the data set is not to be asked.
+      known: what the task's class is told beside, such as `image_shape` of a model of pixels where
+        the data set is not to be asked.
     """
-    if vdu_config.is_text_to_image(config):
-        return text_to_image.TextToImage(config, workdir)
-    return ImageTask(config, workdir, image_shape)
+    return _kind(config)(config, workdir, **known)
 
 
 def planned(config: ConfigDict) -> Task:
-    """The task of a config of which shapes alone are asked: no data and no weights are read."""
-    if vdu_config.is_text_to_image(config):
-        return text_to_image.TextToImage(config, None, text_to_image.networks.shapes(config))
-    return ImageTask(config, None, declared_shape(config))
+    """See `Task.planned`."""
+    return _kind(config).planned(config)
+
+
+def _kind(config: ConfigDict) -> type[Task]:
+    return next(task for task in TASKS if task.takes(config))

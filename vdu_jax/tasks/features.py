@@ -1,4 +1,4 @@
-"""The features that u-FID, KID, precision and recall are taken in (`evaluate.features`).
+"""The features that u-FID and the other metrics of quality are taken in (`evaluate.features`).
 
     <data.dir>/features/<data set>-train-inception-<key>/NNNNN.npz   features (n, 2048)
 

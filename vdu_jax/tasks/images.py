@@ -48,6 +48,14 @@ class ImageTask(BaseTask):
         self.inputs = {"condition": self.condition.inputs} if self.condition.inputs else {}
         self._image_shape = image_shape
 
+    @staticmethod
+    def takes(config: ConfigDict) -> bool:
+        return not vdu_config.is_text_to_image(config)
+
+    @classmethod
+    def planned(cls, config: ConfigDict) -> "ImageTask":
+        return cls(config, None, declared_shape(config))
+
     # The network
 
     @property

@@ -24,6 +24,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from vdu_jax import config as vdu_config
 from vdu_jax import data, objectives, posterior
 from vdu_jax.data import captions
 from vdu_jax.diffusion.parameterization import Parameterization
@@ -61,6 +62,14 @@ class TextToImage(BaseTask):
         super().__init__(config, workdir)
         self.inputs = {"dtype": config.model.dtype, "condition": config.condition.to_dict()}
         self._model = model
+
+    @staticmethod
+    def takes(config: ConfigDict) -> bool:
+        return vdu_config.is_text_to_image(config)
+
+    @classmethod
+    def planned(cls, config: ConfigDict) -> "TextToImage":
+        return cls(config, None, networks.shapes(config))
 
     # The network
 
