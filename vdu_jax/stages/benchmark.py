@@ -346,9 +346,9 @@ def run(config: ConfigDict, workdir: Path, onto: str = "") -> None:
         if new:
             made, left = made + 1, sum(map(missing, todo))
             minutes = left * (time.monotonic() - started) / made / 60
-            u_fid = row.get("u_fid") or math.nan
+            pul, u_fid = (math.nan if row.get(k) is None else row[k] for k in ("pul", "u_fid"))
             print(
-                f"cell {cell}: PUL {row['pul']:.1f} %, u-FID {u_fid:.2f}; {left} of {len(todo)} "
+                f"cell {cell}: PUL {pul:.1f} %, u-FID {u_fid:.2f}; {left} of {len(todo)} "
                 f"left, about {minutes:.0f} min for this process alone",
                 file=sys.stderr,
                 flush=True,

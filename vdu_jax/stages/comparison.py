@@ -188,8 +188,13 @@ def _at_equal_forgetting(cells: dict, methods: Mapping) -> None:
             continue
         start = original.get("at_curve_images", {}).get("all") or {"u_fid": original["u_fid_all"]}
         curve = [(0.0, start["u_fid"])]
-        curve += [(r["pul"], r["u_fid"]) for r in row["curve"] if r.get("u_fid") is not None]
+        curve += [(r["pul"], r["u_fid"]) for r in row["curve"] if _is_point(r)]
         row["u_fid_at"] = {str(level): tradeoff.u_fid_at(curve, level) for level in LEVELS}
+
+
+def _is_point(row: Mapping) -> bool:
+    """Whether a row of a curve has both of its figures."""
+    return row["pul"] is not None and row.get("u_fid") is not None
 
 
 def summarise(cells: Mapping, own_columns: Mapping[str, str] | None = None) -> dict:
@@ -270,7 +275,7 @@ def counts(published: Mapping) -> list[str]:
         bias = UNKNOWN
     retained = "that the classifier puts into retained classes"
     if published["config"]["benchmark"].get("targets"):
-        retained = "of prompts that do not ask for what is to be forgotten"
+        retained = "that are asked for with other things than the one to be forgotten"
     return [
         f"Mean ± standard error over {_several(len(classes), 'class', 'classes')} and "
         f"{_several(len(seeds), 'training seed', 'training seeds')} together; a single value has "
@@ -384,7 +389,7 @@ def plot(published: Mapping):
     for index, name in enumerate(n for n in names if n != ORIGINAL):
         colour, marker = shades[index % 20], "os^Dv"[index // 10 % 5]
         kept = summary[name]
-        if "u_fid" not in kept:
+        if not {"pul", "u_fid"} <= kept.keys():
             continue
         axes.errorbar(
             kept["pul"]["mean"],
@@ -428,7 +433,7 @@ def _mean_curve(published: Mapping, name: str) -> list[tuple[float, float]]:
     for cell, row in published["cells"].items():
         if _split(cell)[0] == name:
             for r in row["curve"]:
-                if r.get("u_fid") is not None:
+                if _is_point(r):
                     points.setdefault(r["step"], []).append((r["pul"], r["u_fid"]))
     return [tuple(np.mean(points[step], axis=0)) for step in sorted(points)]
 

@@ -207,8 +207,8 @@ def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
     kinds, has_quality = original.get("bits_per_dim", {}), "u_fid" in original
     for model, row in table.items():
         m = metrics["models"][model]
-        low, high = m["pul_interval"]
-        cells = [model, f"{row['pul']:.1f} [{low:.1f}, {high:.1f}]"]
+        interval = ", ".join(_number(end, 1) for end in m["pul_interval"])
+        cells = [model, f"{_number(row['pul'], 1)} [{interval}]"]
         if has_quality:
             cells += [_number(row["u_fid"], 2), _bias(row["u_fid_bias"]), row["images"]]
             cells += [_quality(metric, m[metric.key]) for metric in quality.METRICS]
@@ -284,7 +284,7 @@ def _curve(config: ConfigDict, workdir: Path, metrics: dict, table: dict) -> str
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes, biases = figure.subplots(), set()
     for index, (model, rows) in enumerate(metrics["curves"].items()):
-        points = [r for r in rows if r.get("u_fid") is not None]
+        points = [r for r in rows if r["pul"] is not None and r.get("u_fid") is not None]
         biases |= {_bias(r["u_fid_bias"]) for r in points if r.get("u_fid_bias") is not None}
         axes.plot(
             [r["pul"] for r in points],

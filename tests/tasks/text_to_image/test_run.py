@@ -72,10 +72,12 @@ def test_a_u_fid_needs_training_images_without_the_phrase(text_settings, monkeyp
         evaluator.make_reference_of(text_settings, None, False)
 
 
-def test_an_original_that_never_shows_the_feature_is_refused(text_run, text_settings):
-    drawn = {"feature": np.full((4, 32, 32, 3), (0, 200, 0), np.uint8)}
-    with pytest.raises(UserError, match="finds the feature in none of the original's 4 images"):
-        tasks.of(text_settings, text_run).evaluator(drawn)
+def test_without_the_feature_in_the_original_there_is_no_pul(text_run, text_settings, capsys):
+    drawn = {"feature": np.full((8, 32, 32, 3), (0, 200, 0), np.uint8)}
+    judge = tasks.of(text_settings, text_run).evaluator(drawn)
+    figures, _ = judge.measure("vdu", drawn, None)
+    assert figures["pul"] is None and figures["forget_rate"] == 0
+    assert "warning: only 0 of the original's 8 images show" in capsys.readouterr().err
 
 
 def test_what_was_trained_is_a_folder_like_any_other(text_run, tmp_path):

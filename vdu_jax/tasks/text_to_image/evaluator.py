@@ -21,6 +21,7 @@ from vdu_jax.metrics.quality import Reference, counted_distance, make_reference
 from vdu_jax.metrics.rates import rate
 from vdu_jax.tasks import classifier, datasets, feature_detectors, features
 from vdu_jax.tasks.base import ORIGINAL, Replay
+from vdu_jax.tasks.evaluators import warn_of_few
 from vdu_jax.tasks.text_to_image.latents import has_classes
 from vdu_jax.types import Params
 
@@ -49,8 +50,7 @@ class TextEvaluator:
       original: what the original model drew, see `TextToImage.requests`.
 
     Raises:
-      UserError: if the classifier is too weak, there is nothing to take u-FID against, or the
-        original never shows the feature.
+      UserError: if the classifier is too weak, or there is nothing to take u-FID against.
     """
 
     def __init__(self, task: Any, original: dict[str, np.ndarray], overwrite: bool = False):
@@ -58,12 +58,8 @@ class TextEvaluator:
         self._task, self._config = task, config
         self._has_feature = feature_detectors.make(config)
         self._original = self._shares(original["feature"])
-        if not (self._original[:, 1] > 0.5).any():
-            raise UserError(
-                f"config section detector: it finds the feature in none of the original's "
-                f"{len(self._original)} images that ask for it: train the model longer, or raise "
-                "evaluate.images"
-            )
+        found = int((self._original[:, 1] > 0.5).sum())
+        warn_of_few(found, len(self._original), "evaluate.images, or train the model longer")
         self._predict, self.reference = None, None
         if has_classes(config):
             self._predict, self._accuracy, self._names, self.reference = make_reference_of(
@@ -121,8 +117,12 @@ class TextEvaluator:
         return np.stack([1 - scores, scores], axis=-1)
 
     def _forgetting(self, images: np.ndarray) -> dict[str, Any]:
+        """PUL, None if the original never shows the feature, and the share that shows it."""
         section, shares = self._config.evaluate, self._shares(images)
         how = {"resamples": section.bootstrap, "seed": section.seed}
+        if not (self._original[:, 1] > 0.5).any():
+            forget_rate = pul.forget_rate(shares, (1,))
+            return {"pul": None, "pul_interval": [None, None], "forget_rate": forget_rate}
         interval = pul.pul(shares, self._original, (1,), **how)
         return {
             "pul": interval.value,
