@@ -485,7 +485,7 @@ def test_a_comparison_from_before_parts_and_adapters_is_read(small, tmp_path):
     assert "subset" not in comparison.settings(small)["methods"]["plain"]
     small.methods.plain.rank = 2
     assert comparison.settings(small)["methods"]["plain"]["rank"] == 2
-    with pytest.raises(UserError, match="methods.plain.rank = None, the config now says 2"):
+    with pytest.raises(UserError, match="rank = 0, the config now says 2"):
         benchmark.read_published(small, file)
 
 

@@ -378,7 +378,7 @@ def read_published(config: ConfigDict, file: Path) -> dict:
     published = artifacts.read_json(file)
     if not isinstance(published, dict) or not published.keys() >= {"config", "cells", "tuned"}:
         raise UserError(f"{file} is not a results.json of `vdu benchmark`")
-    old, new = comparison.complete(published["config"]), comparison.settings(config)
+    old, new = map(comparison.complete, (published["config"], comparison.settings(config)))
     for method in new["methods"].keys() - old["methods"].keys():  # may be added
         for section in (new["methods"], new["benchmark"]["grids"], new["benchmark"]["changes"]):
             section.pop(method, None)

@@ -69,7 +69,7 @@ def complete(published: Mapping) -> dict:
         section: defaults.get(section, {}) | dict(values) for section, values in published.items()
     }
     methods = {m: complete_method(entry).to_dict() for m, entry in published["methods"].items()}
-    return found | {"methods": {m: vdu_config.method_inputs(e) for m, e in methods.items()}}
+    return found | {"methods": methods}
 
 
 def complete_method(published: Mapping) -> ConfigDict:
