@@ -301,7 +301,7 @@ def test_registered_checksums_are_those_of_tfds():
         ({"image_size": 32}, r"data\.image_size=32 does not fit digits.*8"),
         ({"channels": 3}, r"data\.channels=3 does not fit digits.*1"),
         ({"background": "white"}, r"data\.background='white' does not fit digits.*opaque"),
-        ({"manual_dir": "mine"}, r"data\.manual_dir=mine: digits come with scikit-learn"),
+        ({"manual_dir": "mine"}, r"data\.manual_dir=mine: digits reads no files"),
     ],
 )
 def test_settings_that_do_not_fit_a_fixed_set(tmp_path, settings, says):

@@ -44,7 +44,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     manual_dir: the user's copies of the original files. When given, only they are used and
       nothing is downloaded.
-    FILES: the originals, a table of `vdu_jax.data.originals`.
+    FILES: the originals, a table of `vdu_jax.data.originals`; empty if there are none to read.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -54,6 +54,11 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def __init__(self, *, data_dir, manual_dir=None, config=None):
         self.manual_dir = None if manual_dir is None else Path(manual_dir).expanduser()
+        if manual_dir is not None and not self.FILES:
+            raise UserError(
+                f"data.manual_dir={manual_dir}: {self.name.removeprefix('vdu_')} reads no files; "
+                "leave it empty"
+            )
         super().__init__(data_dir=data_dir, config=config)
 
     @property
@@ -136,13 +141,6 @@ class Digits(Builder, skip_registration=True):
 
     name = "vdu_digits"
     image_shape, class_names = (8, 8, 1), _DIGITS
-
-    def __init__(self, *, data_dir, manual_dir=None):
-        if manual_dir is not None:
-            raise UserError(
-                f"data.manual_dir={manual_dir}: digits come with scikit-learn; leave it empty"
-            )
-        super().__init__(data_dir=data_dir)
 
     def _split_generators(self, dl_manager):
         from sklearn.datasets import load_digits
@@ -318,7 +316,7 @@ class ImageFolder(Builder, skip_registration=True):
             f"{digest.hexdigest()[:16]}",
             version=self.VERSION,
         )
-        super().__init__(data_dir=data_dir, manual_dir=manual_dir, config=config)
+        super().__init__(data_dir=data_dir, config=config)
 
     def _labels(self, pairs):
         places = {name: place for place, name in enumerate(self.class_names)}

@@ -5,7 +5,7 @@ benchmark's tables take their columns from `METRICS`.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,9 +62,10 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def names() -> str:
-    """u-FID and all of `METRICS` in words."""
-    return listed(["u-FID", *(metric.name for metric in METRICS)])
+def measured(rows: Iterable[Mapping[str, Any]]) -> list[Metric]:
+    """Those of `METRICS` that some of the models' figures have: earlier files may lack the last."""
+    rows = list(rows)
+    return [metric for metric in METRICS if any(metric.key in row for row in rows)]
 
 
 def value_of(figure: float | Mapping[str, Any] | None) -> float | None:

@@ -28,17 +28,18 @@ LEVELS = (80, 90, 95)  # PUL at which methods are compared by u-FID
 UNKNOWN = "not recorded"
 
 
-def columns(own_columns: Mapping[str, str]) -> dict[str, tuple[str, int]]:
+def columns(cells: Mapping, own_columns: Mapping[str, str]) -> dict[str, tuple[str, int]]:
     """The table's columns: head -> key of a cell's row, digits after the point.
 
     Args:
       own_columns: of the task, see `tasks.Task.columns`.
     """
+    metrics = quality.measured(cells.values())
     return {
         "PUL %": ("pul", 1),
         "u-FID": ("u_fid", 2),
         "u-FID / retrain's": ("u_fid_ratio", 2),
-        **{metric.head: (metric.column, metric.digits) for metric in quality.METRICS},
+        **{metric.head: (metric.column, metric.digits) for metric in metrics},
         "TV": ("tv_to_retrained", 3),
         "relearning steps": ("relearning_steps", 0),
         "step kept": ("kept_step", 0),
@@ -107,8 +108,9 @@ def results(
     cells = dict(sorted(cells.items()))
     methods = config.methods.to_dict()
     _compare_with_retrained(cells, methods)
+    metrics = quality.measured(cells.values())
     for row in cells.values():
-        for metric in quality.METRICS:
+        for metric in metrics:
             if metric.scale != 1:
                 value = quality.value_of(row.get(metric.key))
                 row[metric.column] = None if value is None else metric.scale * value
@@ -199,7 +201,10 @@ def _is_point(row: Mapping) -> bool:
 
 def summarise(cells: Mapping, own_columns: Mapping[str, str] | None = None) -> dict:
     """method -> figure -> {mean, standard_error, count} over its cells, absent values left out."""
-    keys = [key for key, _ in columns(own_columns or {}).values()] + ["confidence", "u_fid_all"]
+    keys = [key for key, _ in columns(cells, own_columns or {}).values()] + [
+        "confidence",
+        "u_fid_all",
+    ]
     summary = {}
     for method in dict.fromkeys(_split(name)[0] for name in cells):
         rows = [row for name, row in cells.items() if _split(name)[0] == method]
@@ -236,7 +241,7 @@ def table(published: Mapping) -> str:
     def line(cells):
         lines.append("| " + " | ".join(cells) + " |")
 
-    shown = columns(published.get("columns", {}))
+    shown = columns(published["cells"], published.get("columns", {}))
     header = ["method", "sees", "cells", *shown]
     line(header)
     line(["---"] * len(header))
@@ -273,6 +278,8 @@ def counts(published: Mapping) -> list[str]:
     bias = f"{shown['']} (original {shown[ORIGINAL]}, curves {shown['curve']})"
     if set(shown.values()) == {UNKNOWN}:
         bias = UNKNOWN
+    names = [metric.name for metric in quality.measured(published["cells"].values())]
+    names = quality.listed(["u-FID", *names])
     retained = "that the classifier puts into retained classes"
     if published["config"]["benchmark"].get("targets"):
         retained = "that are asked for with other things than the one to be forgotten"
@@ -281,7 +288,7 @@ def counts(published: Mapping) -> list[str]:
         f"{_several(len(seeds), 'training seed', 'training seeds')} together; a single value has "
         "none.",
         "",
-        f"{quality.names()} are of {_span(_images(published), 'd')} images a model, "
+        f"{names} are of {_span(_images(published), 'd')} images a model, "
         f"the original's of the {_span(_images(published, True), 'd')} {retained}; "
         f"u-FID at equal PUL and the curves are of {_span(points, 'd')} "
         "images a point. Compare only figures of as many images. The bias of u-FID, which real "
@@ -330,7 +337,7 @@ def _shown(value: Mapping | None, digits: int, cells: int) -> str:
 def csv_text(published: Mapping) -> str:
     """One row a cell."""
     buffer = io.StringIO()
-    shown = columns(published.get("columns", {}))
+    shown = columns(published["cells"], published.get("columns", {}))
     keys = [key for key, _ in shown.values()] + ["confidence", "steps", "stopped"]
     keys += ["images", "u_fid_bias"]
     levels = [str(level) for level in LEVELS]

@@ -204,6 +204,7 @@ def _grids(task: tasks.Task) -> str:
 
 def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
     rows, original = [], metrics["models"][ORIGINAL]
+    measured = quality.measured(metrics["models"].values())
     kinds, has_quality = original.get("bits_per_dim", {}), "u_fid" in original
     for model, row in table.items():
         m = metrics["models"][model]
@@ -211,7 +212,7 @@ def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
         cells = [model, f"{_number(row['pul'], 1)} [{interval}]"]
         if has_quality:
             cells += [_number(row["u_fid"], 2), _bias(row["u_fid_bias"]), row["images"]]
-            cells += [_quality(metric, m[metric.key]) for metric in quality.METRICS]
+            cells += [_quality(metric, m.get(metric.key)) for metric in measured]
         cells += [f"{100 * m['forget_rate']:.2f}"]
         cells += [f"{m['confidence']:.3f}"] if "confidence" in m else []
         cells += [_bits_per_dim(m, kind) for kind in kinds]
@@ -220,7 +221,7 @@ def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
     header = ["model", "PUL % [95 %]"]
     if has_quality:
         header += ["u-FID", "its bias", "images"]
-        header += [metric.head for metric in quality.METRICS]
+        header += [metric.head for metric in measured]
     header += ["to be forgotten %"] + (["confidence"] if "confidence" in original else [])
     header += [f"bits per dimension, {kind} (images)" for kind in kinds]
     values = task.column_values(original)
@@ -249,7 +250,8 @@ def _about_quality(metrics: dict) -> str:
         held_out = _number(metrics["u_fid_held_out"], 2)
         also.append(f"of held-out real images: {held_out}{count}")
     accuracy = metrics.get("classifier", {}).get("accuracy")
-    others = [f"{m.name}{f' ({m.about})' if m.about else ''}" for m in quality.METRICS]
+    measured = quality.measured(metrics["models"].values())
+    others = [f"{m.name}{f' ({m.about})' if m.about else ''}" for m in measured]
     return (
         f" u-FID is the Fréchet distance to the retained training images{sizes}; "
         f"{quality.listed(others)} are taken against{against} them, all "
