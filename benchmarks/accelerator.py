@@ -591,19 +591,20 @@ def generate(visit: Visit) -> None:
     """Draws of each size with each kind of attention, and a VDU step beside what was planned."""
     import jax
     import jax.numpy as jnp
-    from vdu_jax.stages.text_to_image import build, plan
 
     from vdu_jax import config as vdu_config
+    from vdu_jax import tasks
     from vdu_jax.posterior import num_parameters
+    from vdu_jax.tasks.text_to_image import networks
 
     sizes = visit.sizes
     config = vdu_config.default("stable_diffusion")
     config.model.update(sizes.text)
-    model, shapes = plan.read(config)
+    model = networks.shapes(config)
     modules = {name: m.clone(dtype=jnp.bfloat16) for name, m in model.modules.items()}
     model = model._replace(modules=modules, scaling=0.18215)
-    made = jax.jit(functools.partial(small_numbers, shapes))()
-    text = jax.random.normal(jax.random.key(1), (1, *plan.text_shape(modules["text_encoder"])))
+    made = jax.jit(functools.partial(small_numbers, model.params))()
+    text = jax.random.normal(jax.random.key(1), (1, *networks.text_shape(model)))
     params = {"unet": made["unet"], "vae": made["vae"], "negative": text}
     visit.put(parameters={name: num_parameters(tree) for name, tree in made.items()})
     attentions = ["xla"] + ["cudnn"] * (jax.default_backend() == "gpu")
@@ -611,7 +612,7 @@ def generate(visit: Visit) -> None:
     def compiled(attention: str, images: int) -> Callable | None:
         unet = modules["unet"].clone(attention=attention)
         of = model._replace(modules=modules | {"unet": unet})
-        draw = build.make_draw(of, sizes.text_steps, 7.5)
+        draw = networks.make_draw(of, sizes.text_steps, 7.5)
         keys = jax.random.split(jax.random.key(2), images)
         given = params, keys, jnp.repeat(text, images, axis=0)
         try:
@@ -634,7 +635,10 @@ def generate(visit: Visit) -> None:
             row = {"attention": attention, "images": images, "all_seconds": times[attention]}
             visit.add("draws", row | {"seconds": seconds, "peak": timing.device_peak()})
     del draws, calls  # and what their programs hold of the device
-    vdu_step(visit, config, model, made["unet"])
+    config.methods = {
+        "vdu": vdu_config.method("vdu", "cross_attention", forget_batch=sizes.text_batch)
+    }
+    vdu_step(visit, tasks.planned(config), made["unet"])
 
 
 def small_numbers(shapes):
@@ -652,27 +656,24 @@ def small_numbers(shapes):
     return jax.tree.map(one, shapes)
 
 
-def vdu_step(visit: Visit, config, model, unet) -> None:
+def vdu_step(visit: Visit, task, unet) -> None:
     """One VDU step on the U-Net's cross-attention: seconds, and memory beside `vdu plan`'s."""
     import jax
     import jax.numpy as jnp
     import optax
-    from vdu_jax.stages.text_to_image import plan
-    from vdu_jax.stages.text_to_image import unlearn as unlearn_stage
 
-    from vdu_jax import config as vdu_config
     from vdu_jax import posterior as posterior_lib
+    from vdu_jax.stages import plan
+    from vdu_jax.stages import unlearn as unlearn_stage
 
-    count = visit.sizes.text_batch
-    settings = vdu_config.method("vdu", subset="cross_attention", forget_batch=count)
-    config.methods = {"vdu": settings}
-    shapes = jax.eval_shape(lambda: unet)
-    planned = plan.of_method(config, 1, "vdu", model, {"unet": shapes})
+    planned = plan.of_method(task, 1, "vdu")
+    settings = task.config.methods.vdu
+    count = settings.forget_batch
     part, rest = unlearn_stage.split(unet, settings, "vdu")
     variance = jax.tree.map(lambda p: jnp.full(p.shape, 1e-4), part)
     trained = posterior_lib.GaussianPosterior(part, variance, jnp.int32(2))
-    made = unlearn_stage.make_objective(config, "vdu", model, part, rest, trained, 100)
-    batch = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), plan.batch(model, count))
+    made = unlearn_stage.make_objective(task, "vdu", (part, rest), trained, 100, 0.1)
+    batch = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), task.batch_shapes(count))
     step = timing.Step(made, part, optax.adam(1e-5), {"forget": batch})
     step.compile()
     times = timing.in_turns({"step": step}, visit.sizes.steps_repeats)["step"]

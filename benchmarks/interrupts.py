@@ -75,7 +75,7 @@ def write_configs(root: Path) -> None:
     import archives
 
     archives.write_idx_set(manual, n_train=120, n_test=40)
-    text = runpy.run_path(str(TESTS / "stages" / "text_to_image" / "conftest.py"))["TINY"]
+    text = runpy.run_path(str(TESTS / "tasks" / "text_to_image" / "conftest.py"))["TINY"]
     (root / "text.py").write_text(text.format(data_dir=data_dir, manual_dir=str(manual)))
 
 

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from vdu_jax.stages.text_to_image import build as build_text
 
 from vdu_jax import cli, data, tasks
 from vdu_jax import config as vdu_config
@@ -31,6 +30,7 @@ from vdu_jax.errors import UserError
 from vdu_jax.interop import folder, pipeline, scheduler, unet2d
 from vdu_jax.parity import check
 from vdu_jax.stages import benchmark, importing, plan
+from vdu_jax.tasks import base
 
 QUIET = settings(
     max_examples=300,
@@ -549,7 +549,7 @@ def test_text_to_image_folders(text_model, data):
         found = read_or_refused(pipeline.read, directory)
         read_or_refused(folder.read, directory)
         if found is not None:
-            build_text.parameterization(found)
+            base.parameterization_of(found.diffusion)
 
 
 # Keys that may be given anything without a word: of DDPM's scheduler and an unconditional U-Net

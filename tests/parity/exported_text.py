@@ -18,9 +18,11 @@ import numpy as np
 import reference
 import scipy.stats
 import torch
-from vdu_jax.stages.text_to_image import build, detectors, evaluate, exporting
 
-from vdu_jax import cli
+from vdu_jax import cli, tasks
+from vdu_jax.stages import exporting, sample
+from vdu_jax.tasks import feature_detectors
+from vdu_jax.tasks.text_to_image import networks
 
 torch.set_num_threads(1)
 
@@ -50,27 +52,25 @@ def same_rate(hits: list[int], counts: list[int]) -> float:
 def compare(config, workdir: Path, name: str, folder: Path) -> dict:
     """The figures of one model; its folder is written to `folder`."""
     exporting.run(folder, config, workdir, name)
-    model, has_feature = build.original(config, workdir), detectors.make(config)
-    theirs, (_, drawn) = in_pytorch(folder, config), evaluate.load(workdir, name)
+    task, has_feature = tasks.of(config, workdir), feature_detectors.make(config)
+    theirs, drawn, model = in_pytorch(folder, config), sample.load(workdir, name), task.model
     found = {"model": name}
     for kind in ("feature", "other"):
-        prompts, count = build.prompts_of(config)[kind], config.evaluate.images
+        prompts, count = task.requests()[kind].about["prompts"], config.evaluate.images
         noise = torch.manual_seed(0)
         images = np.concatenate([theirs(prompt, count, generator=noise) for prompt in prompts])
         sides = {
-            "jax": drawn[kind].reshape(-1, *model.image_shape),
+            "jax": drawn[kind],
             "pytorch": np.rint(255 * images).astype(np.uint8),
         }
         hits = [int((has_feature(images) > 0.5).sum()) for images in sides.values()]
         counts = [len(images) for images in sides.values()]
         rates = {side: n / of for side, n, of in zip(sides, hits, counts, strict=True)}
         found[kind] = rates | {"p": same_rate(hits, counts)}
-    unet = evaluate.load_unet(config, workdir, model, name)
-    prompt, section = config.forget.prompts[0], config.sampler
-    scale = config.condition.guidance
-    text, negative = np.split(build.embed(model, [prompt, ""]), 2)
+    unet, prompt = sample.load_params(task, name), config.forget.prompts[0]
+    text, negative = np.split(networks.embed(model, [prompt, ""]), 2)
     keys = jax.random.split(jax.random.key(0), 2)
-    draw = jax.jit(build.make_draw(model, section.steps, scale, section.name))
+    draw = jax.jit(networks.draw_of_config(config, model))
     params = {"unet": unet, "vae": model.params["vae"], "negative": negative}
     latents = [jax.random.normal(jax.random.fold_in(key, 0), model.latent_shape) for key in keys]
     latents = reference.as_torch(np.stack(latents), torch.float32)

@@ -18,7 +18,7 @@ import transformers
 
 from vdu_jax.interop import clip, pipeline, tokenizer
 from vdu_jax.parity import check, compare, components, inputs
-from vdu_jax.stages.text_to_image import build
+from vdu_jax.tasks.text_to_image import networks
 
 pytestmark = pytest.mark.torch
 
@@ -171,9 +171,9 @@ def test_a_picture_is_that_of_diffusers_pipeline(tmp_path, prediction):
         path.write_text(json.dumps(text_to_image.SCHEDULER | {"prediction_type": prediction}))
     model = pipeline.read(folder)
     keys = jax.random.split(jax.random.key(0), 2)
-    text, negative = np.split(build.embed(model, ["a red shoe", "the bag"]), 2)
+    text, negative = np.split(networks.embed(model, ["a red shoe", "the bag"]), 2)
     params = {name: model.params[name] for name in ("unet", "vae")}
-    draw = jax.jit(build.make_draw(model, 20, 7.5))
+    draw = jax.jit(networks.make_draw(model, 20, 7.5))
     with components.matmul_precision("float32"):
         ours = np.asarray(draw(params | {"negative": negative}, keys, np.repeat(text, 2, axis=0)))
 
