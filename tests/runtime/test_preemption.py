@@ -199,13 +199,20 @@ last = Last()  # until Python tears itself down
     assert run(code) == (0, "")
 
 
-@pytest.mark.parametrize("closed", [False, True])
-def test_the_line_is_one_of_its_own_after_a_progress_bar(closed):
+# The last closes a bar as tqdm does, up to its last line.
+BARS = {"open": "", "closed": "bar.close()", "being closed": "tqdm.tqdm.close = stop; bar.close()"}
+
+
+@pytest.mark.parametrize("how", BARS)
+def test_the_line_is_one_of_its_own_after_a_progress_bar(how):
     code = f"""
+import tqdm
 from vdu_jax.runtime import progress
+def stop(bar):
+    bar.disable = True
+    send()
 bar = progress.bar(3, "work")
-if {closed}:
-    bar.close()
+{BARS[how]}
 send()
 """
     _, err = run(code)

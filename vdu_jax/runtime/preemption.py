@@ -24,7 +24,7 @@ PATIENCE = 1.0  # seconds that the main thread is given to handle a signal
 # Called before a signal ends the process; each returns whether another process reports the signal.
 before_end: list[Callable[[], bool]] = []
 
-# Progress bars; one that is not closed has left its line open.
+# Progress bars whose line may be open: those that are not closed, or just being closed.
 bars: weakref.WeakSet = weakref.WeakSet()
 
 _temporaries: set[Path] = set()
@@ -63,7 +63,7 @@ def end(signum: int) -> None:
         if not any([call() for call in before_end]):
             name = signal.Signals(signum).name
             line = f"vdu: stopped by {name}; the same command continues\n"
-            midline = os.isatty(2) or any(not bar.disable for bar in list(bars))  # ^C, or a bar
+            midline = os.isatty(2) or len(bars) > 0  # ^C, or a bar
             with contextlib.suppress(OSError):
                 # Not print: it may have been interrupted itself.
                 os.write(2, ("\n" + line if midline else line).encode())

@@ -7,10 +7,18 @@ import tqdm
 from vdu_jax.runtime import preemption, processes
 
 
+class Bar(tqdm.tqdm):
+    """A bar that is known to `preemption` until its last line is written."""
+
+    def close(self) -> None:
+        super().close()
+        preemption.bars.discard(self)
+
+
 def bar(total: int, label: str, initial: int = 0, unit: str = "step") -> tqdm.tqdm:
     """A tqdm bar of the leader; in a log file a line every half minute, without redrawing."""
     interactive = sys.stderr.isatty()
-    made = tqdm.tqdm(
+    made = Bar(
         total=total,
         initial=initial,
         desc=label,
@@ -22,5 +30,6 @@ def bar(total: int, label: str, initial: int = 0, unit: str = "step") -> tqdm.tq
         mininterval=0.5 if interactive else 30.0,
         maxinterval=1.0 if interactive else 60.0,
     )
-    preemption.bars.add(made)
+    if not made.disable:
+        preemption.bars.add(made)
     return made
