@@ -1,4 +1,4 @@
-"""Which room may import which, and that everything public says what it is."""
+"""Which package may import which, and that everything public says what it is."""
 
 import ast
 import subprocess
@@ -29,7 +29,7 @@ FORBIDDEN = {
     "cli": set(),
     "__main__": set(),
     "config": {"tasks", "stages", "runtime", "cli"},
-    **{room: SHELL for room in PURE},
+    **{package: SHELL for package in PURE},
 }
 IO_LIBRARIES = {
     "safetensors",
@@ -55,7 +55,7 @@ MODULES = {dotted(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 
-def room(module):
+def package(module):
     """The top-level part of a module of the package ("" for the package itself)."""
     return (module.split(".") + [""])[1]
 
@@ -78,8 +78,8 @@ def imports(name, tree=None, is_package=None):
     return found
 
 
-def rooms_imported(name):
-    return {room(module) for module in imports(name) if module.split(".")[0] == "vdu_jax"} - {""}
+def packages_imported(name):
+    return {package(module) for module in imports(name) if module.split(".")[0] == "vdu_jax"} - {""}
 
 
 @pytest.mark.parametrize(
@@ -98,14 +98,14 @@ def test_this_test_sees_every_way_to_import(source, expected):
 
 
 def test_every_room_is_known():
-    rooms = {room(name) for name in MODULES}
-    assert rooms <= PURE | SHELL | {"", "errors"}
-    assert rooms >= PURE
+    packages = {package(name) for name in MODULES}
+    assert packages <= PURE | SHELL | {"", "errors"}
+    assert packages >= PURE
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_point_from_the_shell_to_the_core(name):
-    assert not rooms_imported(name) & FORBIDDEN.get(room(name), {"cli"})
+    assert not packages_imported(name) & FORBIDDEN.get(package(name), {"cli"})
 
 
 STAGES = [name for name, path in MODULES.items() if path.parent == PACKAGE / "stages"]
@@ -113,14 +113,14 @@ STAGES = [name for name, path in MODULES.items() if path.parent == PACKAGE / "st
 
 @pytest.mark.parametrize("name", STAGES)
 def test_stages_know_tasks_and_no_single_one(name):
-    of_tasks = {module for module in imports(name) if room(module) == "tasks"}
+    of_tasks = {module for module in imports(name) if package(module) == "tasks"}
     modules = {m if m in MODULES else m.rpartition(".")[0] for m in of_tasks}
     assert modules <= OF_TASKS
     text = MODULES[name].read_text().lower().replace("figcaption", "")  # of HTML
     assert [word for word in OF_ONE_TASK if word in text] == []
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if room(name) in PURE])
+@pytest.mark.parametrize("name", [name for name in MODULES if package(name) in PURE])
 def test_the_core_uses_no_library_for_files_or_flags(name):
     assert not {module.split(".")[0] for module in imports(name)} & IO_LIBRARIES
 
@@ -135,7 +135,7 @@ def test_every_module_has_a_docstring(name):
     assert ast.get_docstring(TREES[name])
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if room(name) in PURE])
+@pytest.mark.parametrize("name", [name for name in MODULES if package(name) in PURE])
 def test_public_functions_and_classes_of_the_core_have_docstrings(name):
     kinds = ast.FunctionDef | ast.ClassDef
     public = [n for n in TREES[name].body if isinstance(n, kinds) and not n.name.startswith("_")]
@@ -160,6 +160,6 @@ def test_tests_of_the_core_mirror_its_modules():
 
 def test_every_module_of_the_core_has_its_tests():
     for name, path in MODULES.items():
-        if room(name) in PURE - {"types"} and path.name != "__init__.py":
+        if package(name) in PURE - {"types"} and path.name != "__init__.py":
             relative = path.relative_to(PACKAGE)
             assert (TESTS / relative.with_name("test_" + relative.name)).exists(), name

@@ -32,7 +32,7 @@ def test_alone_everything_is_a_plain_call():
     value = object()
     assert processes.from_leader(lambda: value) is value
     assert processes.gather([value]) == [value]
-    assert [processes.Largest()(n) for n in (3, 0)] == [3, 0]
+    assert [processes.LaggedMax()(n) for n in (3, 0)] == [3, 0]
 
 
 JOINED = """

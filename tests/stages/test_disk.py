@@ -46,7 +46,7 @@ def test_a_full_disk_ends_training_with_what_was_saved_whole(config_file, disk, 
     train += ["--config.train.snapshot_every=1", "--config.train.save_state_every=1"]
     assert cli.main([*train, f"--workdir={folder / 'work'}"]) == 2
     line = one_line(capsys)
-    assert "no room for a checkpoint of" in line or "No space left on device" in line
+    assert "no disk space for a checkpoint of" in line or "No space left on device" in line
     assert "free some; the same command continues" in line and "Traceback" not in line
     saved = list((folder / "work" / "train").glob("*/[0-9]*.sums.json"))
     assert saved and shutil.disk_usage(folder).free < 2 * MIB

@@ -42,12 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if code := _print_failed(error):
             pass
-        elif _together():
+        elif _is_distributed():
             traceback.print_exc()
             code = 1
         else:
             raise
-    if _together():
+    if _is_distributed():
         from vdu_jax.runtime import processes
 
         failed = code in (1, 2, PIPE_CLOSED)
@@ -187,7 +187,7 @@ def _quiet_threads() -> None:
     threading.excepthook = hook
 
 
-def _together() -> bool:
+def _is_distributed() -> bool:
     """Whether this process is one of several that run a stage together."""
     processes = sys.modules.get("vdu_jax.runtime.processes")  # a mistake need not wait for JAX
     return processes is not None and processes.joined()
@@ -207,16 +207,16 @@ def _join(stage: str, values) -> None:
 def _is_lost_peer(error: Exception) -> bool:
     """XLA only says, with various exceptions, that something done with the others failed."""
     status = r"(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED): "
-    return _together() and re.match(status, str(error)) is not None
+    return _is_distributed() and re.match(status, str(error)) is not None
 
 
 def _report(message: str | Exception, code: int) -> int:
     """Print an error, with the number of a process other than the leader; returns `code`."""
     who = ""
-    if _together():
+    if _is_distributed():
         from vdu_jax.runtime import processes
 
-        if processes.is_said(message):
+        if processes.reported_by_leader(message):
             return code
         who = "" if processes.is_leader() else f"process {processes.index()}: "
     print(f"vdu: {who}error: {message}", file=sys.stderr)

@@ -244,22 +244,22 @@ class Store:
             if step not in self._doubtful and self.damage(step) is None:
                 return
             self._delete(step)
-        processes.from_leader(self._check_room, parallel.total_bytes(list(trees.values())))
+        processes.from_leader(self._check_disk_space, parallel.total_bytes(list(trees.values())))
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         items |= {name: ocp.args.JsonSave(value) for name, value in (json or {}).items()}
-        with self._room_reported():
+        with self._disk_space_reported():
             self._manager.save(step, args=ocp.args.Composite(**items))
 
-    def _check_room(self, size: int) -> None:
+    def _check_disk_space(self, size: int) -> None:
         """Raise an OSError if `size` bytes do not fit, before Orbax has begun to write."""
         # Compressed they are rarely smaller than this; small files take whole blocks.
         if shutil.disk_usage(self.directory).free < 0.9 * size + MARGIN:
             raise OSError(
-                errno.ENOSPC, f"no room for a checkpoint of {size:,} bytes", str(self.directory)
+                errno.ENOSPC, f"no disk space for a checkpoint of {size:,} bytes", str(self.directory)
             )
 
     @contextlib.contextmanager
-    def _room_reported(self) -> Iterator[None]:
+    def _disk_space_reported(self) -> Iterator[None]:
         """What Orbax and TensorStore raise when the disk is full, as an OSError."""
         try:
             yield
@@ -366,7 +366,7 @@ class Store:
 
     def wait(self) -> None:
         """Block until every save has reached the disk, and its checksums."""
-        with self._room_reported():
+        with self._disk_space_reported():
             self._manager.wait_until_finished()
         processes.from_leader(self._sum_up)
 

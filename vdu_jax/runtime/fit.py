@@ -165,7 +165,7 @@ def fit(
         # Of the steps since the last line of metrics: their metrics, and their images.
         interval: list[Mapping[str, jax.Array | np.ndarray]] = []
         shown: list[Mapping[str, np.ndarray]] = []
-        any_asked = processes.Largest()
+        any_asked = processes.LaggedMax()
         ahead = steps_ahead()
         kept = {"params": state.params} | ({"ema": state.ema} if ema_decay > 0 else {})
         kept = abstract(kept)

@@ -181,7 +181,7 @@ def _stopped() -> bool:
     return said
 
 
-def is_said(error: str | Exception) -> bool:
+def reported_by_leader(error: str | Exception) -> bool:
     """Whether what ends this process is reported by the leader anyway."""
     if is_leader() or _watch is None:
         return False
@@ -258,7 +258,7 @@ def gather(tree: Any) -> Any:
     return tree if count() == 1 else multihost_utils.process_allgather(tree, tiled=True)
 
 
-class Largest:
+class LaggedMax:
     """The largest of the numbers that the processes name, the same for all at the same call.
 
     What is said in one call is heard two calls later, so that none waits for the devices to finish
