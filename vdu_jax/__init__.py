@@ -1,8 +1,9 @@
 """vdu-jax: make a trained diffusion model forget.
 
 The functional core lives in the packages `diffusion`, `models`, `posterior`, `objectives`,
-`metrics`, and the modules `detector` and `training`: pure functions of pytrees, free of files and
-devices. The shell (`data`, `interop`, `runtime`, `tasks`, `stages`, `cli`) feeds them.
+`metrics`, and the modules `forget_detector` and `training`: pure functions of pytrees, free of
+files and devices. The shell (`data`, `interop`, `runtime`, `config`, `tasks`, `stages`, `cli`)
+feeds them.
 
     import vdu_jax as vdu
 
