@@ -107,7 +107,7 @@ def defaults(architecture: str) -> dict[str, Any]:
 def check(c: Check) -> None:
     """Refuse networks and noise schedules that cannot work.
 
-    Those of a text-to-image model are checked where they are read; see `stages.text_to_image`.
+    Those of a text-to-image model are checked where they are read; see `tasks.text_to_image`.
     """
     from vdu_jax import data
 
