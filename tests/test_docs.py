@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from vdu_jax import config as vdu_config
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "results.md").read_text()
 SECTIONS = re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]
@@ -24,6 +26,17 @@ def test_a_published_comparison_has_one_section_with_its_command_and_table(name)
     models = found.get("models") or (found["summary"] if name.endswith("_methods") else ())
     for model in models:
         assert f"| {model} |" in section, model
+
+
+def test_the_config_for_the_published_stable_diffusion_is_valid():
+    page = (ROOT / "docs" / "stable_diffusion.md").read_text()
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.S)[1], names)
+    config = names["get_config"]()
+    vdu_config.validate(config)
+    exec(re.search(r"^ {6}(config\.benchmark\.targets = .*?^ {6}\})", page, re.S | re.M)[1])
+    vdu_config.validate_benchmark(config)
+    assert vdu_config.targets(config) == ["grey"]
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("docs/*.md")) + [ROOT / "README.md"], ids=str)

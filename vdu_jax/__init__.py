@@ -2,7 +2,8 @@
 
 The functional core lives in the packages `diffusion`, `models`, `posterior`, `objectives`,
 `metrics`, and the modules `forget_detector` and `training`: pure functions of pytrees, free of
-files and devices. The shell (`data`, `interop`, `runtime`, `tasks`, `stages`, `cli`) feeds them.
+files and devices. The shell (`data`, `interop`, `runtime`, `config`, `tasks`, `stages`, `cli`)
+feeds them.
 
     import vdu_jax as vdu
 

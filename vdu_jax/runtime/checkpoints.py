@@ -255,7 +255,9 @@ class Store:
         # Compressed they are rarely smaller than this; small files take whole blocks.
         if shutil.disk_usage(self.directory).free < 0.9 * size + MARGIN:
             raise OSError(
-                errno.ENOSPC, f"no disk space for a checkpoint of {size:,} bytes", str(self.directory)
+                errno.ENOSPC,
+                f"no disk space for a checkpoint of {size:,} bytes",
+                str(self.directory),
             )
 
     @contextlib.contextmanager

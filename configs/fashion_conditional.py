@@ -1,0 +1,35 @@
+"""Fashion-MNIST, class-conditional: the model is told which garment to draw, and must forget how to
+draw trousers.
+
+    vdu run --config=configs/fashion_conditional.py --workdir=runs/fashion_conditional \\
+        --config.data.manual_dir=/usr/share/datasets/fashion-mnist
+
+Data as for configs/fashion_mnist.py. Not run yet, and its rates are not tuned: those of
+configs/fashion_mnist.py, with the forms of ESD and SalUn for a network with a condition. UA in the
+table is 100 % less the share of the images asked for as trousers that are trousers.
+"""
+
+import fashion_mnist
+
+from vdu_jax import config as vdu_config
+
+
+def get_config():
+    config = fashion_mnist.get_config()
+    config.model.num_class_embeds = 11  # ten garments, and none
+    config.condition.drop = 0.1
+    config.condition.guidance = 1.5
+
+    steps = dict(learning_rate=1e-4, steps=100, snapshot_every=25, target_pul=95.0)
+    config.methods.extended = vdu_config.method(
+        "vdu_extended",
+        gamma=0.01,
+        function_weight=30.0,
+        drop_condition=0.1,
+        forget_batch=16,
+        replay_batch=48,
+        **steps,
+    )
+    config.methods.esd = vdu_config.method("esd", teacher="condition", **steps)
+    config.methods.salun = vdu_config.method("salun", relabel="condition", **steps)
+    return config
