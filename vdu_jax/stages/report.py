@@ -22,18 +22,14 @@ from vdu_jax.stages import comparison, evaluate, sample
 from vdu_jax.tasks import ORIGINAL
 
 GRID = 60
-# Column -> what it means, said under the table.
-ABOUT = {
-    "unlearning_accuracy": "UA: images asked for with a class to be forgotten that are not of it; "
-    "others: asked for with another class, and of it."
-}
 NETWORKS = {"classifier": "the classifier", "inception": "Inception-v3"}
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto;
        padding: 0 1em }
 h1 { font-size: 1.6em } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd }
-table { border-collapse: collapse } td, th { padding: .25em .8em; text-align: right }
+.table { overflow-x: auto } table { border-collapse: collapse }
+td, th { padding: .25em .8em; text-align: right } td { white-space: nowrap }
 td:first-child, th:first-child { text-align: left } th { border-bottom: 2px solid #888 }
 tr:nth-child(even) td { background: #f6f6f6 } .grids { display: flex; flex-wrap: wrap; gap: 1.2em }
 figure { margin: 0 } figcaption { font-weight: 600 } img { max-width: 100%; image-rendering: auto }
@@ -64,7 +60,7 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         stage.finish({})
     stored = artifacts.read_json(stage.path / "table.json")
     table = {model: stored[model] for model in models}
-    show(table, path, config.evaluate.features, task.columns)
+    show(table, path, task)
 
 
 def grid(task: tasks.Task, model: str):
@@ -72,8 +68,9 @@ def grid(task: tasks.Task, model: str):
     return pictures.grid(task.shown(sample.load(task.workdir, model), GRID))
 
 
-def show(table: dict, path: Path, features: str, columns: Mapping[str, str]) -> None:
+def show(table: dict, path: Path, task: tasks.Task) -> None:
     """Print the table, the report's place, and the table as one JSON line."""
+    columns = task.columns
     heads = ["PUL %", "u-FID", "bias", "images", "steps", *columns.values()]
     widths = [max(9, len(head) + 2) for head in heads]
 
@@ -87,12 +84,13 @@ def show(table: dict, path: Path, features: str, columns: Mapping[str, str]) -> 
         cells += (_number(row[key], 1) for key in columns)
         print(f"{model:<16}{line(cells)}{row['seconds']:>10.1f}")
     if any(row["u_fid"] is not None for row in table.values()):
-        print(f"u-FID in {NETWORKS[features]}'s features; the original's: of what is to stay.")
+        network = NETWORKS[task.config.evaluate.features]
+        print(f"u-FID in {network}'s features; the original's: of what is to stay.")
         print(
             "bias: the u-FID that real images are expected at, with as many images as the model's."
         )
-    for about in ABOUT.keys() & columns.keys():
-        print(ABOUT[about])
+    if task.about_columns:
+        print(task.about_columns)
     print(f"report: {path}")
     print(json.dumps(table))
 
@@ -189,7 +187,8 @@ def _rows(header: list[str], rows: list[list]) -> str:
     def line(tag, cells):
         return "<tr>" + "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells) + "</tr>"
 
-    return f"<table>{line('th', header)}{''.join(line('td', row) for row in rows)}</table>"
+    lines = line("th", header) + "".join(line("td", row) for row in rows)
+    return f"<div class='table'><table>{lines}</table></div>"
 
 
 def _grids(task: tasks.Task) -> str:
@@ -208,15 +207,14 @@ def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
     kinds, has_quality = original.get("bits_per_dim", {}), "u_fid" in original
     for model, row in table.items():
         m = metrics["models"][model]
-        interval = ", ".join(_number(end, 1) for end in m["pul_interval"])
-        cells = [model, f"{_number(row['pul'], 1)} [{interval}]"]
+        low, high = m["pul_interval"]
+        cells = [model, "–" if low is None else f"{row['pul']:.1f} [{low:.1f}, {high:.1f}]"]
         if has_quality:
             cells += [_number(row["u_fid"], 2), _bias(row["u_fid_bias"]), row["images"]]
             cells += [_quality(metric, m.get(metric.key)) for metric in measured]
         cells += [f"{100 * m['forget_rate']:.2f}"]
         cells += [f"{m['confidence']:.3f}"] if "confidence" in m else []
         cells += [_bits_per_dim(m, kind) for kind in kinds]
-        cells += map(_with_interval, task.column_values(m).values())
         rows.append([*cells, row["steps"], f"{row['seconds']:.0f}"])
     header = ["model", "PUL % [95 %]"]
     if has_quality:
@@ -224,15 +222,21 @@ def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
         header += [metric.head for metric in measured]
     header += ["to be forgotten %"] + (["confidence"] if "confidence" in original else [])
     header += [f"bits per dimension, {kind} (images)" for kind in kinds]
-    values = task.column_values(original)
-    header += [
-        f"{head} [95 %]" if isinstance(values[key], Mapping) else head
-        for key, head in task.columns.items()
-    ]
     header += ["steps", "seconds"]
-    note = f"{metrics['images']} images a model. {task.about_columns}"
-    return _rows(header, rows) + (
-        f"<p class='note'>{note}{_about_quality(metrics) if has_quality else ''}</p>"
+    about = _about_quality(metrics) if has_quality else ""
+    note = f"<p class='note'>{metrics['images']} images a model.{about}</p>"
+    return _rows(header, rows) + note + (_own_columns(task, metrics) if task.columns else "")
+
+
+def _own_columns(task: tasks.Task, metrics: dict) -> str:
+    """The table of the columns that the task adds."""
+    rows = [
+        [model, *map(_with_interval, task.column_values(figures).values())]
+        for model, figures in metrics["models"].items()
+    ]
+    return _rows(["model", *task.columns.values()], rows) + (
+        f"<p class='note'>{task.about_columns} In brackets: the interval of 95 %, and the number "
+        "of images.</p>"
     )
 
 
@@ -249,6 +253,7 @@ def _about_quality(metrics: dict) -> str:
     if "u_fid_held_out" in metrics:
         held_out = _number(metrics["u_fid_held_out"], 2)
         also.append(f"of held-out real images: {held_out}{count}")
+    also = f" ({'; '.join(also)})" if also else ""
     accuracy = metrics.get("classifier", {}).get("accuracy")
     measured = quality.measured(metrics["models"].values())
     others = [f"{m.name}{f' ({m.about})' if m.about else ''}" for m in measured]
@@ -256,7 +261,7 @@ def _about_quality(metrics: dict) -> str:
         f" u-FID is the Fréchet distance to the retained training images{sizes}; "
         f"{quality.listed(others)} are taken against{against} them, all "
         f"in {NETWORKS[metrics['features']]}'s features. For the original they are those of its "
-        f"samples of what is to stay{f' ({chr(59).join(also)})' if also else ''}. u-FID is biased "
+        f"samples of what is to stay{also}. u-FID is biased "
         f"upwards, the more the fewer images there are: its bias is what real images are expected "
         f"at with as many. The others depend on the number of images, too, so compare only figures "
         f"of as many images."
@@ -272,21 +277,21 @@ def _with_interval(figure: float | Mapping | None) -> str:
     """A figure in percent, with its interval and the number of images if it has them."""
     if not isinstance(figure, Mapping):
         return _number(figure, 2)
-    return (
-        f"{figure['value']:.1f} [{figure['low']:.1f}, {figure['high']:.1f}] "
-        f"({figure['count']} images)"
-    )
+    return f"{figure['value']:.1f} [{figure['low']:.1f}, {figure['high']:.1f}] ({figure['count']})"
 
 
 def _curve(config: ConfigDict, workdir: Path, metrics: dict, table: dict) -> str:
     from matplotlib.figure import Figure
 
-    if not any("u_fid" in row for rows in metrics["curves"].values() for row in rows):
+    curves = {
+        model: [r for r in rows if r["pul"] is not None and r.get("u_fid") is not None]
+        for model, rows in metrics["curves"].items()
+    }
+    if not any(curves.values()):
         return ""
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes, biases = figure.subplots(), set()
-    for index, (model, rows) in enumerate(metrics["curves"].items()):
-        points = [r for r in rows if r["pul"] is not None and r.get("u_fid") is not None]
+    for index, (model, points) in enumerate(curves.items()):
         biases |= {_bias(r["u_fid_bias"]) for r in points if r.get("u_fid_bias") is not None}
         axes.plot(
             [r["pul"] for r in points],
@@ -321,9 +326,11 @@ def _curve(config: ConfigDict, workdir: Path, metrics: dict, table: dict) -> str
     axes.legend()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    counts = {r.get("images", config.curve.images) for points in curves.values() for r in points}
+    images = " or ".join(map(str, sorted(counts)))
     bias = f"; the bias of a point's is {', '.join(sorted(biases))}" if biases else ""
     return _image(buffer.getvalue(), "PUL and u-FID at each snapshot; the star is kept") + (
-        f"<p class='note'>Numbers are optimiser steps; {config.curve.images} images a point, so do "
+        f"<p class='note'>Numbers are optimiser steps; {images} images a point, so do "
         f"not compare with the table's u-FID{bias}.</p>"
     )
 
@@ -344,7 +351,7 @@ def _kept(config: ConfigDict, workdir: Path) -> str:
         )
     note = (
         "<p class='note'>The rule sees the forget images and the model alone; it estimates PUL "
-        "with the detector below, never with the classifier.</p>"
+        "without the evaluation's classifier.</p>"
     )
     return _rows(["method", "objective", "sees", "step", "because", "guard"], rows) + note
 

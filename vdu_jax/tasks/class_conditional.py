@@ -74,6 +74,13 @@ class ClassConditional(NamedTuple):
         return shares | {"unlearning_accuracy": found.unlearning_accuracy}
 
     @property
+    def about_columns(self) -> str:
+        return (
+            "UA: images asked for with a class to be forgotten that are not of it; others: asked "
+            "for with another class, and of it."
+        )
+
+    @property
     def columns(self) -> dict[str, str]:
         return {
             "unlearning_accuracy": "UA %",

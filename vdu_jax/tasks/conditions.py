@@ -55,6 +55,10 @@ class Condition(Protocol):
         empty if nothing is asked for."""
 
     @property
+    def about_columns(self) -> str:
+        """See `vdu_jax.tasks.Task`."""
+
+    @property
     def columns(self) -> dict[str, str]:
         """See `vdu_jax.tasks.Task`."""
 

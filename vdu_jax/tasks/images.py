@@ -391,7 +391,9 @@ class ImageTask(BaseTask):
     def columns(self) -> dict[str, str]:
         return self.condition.columns
 
-    about_columns = ""
+    @property
+    def about_columns(self) -> str:
+        return self.condition.about_columns
 
     def column_values(self, figures: dict[str, Any]) -> dict[str, Any]:
         return self.condition.column_values(figures)

@@ -48,6 +48,10 @@ class Unconditional(NamedTuple):
         return {}
 
     @property
+    def about_columns(self) -> str:
+        return ""
+
+    @property
     def columns(self) -> dict[str, str]:
         return {}
 
