@@ -1,5 +1,6 @@
 """Write a model of a workdir as a diffusers folder, which PyTorch loads with `from_pretrained`."""
 
+import functools
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -42,10 +43,10 @@ def run(
         if model not in sample.models(config):
             raise UserError(f"--model={model}: one of {', '.join(sample.models(config))}")
         task = tasks.of(config, workdir)
-        params = _params(task, model, weights)
+        load = functools.cache(functools.partial(_params, task, model, weights))
         origin = {"model": model, "weights": weights, "config": config.to_dict()}
-        note = task.export(directory, params, origin, overwrite)
-        count = posterior.num_parameters(params)
+        note = task.export(directory, load, origin, overwrite)
+        count = posterior.num_parameters(load())
     print(f"exported {count:,} parameters of {workdir} ({model}) to {directory}")
     if note:
         print(f"note: {note}")

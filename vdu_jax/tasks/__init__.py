@@ -236,11 +236,16 @@ class Task(Protocol):
     # Export
 
     def export(
-        self, directory: Path, params: Params, origin: dict[str, Any], overwrite: bool
+        self,
+        directory: Path,
+        load: Callable[[], Params],
+        origin: dict[str, Any],
+        overwrite: bool,
     ) -> str:
         """Write a model as a diffusers folder.
 
         Args:
+          load: the model's parameters.
           origin: "model", "weights" and "config", of what it is.
 
         Returns:

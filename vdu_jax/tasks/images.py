@@ -413,7 +413,11 @@ class ImageTask(BaseTask):
         return evaluators.classified_rate(self, overwrite)
 
     def export(
-        self, directory: Path, params: Params, origin: dict[str, Any], overwrite: bool
+        self,
+        directory: Path,
+        load: Callable[[], Params],
+        origin: dict[str, Any],
+        overwrite: bool,
     ) -> str:
         config = self.config
         if config.model.name != folder.ARCHITECTURE:
@@ -428,7 +432,7 @@ class ImageTask(BaseTask):
         )
         made = artifacts.finished(where)
         origin = origin | {"summary": made["summary"], "provenance": made["provenance"]}
-        named = unet2d.to_tensors(params)
+        named = unet2d.to_tensors(load())
         found = folder.pipeline(settings, self.image_shape, named, origin)
         folder.write(directory, found, overwrite)
         if rows := config.model.num_class_embeds:

@@ -471,12 +471,18 @@ class TextToImage(BaseTask):
     def column_values(self, figures: dict[str, Any]) -> dict[str, Any]:
         return evaluator.column_values(figures)
 
-    def export(self, directory: Path, params: Params, origin: dict, overwrite: bool) -> str:
+    def export(
+        self,
+        directory: Path,
+        load: Callable[[], Params],
+        origin: dict[str, Any],
+        overwrite: bool,
+    ) -> str:
         del origin
         if overwrite:
             raise UserError("--overwrite: a text-to-image model is written to a new DIR alone")
         source = self._model_folder()
-        left_out = pipeline.write(directory, source, {"unet": params})
+        left_out = pipeline.write(directory, source, {"unet": load()})
         if not left_out:
             return ""
         return f"not copied from {source}, for they may hold its weights: {', '.join(left_out)}"
