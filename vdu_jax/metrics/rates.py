@@ -1,7 +1,8 @@
 """Shares of images, with intervals."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 
 class Rate(NamedTuple):
@@ -32,3 +33,8 @@ def rate(found) -> Rate:
     scale = 1 + z * z / count
     low, high = max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
     return Rate(share, low, high, count)
+
+
+def percent(share: Mapping[str, Any]) -> dict[str, Any]:
+    """A `Rate`, as it is stored, with its share and interval in percent."""
+    return {key: 100 * share[key] for key in ("value", "low", "high")} | {"count": share["count"]}

@@ -21,7 +21,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +32,7 @@ from ml_collections import ConfigDict
 from vdu_jax import config as config_lib
 from vdu_jax import forget_detector, tasks
 from vdu_jax.errors import UserError
-from vdu_jax.metrics.quality import METRICS
+from vdu_jax.metrics.quality import METRICS, value_of
 from vdu_jax.runtime import artifacts
 from vdu_jax.stages import (
     comparison,
@@ -293,9 +293,7 @@ def figures(config: ConfigDict, folder: Path, method: str) -> dict:
         measured = evaluate.load(folder, model)
         rows[model] = measured.pop("figures") | measured
         values = task.column_values(rows[model])
-        rows[model] |= {
-            key: v["value"] if isinstance(v, Mapping) else v for key, v in values.items()
-        }
+        rows[model] |= {key: value_of(figure) for key, figure in values.items()}
         if config.relearn.images:
             rows[model]["relearning"] = artifacts.upstream(folder, f"relearn/{model}")["summary"]
     row = rows[method]

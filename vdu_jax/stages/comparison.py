@@ -190,11 +190,11 @@ def _at_equal_forgetting(cells: dict, methods: Mapping) -> None:
             continue
         start = original.get("at_curve_images", {}).get("all") or {"u_fid": original["u_fid_all"]}
         curve = [(0.0, start["u_fid"])]
-        curve += [(r["pul"], r["u_fid"]) for r in row["curve"] if _is_point(r)]
+        curve += [(r["pul"], r["u_fid"]) for r in row["curve"] if is_point(r)]
         row["u_fid_at"] = {str(level): tradeoff.u_fid_at(curve, level) for level in LEVELS}
 
 
-def _is_point(row: Mapping) -> bool:
+def is_point(row: Mapping) -> bool:
     """Whether a row of a curve has both of its figures."""
     return row["pul"] is not None and row.get("u_fid") is not None
 
@@ -440,7 +440,7 @@ def _mean_curve(published: Mapping, name: str) -> list[tuple[float, float]]:
     for cell, row in published["cells"].items():
         if _split(cell)[0] == name:
             for r in row["curve"]:
-                if _is_point(r):
+                if is_point(r):
                     points.setdefault(r["step"], []).append((r["pul"], r["u_fid"]))
     return [tuple(np.mean(points[step], axis=0)) for step in sorted(points)]
 

@@ -96,17 +96,18 @@ def show(table: dict, path: Path, task: tasks.Task) -> None:
 
 
 def make_table(task: tasks.Task, metrics: dict) -> dict:
-    """model -> pul, u_fid, its bias and images, the task's own columns, steps (to the one kept),
-    parameters changed, seconds (of all the optimisation)."""
+    """model -> pul, u_fid, its bias and images, steps (to the one kept), seconds (of all the
+    optimisation), and the task's own columns."""
     table = {}
     for model in sample.models(task.config):
         measured, is_original = metrics["models"][model], model == ORIGINAL
         folder = task.original_folder() if is_original else task.workdir / "unlearn" / model
-        steps, seconds = task.last_checkpoint()[1], 0.0
-        if not is_original:
+        if is_original:
+            steps = task.last_checkpoint()[1]
+        else:
             steps = artifacts.finished(folder)["summary"]["kept_step"]
-        if steps is not None:  # or else it is a folder from elsewhere
-            seconds = artifacts.timings(folder).get("fit", 0.0)
+        # Without a step it is a folder from elsewhere, which took no time here.
+        seconds = 0.0 if steps is None else artifacts.timings(folder).get("fit", 0.0)
         images = None
         if "u_fid" in measured:
             forget = metrics.get("forget_classes", ())
@@ -284,8 +285,7 @@ def _curve(config: ConfigDict, workdir: Path, metrics: dict, table: dict) -> str
     from matplotlib.figure import Figure
 
     curves = {
-        model: [r for r in rows if r["pul"] is not None and r.get("u_fid") is not None]
-        for model, rows in metrics["curves"].items()
+        model: list(filter(comparison.is_point, rows)) for model, rows in metrics["curves"].items()
     }
     if not any(curves.values()):
         return ""

@@ -89,7 +89,16 @@ class BaseTask:
         Raises:
           UserError: if it has not been trained yet.
         """
-        return artifacts.finished(self.original_folder())["fingerprint"]
+        return self.checkpoint_fingerprint(self.original_folder())
+
+    def checkpoint_fingerprint(self, folder: Path) -> str:
+        """What tells the model of a folder from others."""
+        return artifacts.finished(folder)["fingerprint"]
+
+    @property
+    def num_forget(self) -> int:
+        """|D_f|."""
+        return len(self.forget_retain.forget)
 
     # Checkpoints
 
@@ -179,6 +188,12 @@ def parameterization_of(diffusion: Mapping | tuple) -> Parameterization:
     values = dict(diffusion)
     prediction, name = values.pop("prediction"), values.pop("schedule")
     return make_parameterization(prediction, make_schedule(name, **values))
+
+
+def plan_settings(section: Mapping) -> dict[str, Any]:
+    """What a section `sampler` gives `samplers.make_plan`, beside the schedule."""
+    how = {key: section[key] for key in ("name", "eta", "spacing", "variance")}
+    return {"num_steps": section["steps"], **how}
 
 
 def initialise(init: Callable[[jax.Array], Params], key: jax.Array) -> Params:

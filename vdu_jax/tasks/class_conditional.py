@@ -12,6 +12,7 @@ import numpy as np
 from vdu_jax.data.loader import Source
 from vdu_jax.diffusion import guidance
 from vdu_jax.metrics.conditions import condition_accuracy
+from vdu_jax.metrics.rates import percent
 from vdu_jax.types import ScoreFn
 
 
@@ -90,19 +91,15 @@ class ClassConditional(NamedTuple):
 
     def column_values(self, figures: dict[str, Any]) -> dict[str, Any]:
         found = figures["conditions"]
-        wrong, others = (
-            {k: 100 * found[kind][k] for k in ("value", "low", "high")}
-            | {"count": found[kind]["count"]}
-            for kind in ("forget", "others")
-        )
-        wrong |= {
+        right = percent(found["forget"])
+        wrong = right | {
             "value": found["unlearning_accuracy"],
-            "low": 100 - wrong["high"],
-            "high": 100 - wrong["low"],
+            "low": 100 - right["high"],
+            "high": 100 - right["low"],
         }
         return {
             "unlearning_accuracy": wrong,
-            "others_right": others,
+            "others_right": percent(found["others"]),
             "u_fid_others": found["u_fid"],
         }
 

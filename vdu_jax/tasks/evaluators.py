@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from vdu_jax import data
 from vdu_jax.errors import UserError
@@ -93,18 +94,9 @@ class ImageEvaluator:
 
     def _figures(self, judged: classifier.Predictions) -> dict[str, Any]:
         """The classifier's figures of one model's images."""
-        section = self._config.evaluate
-        interval = pul.pul(
-            judged.probabilities,
-            self._original.probabilities,
-            self._forget,
-            resamples=section.bootstrap,
-            seed=section.seed,
-        )
-        return {
-            "pul": interval.value,
-            "pul_interval": [interval.low, interval.high],
-            "forget_rate": pul.forget_rate(judged.probabilities, self._forget),
+        original = self._original.probabilities
+        found = forgetting(self._config, judged.probabilities, original, self._forget)
+        return found | {
             "confidence": pul.confidence(judged.probabilities),
             "histogram": pul.histogram(judged.probabilities),
         }
@@ -168,7 +160,20 @@ class ImageEvaluator:
         return {"bits_per_dim": means, "bits_per_dim_of": of}
 
 
-def retained(config: Any, features: np.ndarray, labels: np.ndarray) -> Reference:
+def forgetting(
+    config: ConfigDict, probabilities: np.ndarray, original: np.ndarray, classes: tuple[int, ...]
+) -> dict[str, Any]:
+    """PUL with its interval and the rate of the forget classes; see `pul.pul` for the arguments."""
+    how = {"resamples": config.evaluate.bootstrap, "seed": config.evaluate.seed}
+    interval = pul.pul(probabilities, original, classes, **how)
+    return {
+        "pul": interval.value,
+        "pul_interval": [interval.low, interval.high],
+        "forget_rate": pul.forget_rate(probabilities, classes),
+    }
+
+
+def retained(config: ConfigDict, features: np.ndarray, labels: np.ndarray) -> Reference:
     """D_r from the features (N, F) and labels (N,) of all training images."""
     kept = features[~np.isin(labels, tuple(config.forget.classes))]
     return make_reference(kept, config.evaluate.reference_images, config.evaluate.seed)

@@ -79,11 +79,6 @@ class ImageTask(BaseTask):
         return base.parameterization_of(base.hashable(self.config.diffusion))
 
     @property
-    def noise_predictor(self) -> ScoreFn:
-        """The network as a predictor of ε, whatever it predicts itself."""
-        return self.parameterization.noise_predictor(self.score_fn)
-
-    @property
     def param_shapes(self) -> Params:
         return _param_shapes(self.module, self.image_shape)
 
@@ -123,10 +118,6 @@ class ImageTask(BaseTask):
     @property
     def drop_condition(self) -> float:
         return self.condition.drop
-
-    @property
-    def num_forget(self) -> int:
-        return len(self.forget_retain.forget)
 
     def check(self) -> None:
         pass  # all that is needed is checked with the config and the data
@@ -228,7 +219,7 @@ class ImageTask(BaseTask):
                 "use 'runs', with further imported workdirs in posterior.runs, or "
                 "posterior.family = 'fisher'"
             )
-        return [(original, step) for step in artifacts.finished(original)["summary"]["snapshots"]]
+        return [(original, step) for step in self.trained_steps()]
 
     def last_checkpoint(self) -> tuple[Path, int | None]:
         original = self.original_folder()
@@ -243,9 +234,6 @@ class ImageTask(BaseTask):
             check_network(self.config, path)
         others = [(f, artifacts.finished(f)["summary"]["steps"]) for f in folders]
         return [self.last_checkpoint(), *others]
-
-    def checkpoint_fingerprint(self, folder: Path) -> str:
-        return artifacts.finished(folder)["fingerprint"]
 
     @property
     def trained_on(self) -> int:
@@ -537,9 +525,8 @@ def _draw(
 ) -> Callable:
     predicts, values = base.parameterization_of(diffusion), dict(settings)
     predict = condition.drawing(predicts.noise_predictor(network.make_score_fn(module)))
-    name, steps, clip = values["name"], values["steps"], values["clip_x0"]
-    how = {key: values[key] for key in ("eta", "spacing", "variance")}
-    plan = samplers.make_plan(predicts.schedule, name, steps, **how)
+    plan = samplers.make_plan(predicts.schedule, **base.plan_settings(values))
+    clip = values["clip_x0"]
 
     def draw(params, keys, *asked):
         cond = condition.drawing_cond(*asked)

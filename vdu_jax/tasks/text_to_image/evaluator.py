@@ -18,10 +18,10 @@ from vdu_jax.data import phrases
 from vdu_jax.errors import UserError
 from vdu_jax.metrics import pul
 from vdu_jax.metrics.quality import Reference, counted_distance, make_reference
-from vdu_jax.metrics.rates import rate
+from vdu_jax.metrics.rates import percent, rate
 from vdu_jax.tasks import classifier, datasets, feature_detectors, features
 from vdu_jax.tasks.base import ORIGINAL, Replay
-from vdu_jax.tasks.evaluators import warn_of_few
+from vdu_jax.tasks.evaluators import forgetting, warn_of_few
 from vdu_jax.tasks.text_to_image.latents import has_classes
 from vdu_jax.types import Params
 
@@ -70,15 +70,18 @@ class TextEvaluator:
         self, model: str, drawn: dict[str, np.ndarray], load: Callable[[], Params]
     ) -> tuple[dict[str, Any], np.ndarray | None]:
         del load
-        figures, kept = self._forgetting(drawn["feature"]), None
+        # Asked once: the detector may be a large network.
+        of_feature = self._original if model == ORIGINAL else self._shares(drawn["feature"])
+        figures, kept = self._forgetting(of_feature), None
         figures["prompts"] = of_prompts = {}
+        requests = self._task.requests()
         for kind, images in drawn.items():
-            shows = self._has_feature(images) > 0.5
-            of_prompts[kind] = {"feature": rate(shows)._asdict()}
+            shares = of_feature if kind == "feature" else self._shares(images)
+            of_prompts[kind] = {"feature": rate(shares[:, 1] > 0.5)._asdict()}
             if self._predict is None:
                 continue
             judged = self._predict(images)
-            asked = self._task.requests()[kind].asked[0]
+            asked = requests[kind].asked[0]
             seen = [self._names[place] for place in judged.probabilities.argmax(-1)]
             of_prompts[kind] |= recognised(asked, seen, self._names)
             if kind == "other":
@@ -91,13 +94,14 @@ class TextEvaluator:
         if model == ORIGINAL and self.reference is not None:
             section = self._config.curve
             images = self._task.draw_original(self._task.request("curve"), section.seed, "curve")
-            found = counted_distance(self.measure_curve(images)[1], self.reference)
+            others = self._predict(images[self._asked_on_curve :]).features
+            found = counted_distance(others, self.reference)
             figures["at_curve_images"] = {"all": found, "retained": found}
         return figures, kept
 
     def measure_curve(self, images: np.ndarray) -> tuple[dict[str, Any], np.ndarray | None]:
-        asked = len(self._config.forget.prompts) * self._config.curve.images
-        figures = self._forgetting(images[:asked])
+        asked = self._asked_on_curve
+        figures = self._forgetting(self._shares(images[:asked]))
         kept = None if self._predict is None else self._predict(images[asked:]).features
         return {k: figures[k] for k in ("pul", "pul_interval")}, kept
 
@@ -111,24 +115,22 @@ class TextEvaluator:
             {"classifier": {"accuracy": self._accuracy}} if self._predict is not None else {}
         )
 
+    @property
+    def _asked_on_curve(self) -> int:
+        """How many of a snapshot's images ask for the feature; they are the first."""
+        return len(self._config.forget.prompts) * self._config.curve.images
+
     def _shares(self, images: np.ndarray) -> np.ndarray:
         """(N, 2): the detector's scores as those of two classes, without the feature and with."""
         scores = self._has_feature(images)
         return np.stack([1 - scores, scores], axis=-1)
 
-    def _forgetting(self, images: np.ndarray) -> dict[str, Any]:
+    def _forgetting(self, shares: np.ndarray) -> dict[str, Any]:
         """PUL, None if the original never shows the feature, and the share that shows it."""
-        section, shares = self._config.evaluate, self._shares(images)
-        how = {"resamples": section.bootstrap, "seed": section.seed}
-        if not (self._original[:, 1] > 0.5).any():
-            forget_rate = pul.forget_rate(shares, (1,))
-            return {"pul": None, "pul_interval": [None, None], "forget_rate": forget_rate}
-        interval = pul.pul(shares, self._original, (1,), **how)
-        return {
-            "pul": interval.value,
-            "pul_interval": [interval.low, interval.high],
-            "forget_rate": pul.forget_rate(shares, (1,)),
-        }
+        if (self._original[:, 1] > 0.5).any():
+            return forgetting(self._config, shares, self._original, (1,))
+        forget_rate = pul.forget_rate(shares, (1,))
+        return {"pul": None, "pul_interval": [None, None], "forget_rate": forget_rate}
 
 
 def make_reference_of(
@@ -179,12 +181,9 @@ def recognised(
 def column_values(figures: Mapping[str, Any]) -> dict[str, Any]:
     """See `vdu_jax.tasks.Task.column_values`."""
 
-    def percent(share: Mapping[str, Any] | None) -> dict[str, Any] | None:
-        if share is None:
-            return None
-        return {k: 100 * share[k] for k in ("value", "low", "high")} | {"count": share["count"]}
-
     of_prompts = figures["prompts"]
     return {
-        key: percent(of_prompts.get(kind, {}).get(what)) for key, (_, kind, what) in COLUMNS.items()
+        key: share and percent(share)
+        for key, (_, kind, what) in COLUMNS.items()
+        for share in [of_prompts.get(kind, {}).get(what)]
     }

@@ -148,7 +148,7 @@ def encode(module: nn.Module, params: Params, found: captions.Captioned, label: 
 
 
 def make_draw(
-    model: pipeline.TextToImage, steps: int, scale: float, name: str = "ddim", **how: Any
+    model: pipeline.TextToImage, num_steps: int, scale: float, name: str = "ddim", **how: Any
 ) -> Callable[[Params, jax.Array, jax.Array], jax.Array]:
     """`(params, keys, text) -> images` in [-1, 1], text (B, L, D) the embeddings of their prompts.
 
@@ -161,7 +161,7 @@ def make_draw(
     vae, predicts = model.modules["vae"], base.parameterization_of(model.diffusion)
     score_fn = network.make_score_fn(model.modules["unet"])
     predict = guidance.guided(predicts.noise_predictor(score_fn), scale)
-    plan = samplers.make_plan(predicts.schedule, name, steps, **how)
+    plan = samplers.make_plan(predicts.schedule, name, num_steps, **how)
 
     def draw(params: Params, keys: jax.Array, text: jax.Array) -> jax.Array:
         cond = text, jnp.repeat(params["negative"], len(keys), axis=0)
@@ -176,9 +176,8 @@ def make_draw(
 
 def draw_of_config(config: ConfigDict, model: pipeline.TextToImage) -> Callable:
     """`make_draw` with the settings of a config."""
-    section = config.sampler
-    how = {key: section[key] for key in ("eta", "spacing", "variance")}
-    return make_draw(model, section.steps, config.condition.guidance, section.name, **how)
+    guided = config.condition.guidance
+    return make_draw(model, scale=guided, **base.plan_settings(config.sampler))
 
 
 def make_sampler(config: ConfigDict, model: pipeline.TextToImage) -> Callable:
@@ -198,7 +197,6 @@ def make_sampler(config: ConfigDict, model: pipeline.TextToImage) -> Callable:
 def _sampler(model: pipeline.TextToImage, settings: tuple, scale: float, fsdp: int) -> Callable:
     model = model._replace(modules=dict(model.modules), diffusion=dict(model.diffusion))
     values = dict(settings)
-    how = {key: values[key] for key in ("eta", "spacing", "variance")}
-    draw = make_draw(model, values["steps"], scale, values["name"], **how)
+    draw = make_draw(model, scale=scale, **base.plan_settings(values))
     size = values["batch_size"]
     return sampling.make_sampler(draw, model.image_shape, batch_size=size, fsdp=fsdp)

@@ -128,15 +128,10 @@ class TextToImage(BaseTask):
         artifacts.finished(folder)  # says what to do if it is not
         return folder / "model"
 
-    def original_fingerprint(self) -> str:
-        if self.config.model.folder:
-            return folder_fingerprint(self.original_folder())
-        return super().original_fingerprint()
-
     def checkpoint_fingerprint(self, folder: Path) -> str:
         if self.config.model.folder:
             return folder_fingerprint(folder)
-        return artifacts.finished(folder)["fingerprint"]
+        return super().checkpoint_fingerprint(folder)
 
     @property
     def original_params(self) -> Params:
@@ -201,7 +196,7 @@ class TextToImage(BaseTask):
         feature_detectors.make(self.config)
 
     def prepare_training(self) -> None:
-        self._own_networks()
+        _ = self._own_networks  # refused if they do not fit each other or the images
         unread = not artifacts.exists(self.train_stage().path / "inputs.json")
         if unread and not latents.has_classes(self.config):
             # What cannot be read is said now, not in the middle of training.
@@ -209,6 +204,7 @@ class TextToImage(BaseTask):
                 for _ in captions.check_images(self.captioned):
                     bar.update(1)
 
+    @functools.cached_property
     def _own_networks(self) -> tuple[tokenizer.Vocabulary, dict[str, dict], dict[str, nn.Module]]:
         vocabulary = tokenizer.learn(self.captioned.captions)
         configs, modules = networks.of_config(self.config, len(vocabulary.tokens))
@@ -216,7 +212,7 @@ class TextToImage(BaseTask):
         return vocabulary, configs, modules
 
     def make_ready(self, path: Path) -> dict[str, Any]:
-        vocabulary, configs, modules = self._own_networks()
+        vocabulary, configs, modules = self._own_networks
         length, found = modules["text_encoder"].max_length, self.captioned
         tokenizer.write(vocabulary, path / "tokenizer", length)
         tokenize = tokenizer.load(path / "tokenizer", length)
@@ -240,10 +236,11 @@ class TextToImage(BaseTask):
         return {"scaling": scaling, "parameters_of": sizes, "autoencoder_flops": result.flops}
 
     def export_trained(self, path: Path, params: Params) -> dict[str, Any]:
-        vocabulary, configs, _ = self._own_networks()
-        configs["vae"] = configs["vae"] | {"scaling_factor": self.model.scaling}
+        vocabulary, configs, _ = self._own_networks
+        scaled = configs["vae"] | {"scaling_factor": self.model.scaling}
         unet = parallel.fetch(self.load_snapshot(path, self.config.train.steps, self.weights))
-        pipeline.create(path / "model", configs, self.model.params | {"unet": unet}, vocabulary)
+        params = self.model.params | {"unet": unet}
+        pipeline.create(path / "model", configs | {"vae": scaled}, params, vocabulary)
         return {}
 
     def _fit_autoencoder(self, module: nn.Module, path: Path) -> tuple[Params, FitResult]:
@@ -286,10 +283,6 @@ class TextToImage(BaseTask):
     @functools.cached_property
     def forget_retain(self) -> data.ForgetRetain:
         return latents.forget_retain(self.config, self.captioned)
-
-    @property
-    def num_forget(self) -> int:
-        return len(self.forget_retain.forget)
 
     @property
     def trained_on(self) -> int:
