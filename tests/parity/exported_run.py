@@ -63,7 +63,8 @@ def compare(config_file: Path, workdir: Path, model: str, count: int = 2000) -> 
     task = tasks.of(config, workdir)
     image_shape, params = task.image_shape, sample.load_params(task, model)
     start = np.random.RandomState(0).standard_normal((16, *image_shape)).astype(np.float32)
-    schedule, predict = task.parameterization.schedule, task.noise_predictor
+    schedule = task.parameterization.schedule
+    predict = task.parameterization.noise_predictor(task.score_fn)
     plan = samplers.make_plan(schedule, "ddim", STEPS, spacing="trailing")
     ours = jax.jit(lambda p, x: samplers.integrate(predict, p, plan, x))(params, start)
 

@@ -74,7 +74,8 @@ def ours(path):
     config = importing.settings_of(model, path)
     task = tasks.of(config, image_shape=model.image_shape)
     params = unet2d.to_params(model.tensors, task.abstract_params, path)
-    return task.noise_predictor, params, task.parameterization.schedule, model.image_shape
+    predicts = task.parameterization
+    return predicts.noise_predictor(task.score_fn), params, predicts.schedule, model.image_shape
 
 
 def test_ddpm_pipeline_draws_images(round_trip):
