@@ -21,8 +21,8 @@ def get_config():
     config.classifier.learning_rate = 2e-3
     config.replay.images = 2000
     config.sampler.batch_size = 500
-    config.curve.images = 1000
-    config.evaluate.images = 5000
+    config.curve.images = 500
+    config.evaluate.images = 3000
 
     # The classes, seeds and grids of the comparison on unconditional digits.
     config.benchmark = digits_methods.get_config().benchmark
