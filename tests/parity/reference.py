@@ -119,6 +119,20 @@ def dit_noise(config, dtype=torch.float64):
     return {"eps": as_images(found.sample)}
 
 
+def dit_gradients(config):
+    """Of a batch of labelled images; copies of one parameter have the sum of their gradients."""
+    net, size = dit(config), config["size"]
+    x0 = inputs.images(62, len(inputs.LABELS), size, size, config["channels"])
+    t, eps = noising(inputs.training_noising(x0.shape))
+    level = scheduler(diffusers.DDPMScheduler).alphas_cumprod[t][:, None, None, None]
+    xt = level.sqrt() * as_torch(x0) + (1 - level).sqrt() * eps
+    ((net(xt, t, torch.from_numpy(inputs.LABELS)).sample - eps) ** 2).mean().backward()
+    summed = {}
+    for name, gradient in gradient_tensors(net).items():
+        summed[once(name)] = summed.get(once(name), 0) + gradient
+    return compare.by_layer(summed)
+
+
 def exact_weights(noise):
     """w_t = β_t² / (2 σ_t² α_t (1 − ᾱ_t)): docs/method.md, section 2."""
     beta, level = noise.betas.double(), noise.alphas_cumprod
@@ -471,6 +485,7 @@ REFERENCE = {
     **{f"dit/{n}": functools.partial(dit_noise, config) for n, config in inputs.DITS.items()},
     "loss": losses,
     **{f"gradients/{n}": functools.partial(gradients, n) for n in inputs.GRADIENTS},
+    "gradients/dit": functools.partial(dit_gradients, inputs.DITS["classes"]),
     **{f"schedule/{n}": functools.partial(schedule, n) for n in SCHEDULES},
     "weights": all_exact_weights,
     **{

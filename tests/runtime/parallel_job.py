@@ -1,4 +1,4 @@
-"""Twenty steps of training and twenty of VDU, on whatever devices there are.
+"""Twenty steps of training a U-Net and twenty of VDU on a DiT, on whatever devices there are.
 
     python parallel_job.py FOLDER [--fsdp=N] [--mode=pmap] [--accumulate=N]
                            [--coordinator=… --processes=N --process=I]
@@ -18,7 +18,7 @@ import optax
 from vdu_jax import data, objectives, posterior, training
 from vdu_jax.diffusion.parameterization import epsilon
 from vdu_jax.diffusion.schedule import make_schedule
-from vdu_jax.models import network, unet
+from vdu_jax.models import dit, network, unet
 from vdu_jax.runtime import artifacts, parallel, processes
 from vdu_jax.runtime import fit as fit_lib
 
@@ -41,9 +41,24 @@ def small_network():
     return network.make_score_fn(net), start(jax.random.key(3))
 
 
-def make(name, network=small_network):
+def small_transformer():
+    """A noise predictor of patches, and its parameters."""
+    net = dit.DiT(1, patch_size=2, hidden_size=16, depth=2, num_heads=2)
+
+    @jax.jit
+    def start(key):
+        # Gates and the last layer start at 0, and no gradient would reach what is before them.
+        return jax.tree.map(lambda p: p + 0.02, network.init_params(net, key, SHAPE))
+
+    return network.make_score_fn(net), start(jax.random.key(3))
+
+
+NETWORKS = {"ddpm": small_network, "vdu": small_transformer}
+
+
+def make(name, make_network=None):
     """The objective, the start and the loaders of a job: the same for every layout."""
-    score_fn, params = network()
+    score_fn, params = (make_network or NETWORKS[name])()
     predicts = epsilon(make_schedule(num_steps=50))
     trained = posterior.GaussianPosterior(
         jax.tree.map(lambda p: p + 0.01, params),

@@ -41,10 +41,10 @@ def run_job(folder, devices, flags=(), processes=1):
 
 
 def result(folder):
-    """Losses and the last parameters."""
+    """Losses and the last parameters of the job in a folder of its name."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
-    _, params, _ = parallel_job.make("ddpm")
+    _, params, _ = parallel_job.make(folder.name)
     with Store(folder / "snapshots", read_only=True) as store:
         return np.array(losses), store.restore(parallel_job.STEPS, "params", abstract(params))
 

@@ -114,17 +114,33 @@ def forward(config: Mapping, precision: str) -> dict:
     return {"eps": jax.jit(net.score_fn)(net.params, xt, inputs.TIMES, labels)}
 
 
-def dit_noise(config: Mapping, precision: str) -> dict:
-    """The output of the DiT of `inputs.DITS`."""
+def read_dit(config: Mapping, precision: str) -> Network:
+    """Our network of `inputs.DITS`, with the parameters of `inputs.tensors`."""
     settings = dit.ARCHITECTURE.settings | {"dtype": PRECISIONS[precision].dtype} | dict(config)
     image_shape = (settings.pop("size"),) * 2 + (settings.pop("channels"),)
     net = dit.from_settings(settings, image_shape[-1])
     like = jax.eval_shape(lambda: network.init_params(net, jax.random.key(0), image_shape))
     tensors = inputs.tensors(layout.pytorch_shapes(like, unet2d.tensor_name), seed=60)
     params = unet2d.to_params(tensors, like, "parity")
-    xt = inputs.normal(61, len(inputs.TIMES), *image_shape)
-    labels = inputs.LABELS if net.num_class_embeds else None
-    return {"eps": jax.jit(network.make_score_fn(net))(params, xt, inputs.TIMES, labels)}
+    return Network(network.make_score_fn(net), params, image_shape)
+
+
+def dit_noise(config: Mapping, precision: str) -> dict:
+    """The output of a DiT."""
+    net = read_dit(config, precision)
+    xt = inputs.normal(61, len(inputs.TIMES), *net.image_shape)
+    labels = inputs.LABELS if config.get("num_class_embeds") else None
+    return {"eps": jax.jit(net.score_fn)(net.params, xt, inputs.TIMES, labels)}
+
+
+def dit_gradients(config: Mapping, precision: str) -> dict:
+    """The gradient of the training loss of a batch of labelled images through a DiT."""
+    net = read_dit(config, precision)
+    objective = objectives.ddpm(net.score_fn, predicted_noise())
+    images = inputs.images(62, len(inputs.LABELS), *net.image_shape)
+    noise = DDPMNoise(inputs.training_noising(images.shape), None, None)
+    batch = {"retain": {"image": images, "cond": inputs.LABELS}}
+    return loss_and_gradient(objective, net.params, (), batch, noise)[1]
 
 
 @functools.cache
@@ -135,12 +151,11 @@ def eps_loss(config_name: str, precision: str) -> tuple[np.ndarray, dict]:
     objective = objectives.ddpm(net.score_fn, predicted_noise(), weighting=weighting)
     images = inputs.images(2, 4, *net.image_shape)
     noise = DDPMNoise(inputs.training_noising(images.shape), None, None)
-    return loss_and_gradient(objective, net.params, (), {"retain": images}, noise)
+    return loss_and_gradient(objective, net.params, (), {"retain": {"image": images}}, noise)
 
 
-def loss_and_gradient(objective, params, state, images: Mapping, noise) -> tuple[np.ndarray, dict]:
-    """An objective's loss (1,) and its gradient by layer; images: of each kind it sees."""
-    batch = {kind: {"image": image} for kind, image in images.items()}
+def loss_and_gradient(objective, params, state, batch: Mapping, noise) -> tuple[np.ndarray, dict]:
+    """An objective's loss (1,) and its gradient by layer."""
     run = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
     (loss, _), gradient = run(params, state, batch, noise)
     return np.reshape(loss, 1), compare.by_layer(unet2d.to_tensors(gradient))
@@ -229,12 +244,12 @@ def vdu_losses(precision: str) -> dict:
     """The VDU loss and its gradient in 4 settings, a little off the pretrained parameters."""
     net = read_network(inputs.SMALLEST, precision)
     params = net.read(inputs.nearby(unet2d.to_tensors(net.params), 0.02, seed=4))
-    images = {"forget": inputs.images(5, 4, *net.image_shape)}
-    noising = inputs.vdu_noising(images["forget"].shape)
+    images = inputs.images(5, 4, *net.image_shape)
+    batch, noising = {"forget": {"image": images}}, inputs.vdu_noising(images.shape)
     results = {}
     for name, case in inputs.VDU_CASES.items():
         objective, state = vdu_objective(net, case)
-        results[name] = loss_and_gradient(objective, params, state, images, noising)
+        results[name] = loss_and_gradient(objective, params, state, batch, noising)
     return results
 
 
@@ -406,6 +421,10 @@ COMPONENTS = (
             f"gradients/{name}", "relative", _rounding(1e-4, 0.4), "its gradient", gradients, name
         )
         for name in inputs.GRADIENTS
+    ),
+    _component(
+        "gradients/dit", "relative", _rounding(1e-4, 0.2), "that of a DiT with classes",
+        dit_gradients, inputs.DITS["classes"],
     ),
     *(
         _component(
