@@ -222,11 +222,37 @@ def test_estimated_pul(original, rate, expected):
 )
 def test_choose_step(rows, step):
     chosen, reason = forget_detector.choose_step(
-        [forget_detector.Snapshot(*row) for row in rows], 95
+        [forget_detector.Snapshot(*row, 100.0) for row in rows], 95
     )
     assert chosen == step
     reached = sum(pul >= 95 for _, pul, _ in rows)
     assert (f"the {reached} steps" if reached else "no step reaches 95 %") in reason
+
+
+@pytest.mark.parametrize(
+    ("last", "step"),
+    [
+        ((30, 96, 9.0, 99), 30),  # whatever its drift
+        ((30, 94, 9.0, 95), 30),  # the target lies in its interval
+        ((30, 94, 9.0, 94.9), 20),  # it has not forgotten enough; the usual rule
+    ],
+)
+def test_the_last_step_of_a_decaying_rate_is_kept_unless_it_surely_forgets_too_little(last, step):
+    rows = [(10, 99, 2.0, 100.0), (20, 96, 1.0, 98.0), last]
+    snapshots = [forget_detector.Snapshot(*row) for row in rows]
+    chosen, reason = forget_detector.choose_step(snapshots, 95, decays=True)
+    assert chosen == step and ("decayed" in reason) == (step == 30)
+    assert forget_detector.choose_step(snapshots, 95)[0] == 20
+
+
+def test_a_snapshots_interval_is_that_of_its_rate():
+    """Wilson's, by hand."""
+    found = forget_detector.make_snapshot(5, 0.1, 0.04, 100, 0.5)
+    low = (0.04 + 1.96**2 / 200 - 1.96 * np.sqrt(0.04 * 0.96 / 100 + 1.96**2 / 40000)) / (
+        1 + 1.96**2 / 100
+    )
+    assert found == pytest.approx((5, 60.0, 0.5, 100 * (1 - low / 0.1)), rel=1e-4)
+    assert forget_detector.make_snapshot(5, 0.1, 0.0, 100, 0.5).estimated_pul_high == 100
 
 
 def test_choose_step_needs_a_snapshot():

@@ -23,6 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
+from vdu_jax.metrics import rates
+
 FOLDS = 5
 # sklearn's C. Strong, because D_f is small against the number of features, and because a flexible
 # rule would learn by heart the forget-like images that stand among the negatives.
@@ -173,25 +175,61 @@ def estimated_pul(original_rate: float, rate: float) -> float:
 
 
 class Snapshot(NamedTuple):
-    """What the rule knows of a step: estimated PUL (percent) and drift from the replay."""
+    """What the rule knows of a step.
+
+    Attributes:
+      step: of the optimiser.
+      estimated_pul: in percent; see `estimated_pul`.
+      drift: distance of the images from the replay.
+      estimated_pul_high: upper end of the 95 % interval of `estimated_pul`.
+    """
 
     step: int
     estimated_pul: float
     drift: float
+    estimated_pul_high: float
 
 
-def choose_step(snapshots: list[Snapshot], target_pul: float) -> tuple[int, str]:
+def make_snapshot(
+    step: int, original_rate: float, rate: float, count: int, drift: float
+) -> Snapshot:
+    """The `Snapshot` of a step.
+
+    Args:
+      original_rate: share of the original's images that are forget-like; taken as exact, since the
+        few forget-like images of a snapshot are far less certain.
+      rate: the same share of the snapshot's `count` images.
+    """
+    low, _ = rates.interval(rate, count)
+    high = estimated_pul(original_rate, low)
+    return Snapshot(step, estimated_pul(original_rate, rate), drift, high)
+
+
+def choose_step(
+    snapshots: list[Snapshot], target_pul: float, decays: bool = False
+) -> tuple[int, str]:
     """The step to keep, and why, from D_f and the model alone.
 
-    Among the steps whose estimated PUL reaches the target, the one whose images stay closest to
-    the cleaned replay (Fréchet distance in the network's own features). If none reaches it, the
-    one with the highest estimate.
+    If the learning rate decays to 0, the last step: its images are the best, and what the rule
+    measures of the others differs by chance. It is passed over only where the interval of its
+    estimated PUL does not reach the target.
+
+    Otherwise, among the steps whose estimated PUL reaches the target, the one whose images stay
+    closest to the cleaned replay (Fréchet distance in the network's own features). If none reaches
+    it, the one with the highest estimate.
+
+    Args:
+      target_pul: in percent.
+      decays: whether the learning rate decays to 0 at the last snapshot.
 
     Raises:
       ValueError: without snapshots.
     """
     if not snapshots:
         raise ValueError("no snapshot to choose from")
+    last = snapshots[-1]
+    if decays and last.estimated_pul_high >= target_pul:
+        return last.step, "the last step, at which the learning rate has decayed to 0"
     reached = [s for s in snapshots if s.estimated_pul >= target_pul]
     if reached:
         best = min(reached, key=lambda s: (s.drift, s.step))

@@ -9,6 +9,7 @@ import pytest
 
 from vdu_jax import objectives
 from vdu_jax.diffusion import process
+from vdu_jax.objectives.retained_score import time_density
 from vdu_jax.types import KINDS, PREREQUISITES
 
 # Without terms that do not depend on an error, and without a bound on one.
@@ -16,6 +17,7 @@ SETTINGS = {
     "vdu": {"gamma": 0.0},
     "vdu_extended": {"gamma": 0.0, "cap": 1e9},
     "demixing": {"forget_share": 0.3},
+    "retained_score": {"forget_share": 0.3},
     "selective_amnesia": {"fisher_weight": 0.0, "fisher_batches": 1},
     "salun": {"mask_batches": 1},
     "esd": {"teacher_steps": 1, "teacher_learning_rate": 1e-3},
@@ -133,6 +135,10 @@ DRAWS = {
     "demixing": lambda toy, key, two, three: (
         noised(two[0], toy, "forget", stratified=True),
         noised(two[1], toy, "replay", stratified=True),
+    ),
+    "retained_score": lambda toy, key, two, three: tuple(
+        noised(two[i], toy, kind, stratified=True, density=time_density(toy.schedule.num_steps))
+        for i, kind in enumerate(("forget", "replay"))
     ),
     "erase_diff": lambda toy, key, two, three: (
         noised(three[0], toy, "retain"), noised(three[1], toy, "forget"), uniform(three[2])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vdu_jax.diffusion.schedule import Schedule
 from vdu_jax.types import Params, ScoreFn
@@ -67,22 +68,34 @@ class Noising(NamedTuple):
 
 
 def draw_noising(
-    key: chex.PRNGKey, schedule: Schedule, x0: jax.Array, stratified: bool = False
+    key: chex.PRNGKey,
+    schedule: Schedule,
+    x0: jax.Array,
+    stratified: bool = False,
+    density: np.ndarray | None = None,
 ) -> Noising:
-    """t uniform in [0, T) and ε ~ N(0, I) for each image of x0 (B, H, W, C).
+    """t in [0, T) and ε ~ N(0, I) for each image of x0 (B, H, W, C).
 
-    Stratified times lie T/B apart, in a random order and with a common random shift: each is still
-    uniform, and a mean over the batch varies less (Kingma et al. 2021, arXiv 2107.00630, sec. I.1).
+    Args:
+      stratified: times lie a B-th of the distribution apart, in a random order and with a common
+        random shift: each still has the distribution, and a mean over the batch varies less (Kingma
+        et al. 2021, arXiv 2107.00630, sec. I.1).
+      density: (T,) > 0, what stratified times are proportional to; None for uniform ones.
     """
     t_key, eps_key = jax.random.split(key)
-    count = len(x0)
+    count, last = len(x0), schedule.num_steps - 1
     eps = jax.random.normal(eps_key, x0.shape, x0.dtype)
     if not stratified:
         return Noising(jax.random.randint(t_key, (count,), 0, schedule.num_steps), eps)
     shift_key, order_key = jax.random.split(t_key)
     places = (jax.random.uniform(shift_key) + jnp.arange(count) / count) % 1.0
-    t = (jax.random.permutation(order_key, places) * schedule.num_steps).astype(jnp.int32)
-    return Noising(jnp.minimum(t, schedule.num_steps - 1), eps)
+    places = jax.random.permutation(order_key, places)
+    if density is None:
+        t = (places * schedule.num_steps).astype(jnp.int32)
+    else:
+        up_to = np.cumsum(density, dtype=np.float64) / np.sum(density, dtype=np.float64)
+        t = jnp.searchsorted(jnp.asarray(up_to, jnp.float32), places, side="right")
+    return Noising(jnp.minimum(t, last).astype(jnp.int32), eps)
 
 
 def network_inputs(

@@ -15,7 +15,7 @@ class Rate(NamedTuple):
 
 
 def rate(found) -> Rate:
-    """The share of true ones, with Wilson's interval (Wilson 1927), which is sound at 0 and 1, too.
+    """The share of true ones, with its `interval`.
 
     Args:
       found: (N,) bool, N ≥ 1.
@@ -24,15 +24,19 @@ def rate(found) -> Rate:
       ValueError: of no images.
     """
     found = [bool(value) for value in found]
-    count, z = len(found), 1.959964
-    if not count:
+    if not found:
         raise ValueError("a rate of no images")
-    share = sum(found) / count
+    share = sum(found) / len(found)
+    return Rate(share, *interval(share, len(found)), len(found))
+
+
+def interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of `count` images (Wilson 1927), sound at 0 and 1, too."""
+    z = 1.959964
     middle = share + z * z / (2 * count)
     spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     scale = 1 + z * z / count
-    low, high = max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
-    return Rate(share, low, high, count)
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
 def percent(share: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from vdu_jax.objectives.esd import esd
 from vdu_jax.objectives.fine_tune import fine_tune
 from vdu_jax.objectives.gradient_ascent import gradient_ascent
 from vdu_jax.objectives.on_part import on_part
+from vdu_jax.objectives.retained_score import retained_score
 from vdu_jax.objectives.retrain import retrain
 from vdu_jax.objectives.salun import salun
 from vdu_jax.objectives.selective_amnesia import selective_amnesia
@@ -24,8 +25,8 @@ from vdu_jax.objectives.vdu import vdu
 from vdu_jax.objectives.vdu_extended import vdu_extended
 
 METHODS = (
-    demixing, erase_diff, esd, fine_tune, gradient_ascent, retrain, salun, selective_amnesia, siss,
-    vdu, vdu_extended,
+    demixing, erase_diff, esd, fine_tune, gradient_ascent, retained_score, retrain, salun,
+    selective_amnesia, siss, vdu, vdu_extended,
 )  # fmt: skip
 FACTORIES = {factory.__name__: factory for factory in METHODS}
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vdu_jax.diffusion import empirical, process
 from vdu_jax.diffusion.parameterization import Parameterization
@@ -74,6 +75,8 @@ def demixing(
     mean over pixels; S the posterior energy of `vdu` divided by d. For a network that predicts v,
     both 1s, in v_t and before the second term, are the simple_weights of its parameterization.
 
+    `retained_score` replaces it: the second term's target contradicts the first one's.
+
     Args:
       forget_share: π, the share of the model's samples that is forget-like, in (0, 1); 0 for what
         the cleaning of replay found (the stage fills it in).
@@ -83,6 +86,32 @@ def demixing(
     Raises:
       ValueError: for a setting out of range.
     """
+    settings = (forget_share, reference_images, replay_weight, gamma, anchor)
+    return distil(
+        score_fn, parameterization, posterior, num_forget, settings, None, corrects_replay=False
+    )
+
+
+def distil(
+    score_fn: ScoreFn,
+    parameterization: Parameterization,
+    posterior: Posterior,
+    num_forget: int,
+    settings: tuple[float, int, float, float, str],
+    density: np.ndarray | None,
+    corrects_replay: bool,
+) -> Objective:
+    """The objective that teaches a network its own corrected prediction.
+
+    Args:
+      settings: forget_share, reference_images, replay_weight, gamma and anchor of `demixing`.
+      density: of times; see `process.draw_noising`.
+      corrects_replay: whether the target at noised replay is ε_θ* + c, too, and not ε_θ*.
+
+    Raises:
+      ValueError: for a setting out of range.
+    """
+    forget_share, reference_images, replay_weight, gamma, anchor = settings
     if not 0 <= forget_share < 1 or reference_images < 1 or replay_weight < 0 or gamma < 0:
         raise ValueError(
             "forget_share must lie in [0, 1), reference_images be ≥ 1, replay_weight and gamma ≥ 0"
@@ -105,33 +134,36 @@ def demixing(
         return DemixingState(params, forget, replay, anchored(posterior, params, anchor))
 
     def draw(key, batch):
-        forget_key, replay_key = jax.random.split(key)
-        x0, replay = batch["forget"]["image"], batch["replay"]["image"]
+        keys = zip(("forget", "replay"), jax.random.split(key), strict=True)
         return DemixingNoise(
-            process.draw_noising(forget_key, schedule, x0, stratified=True),
-            process.draw_noising(replay_key, schedule, replay, stratified=True),
+            *(
+                process.draw_noising(of, schedule, batch[kind]["image"], True, density)
+                for kind, of in keys
+            )
         )
 
     def loss(params, state, batch, noise):
-        noising, again = noise
         parts = [
-            process.network_inputs(schedule, batch["forget"], noising),
-            process.network_inputs(schedule, batch["replay"], again),
+            process.network_inputs(schedule, batch[kind], noising)
+            for kind, noising in noise._asdict().items()
         ]
-        target, kept = process.predict_together(predict_eps, state.teacher, *parts)
-        prediction, of_replay = process.predict_together(predict_eps, params, *parts)
-        xt = parts[0]["xt"]
-        target += correction(schedule, state.forget, state.replay, forget_share, xt, noising.t)
-        a = process.bcast(schedule.alphas_cumprod[noising.t], xt)
-        simple = process.bcast(parameterization.simple_weights, xt)
-        corrected = jnp.minimum(simple[noising.t], (1 - a) / a) * jnp.square(
-            prediction - jax.lax.stop_gradient(target)
+        targets = process.predict_together(predict_eps, state.teacher, *parts)
+        for i in range(1 + corrects_replay):
+            targets[i] += correction(
+                schedule, state.forget, state.replay, forget_share, parts[i]["xt"], parts[i]["t"]
+            )
+        predictions = process.predict_together(predict_eps, params, *parts)
+        simple = process.bcast(parameterization.simple_weights, parts[0]["xt"])
+        a = process.bcast(schedule.alphas_cumprod[parts[0]["t"]], parts[0]["xt"])
+        weights = jnp.minimum(simple[parts[0]["t"]], (1 - a) / a), simple[parts[1]["t"]]
+        corrected, drift = (
+            (weight * jnp.square(prediction - jax.lax.stop_gradient(target))).mean()
+            for weight, prediction, target in zip(weights, predictions, targets, strict=True)
         )
-        drift = (simple[again.t] * jnp.square(of_replay - jax.lax.stop_gradient(kept))).mean()
         away = energy(state.posterior, params) / dim
-        total = corrected.mean() + replay_weight * drift + gamma * away
-        forget_error = jnp.square(prediction - noising.eps).mean()
-        metrics = {"corrected": corrected.mean(), "drift": drift, "energy": away}
+        total = corrected + replay_weight * drift + gamma * away
+        forget_error = jnp.square(predictions[0] - noise.forget.eps).mean()
+        metrics = {"corrected": corrected, "drift": drift, "energy": away}
         return total, metrics | {"forget_error": forget_error}
 
     return Objective(

@@ -203,7 +203,9 @@ def tune(config: ConfigDict, workdir: Path, method: str) -> ConfigDict:
             summary = artifacts.upstream(folder, f"unlearn/{name}")["summary"]
             kept = next(s for s in summary["snapshots"] if s["step"] == summary["kept_step"])
             rows[-1] |= kept
-            best.append(forget_detector.Snapshot(index, kept["estimated_pul"], kept["drift"]))
+            # Finished work of an earlier version has no interval; the rule below needs none.
+            unsure = {"estimated_pul_high": kept["estimated_pul"]}
+            best.append(forget_detector.Snapshot(**unsure | kept | {"step": index}))
         if not best:
             raise UserError(
                 f"every candidate of benchmark.grids.{method} diverges; the last: {last}"

@@ -182,7 +182,9 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
     snapshots = [
         score(step, curve_images(task, path, name, step, original)) for step in result.snapshots
     ]
-    kept, why = forget_detector.choose_step(snapshots, settings.target_pul)
+    # A run that the guard ended has not come to the end of its schedule.
+    decays = settings.decay == "linear" and not result.stopped
+    kept, why = forget_detector.choose_step(snapshots, settings.target_pul, decays)
     stage.finish(
         {
             "kept_step": kept,

@@ -352,8 +352,8 @@ class ImageTask(BaseTask):
         def score(step: int, images: np.ndarray) -> forget_detector.Snapshot:
             found = compute(original, images)
             drift = frechet.frechet_distance(frechet.feature_stats(found), reference)
-            pul = forget_detector.estimated_pul(original_rate, rule.rate(found))
-            return forget_detector.Snapshot(step, pul, drift)
+            rate = rule.rate(found)
+            return forget_detector.make_snapshot(step, original_rate, rate, len(images), drift)
 
         return score
 

@@ -29,7 +29,7 @@ from vdu_jax import data, objectives, posterior
 from vdu_jax.data import captions
 from vdu_jax.diffusion.parameterization import Parameterization
 from vdu_jax.errors import UserError
-from vdu_jax.forget_detector import Snapshot, estimated_pul
+from vdu_jax.forget_detector import Snapshot, make_snapshot
 from vdu_jax.interop import pipeline, scheduler, stable_diffusion, tokenizer
 from vdu_jax.models import network
 from vdu_jax.runtime import artifacts, parallel, progress
@@ -424,8 +424,8 @@ class TextToImage(BaseTask):
 
         def score(step: int, images: np.ndarray) -> Snapshot:
             gap = (images[asked:].astype(float) - before[asked:]) / 127.5
-            pul = estimated_pul(original_rate, rate(images))
-            return Snapshot(step, pul, float(np.square(gap).mean()))
+            drift = float(np.square(gap).mean())
+            return make_snapshot(step, original_rate, rate(images), asked, drift)
 
         return score
 
