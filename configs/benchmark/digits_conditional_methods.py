@@ -44,6 +44,7 @@ def get_config():
         "demixing": method("demixing", **steps),
     }
     grids = config.benchmark.grids
-    del grids["demixing_longer"]
     grids["demixing"] = grids["salun"]  # learning rates
+    for name in set(grids) - set(config.methods):
+        del grids[name]
     return config
