@@ -139,3 +139,46 @@ def test_what_no_model_has_been_measured_with_has_no_column():
     assert [metric.key for metric in quality.measured([{"recall": None}, {"kid": {}}])] == [
         "kid", "recall",
     ]  # fmt: skip
+
+
+def two_classes(seed, counts, offset=0.0):
+    """Features of two classes, far from each other, and their classes."""
+    rng, classes = np.random.default_rng(seed), np.repeat([0, 1], counts)
+    return rng.normal(size=(len(classes), 3)) + 4 * classes[:, None] + offset, classes
+
+
+def test_reweighting_tells_other_shares_of_classes_from_worse_pictures():
+    """D_r has classes 0 and 1 in halves, and none of class 2, which is to be forgotten."""
+    reference = quality.make_reference(two_classes(0, (4000, 4000))[0], 100, SEED)
+    shares = np.array([0.3, 0.3, 0.0])
+
+    def both(features, classes):
+        return (
+            quality.distance(features, reference),
+            quality.distance_at_shares(features, classes, shares, reference),
+        )
+
+    plain, reweighted = both(*two_classes(1, (3600, 400)))
+    assert plain > 3 and reweighted < 0.05
+    plain, reweighted = both(*two_classes(2, (2000, 2000), offset=1.0))
+    assert plain > 2.5 and reweighted == pytest.approx(plain, rel=0.02)
+    # Images of a class that D_r has not do not count.
+    features, classes = two_classes(3, (2000, 2000))
+    more, of_more = np.r_[features, np.full((500, 3), 50.0)], np.r_[classes, np.full(500, 2)]
+    assert both(more, of_more)[1] == pytest.approx(both(features, classes)[1], rel=1e-6)
+    assert both(features[:2000], classes[:2000])[1] is None  # nothing of class 1
+
+
+def test_whole_weights_are_repeated_rows():
+    rng = np.random.default_rng(0)
+    features, counts = rng.normal(size=(40, 3)), rng.integers(0, 4, 40)
+    weighted = frechet.feature_stats(features, counts)
+    repeated = np.repeat(features, counts, axis=0)
+    np.testing.assert_allclose(weighted.mean, repeated.mean(0), rtol=1e-12)
+    # Up to the divisor, which for weights is V - sum of squares / V.
+    total = counts.sum()
+    scale = (total - (counts**2).sum() / total) / (total - 1)
+    np.testing.assert_allclose(
+        weighted.covariance * scale, np.cov(repeated, rowvar=False), rtol=1e-9
+    )
+    assert weighted.count == np.count_nonzero(counts)

@@ -17,21 +17,26 @@ class FeatureStats(NamedTuple):
     count: int
 
 
-def feature_stats(features: np.ndarray) -> FeatureStats:
+def feature_stats(features: np.ndarray, weights: np.ndarray | None = None) -> FeatureStats:
     """Statistics of features (N, F).
 
+    Args:
+      weights: (N,) ≥ 0, how much each row counts; only their ratios matter. None for equal ones.
+
     Raises:
-      ValueError: with fewer than 2 rows, or values that are not finite.
+      ValueError: with fewer than 2 rows of positive weight, or values that are not finite.
     """
     features = np.asarray(features, np.float64)
-    if features.ndim != 2 or len(features) < 2:
+    counted = len(features) if weights is None else np.count_nonzero(weights)
+    if features.ndim != 2 or counted < 2:
         raise ValueError(f"need at least 2 feature rows, got an array of shape {features.shape}")
     if not np.isfinite(features).all():
         raise ValueError("features are not finite")
+    size = features.shape[1]
     return FeatureStats(
-        features.mean(0),
-        np.cov(features, rowvar=False).reshape(features.shape[1], features.shape[1]),
-        len(features),
+        features.mean(0) if weights is None else np.average(features, axis=0, weights=weights),
+        np.cov(features, rowvar=False, aweights=weights).reshape(size, size),
+        counted,
     )
 
 

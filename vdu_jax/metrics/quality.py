@@ -110,6 +110,28 @@ def distance(features: np.ndarray, reference: Reference) -> float | None:
     return frechet.frechet_distance(frechet.feature_stats(features), reference.stats)
 
 
+def distance_at_shares(
+    features: np.ndarray, classes: np.ndarray, shares: np.ndarray, reference: Reference
+) -> float | None:
+    """Fréchet distance to the reference of images reweighted to given shares of classes.
+
+    It tells worse pictures from other shares of classes: a model whose pictures of every class are
+    as good as real ones is as near as they are, however often it draws each.
+
+    Args:
+      features: (N, F). classes: (N,) of the images, in [0, K).
+      shares: (K,) of the classes in the reference; images of a class with none do not count.
+
+    Returns:
+      The distance, or None if a class of the reference has no image.
+    """
+    drawn = np.bincount(classes, minlength=len(shares))
+    if np.any((shares > 0) & (drawn == 0)):
+        return None
+    weights = (shares / np.maximum(drawn, 1))[classes]
+    return frechet.frechet_distance(frechet.feature_stats(features, weights), reference.stats)
+
+
 def counted_distance(features: np.ndarray, reference: Reference) -> dict[str, Any]:
     """u-FID with what it must not be read without: the number of images and the expected bias."""
     return {

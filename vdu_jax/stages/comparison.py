@@ -35,10 +35,12 @@ def columns(cells: Mapping, own_columns: Mapping[str, str]) -> dict[str, tuple[s
       own_columns: of the task, see `tasks.Task.columns`.
     """
     metrics = quality.measured(cells.values())
+    reweighted = any("u_fid_at_shares" in row for row in cells.values())
     return {
         "PUL %": ("pul", 1),
         "u-FID": ("u_fid", 2),
         "u-FID / retrain's": ("u_fid_ratio", 2),
+        **({"u-FID at D_r's shares": ("u_fid_at_shares", 2)} if reweighted else {}),
         **{metric.head: (metric.column, metric.digits) for metric in metrics},
         "TV": ("tv_to_retrained", 3),
         "relearning steps": ("relearning_steps", 0),

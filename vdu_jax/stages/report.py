@@ -206,12 +206,14 @@ def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
     rows, original = [], metrics["models"][ORIGINAL]
     measured = quality.measured(metrics["models"].values())
     kinds, has_quality = original.get("bits_per_dim", {}), "u_fid" in original
+    reweighted = "u_fid_at_shares" in original
     for model, row in table.items():
         m = metrics["models"][model]
         low, high = m["pul_interval"]
         cells = [model, "–" if low is None else f"{row['pul']:.1f} [{low:.1f}, {high:.1f}]"]
         if has_quality:
             cells += [_number(row["u_fid"], 2), _bias(row["u_fid_bias"]), row["images"]]
+            cells += [_number(m.get("u_fid_at_shares"), 2)] if reweighted else []
             cells += [_quality(metric, m.get(metric.key)) for metric in measured]
         cells += [f"{100 * m['forget_rate']:.2f}"]
         cells += [f"{m['confidence']:.3f}"] if "confidence" in m else []
@@ -220,6 +222,7 @@ def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
     header = ["model", "PUL % [95 %]"]
     if has_quality:
         header += ["u-FID", "its bias", "images"]
+        header += ["u-FID at D_r's shares"] if reweighted else []
         header += [metric.head for metric in measured]
     header += ["to be forgotten %"] + (["confidence"] if "confidence" in original else [])
     header += [f"bits per dimension, {kind} (images)" for kind in kinds]
@@ -266,6 +269,12 @@ def _about_quality(metrics: dict) -> str:
         f"upwards, the more the fewer images there are: its bias is what real images are expected "
         f"at with as many. The others depend on the number of images, too, so compare only figures "
         f"of as many images."
+        + (
+            " u-FID at D_r's shares is that of the images reweighted to the shares of the classes "
+            "in D_r: what it leaves is due to the pictures, not to how often a class is drawn."
+            if "u_fid_at_shares" in original
+            else ""
+        )
         + (
             f" The classifier gets {100 * accuracy:.1f} % of the held-out images right."
             if accuracy is not None

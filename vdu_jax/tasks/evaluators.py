@@ -10,7 +10,13 @@ from ml_collections import ConfigDict
 from vdu_jax import data
 from vdu_jax.errors import UserError
 from vdu_jax.metrics import pul, tradeoff
-from vdu_jax.metrics.quality import Reference, counted_distance, distance, make_reference
+from vdu_jax.metrics.quality import (
+    Reference,
+    counted_distance,
+    distance,
+    distance_at_shares,
+    make_reference,
+)
 from vdu_jax.runtime import parallel, processes, progress
 from vdu_jax.tasks import classifier, features
 from vdu_jax.tasks.base import ORIGINAL, Replay
@@ -50,9 +56,10 @@ class ImageEvaluator:
         if self._predict is not self._classify:
             judged = self._predict(images)
         self._original = judged
-        self.reference: Reference | None = retained(
-            config, reference["features"], reference["labels"]
-        )
+        labels = reference["labels"]
+        self.reference: Reference | None = retained(config, reference["features"], labels)
+        self._shares = np.bincount(labels, minlength=judged.probabilities.shape[-1]) / len(labels)
+        self._shares[list(self._forget)] = 0  # of D_r's classes, up to a factor
 
     def measure(
         self, model: str, drawn: dict[str, np.ndarray], load: Callable[[], Params]
@@ -60,6 +67,9 @@ class ImageEvaluator:
         is_original = model == ORIGINAL
         judged = self._original if is_original else self._predict(drawn["images"])
         figures, kept = self._figures(judged), judged.features
+        figures["u_fid_at_shares"] = distance_at_shares(
+            kept, judged.probabilities.argmax(-1), self._shares, self.reference
+        )
         if is_original:
             figures["u_fid_all"] = distance(kept, self.reference)
             few = self._config.curve.images
