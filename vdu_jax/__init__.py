@@ -32,6 +32,7 @@ _PUBLIC = {
     "epsilon": "diffusion.parameterization",
     "v_prediction": "diffusion.parameterization",
     "guided": "diffusion.guidance",
+    "without_forget": "diffusion.guidance",
     "make_plan": "diffusion.samplers",
     "sample": "diffusion.samplers",
     # Networks.

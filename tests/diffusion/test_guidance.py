@@ -1,11 +1,12 @@
-"""Classifier-free guidance."""
+"""Classifier-free guidance, and guidance away from the forget data."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdu_jax.diffusion import guidance
+from vdu_jax.diffusion import empirical, guidance, samplers
+from vdu_jax.diffusion.schedule import make_schedule
 
 
 def score_fn(params, xt, t, cond=None, *, dropout_key=None):
@@ -52,3 +53,26 @@ def test_both_halves_of_a_guided_prediction_have_the_same_dropout_keys():
     images = jnp.zeros((3, 4, 2, 1)), jnp.zeros(3, int)
     guidance.guided(network, 2.0)(0.5, *images, (text, text), dropout_key=keys)
     np.testing.assert_array_equal(seen[0], jax.random.key_data(jnp.concatenate([keys, keys])))
+
+
+def test_without_forget_data_only_the_rest_is_drawn():
+    """The network is the exact denoiser of ten images, four of which are D_f."""
+    noise = make_schedule(num_steps=100, beta_end=0.2)
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.uniform(-1, 1, (10, 4, 4, 1)), jnp.float32)
+
+    def exact(params, xt, t, cond=None, *, dropout_key=None):
+        return empirical.denoise(noise, images, xt, t).eps
+
+    plan = samplers.make_plan(noise, "ddim", 50)
+    keys = jax.random.split(jax.random.key(0), 200)
+
+    def nearest(predict):
+        drawn = jax.jit(lambda k: samplers.sample(predict, {}, plan, k, (4, 4, 1)))(keys)
+        gaps = jnp.abs(drawn[:, None] - images).mean((2, 3, 4))
+        assert float(gaps.min(1).max()) < 0.05  # each is one of the ten
+        return np.bincount(gaps.argmin(1), minlength=10)
+
+    assert nearest(exact)[:4].sum() > 50
+    rest = nearest(guidance.without_forget(exact, noise, images[:4], images[4:], 0.4))
+    assert rest[:4].sum() == 0 and (rest[4:] > 10).all()

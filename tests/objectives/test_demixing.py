@@ -7,7 +7,7 @@ import pytest
 
 from vdu_jax.diffusion import empirical, process
 from vdu_jax.objectives import demixing
-from vdu_jax.objectives.demixing import DemixingNoise, DemixingState, correction
+from vdu_jax.objectives.demixing import DemixingNoise, DemixingState
 
 
 def make(toy, **settings):
@@ -35,7 +35,7 @@ def test_a_perfect_model_of_the_mixture_becomes_one_of_the_rest(toy, share):
         toy.schedule, everything[:5], t, jax.random.normal(jax.random.key(0), (5, 4, 3, 2))
     )
     of_all = empirical.denoise(toy.schedule, everything, xt, t).eps
-    target = of_all + correction(toy.schedule, forget, rest, share, xt, t)
+    target = of_all + empirical.correction(toy.schedule, forget, rest, share, xt, t)
     expected = empirical.denoise(toy.schedule, rest, xt, t).eps
     np.testing.assert_allclose(target, expected, atol=1e-3)
     assert float(jnp.abs(of_all - expected).max()) > 0.1
@@ -55,7 +55,7 @@ def test_loss_by_hand(toy, weight, gamma):
         level = toy.levels[t][:, None, None, None]
         draws[kind] = (np.sqrt(level) * data[kind]["image"] + np.sqrt(1 - level) * eps, t, level)
     xt, t, level = draws["forget"]
-    shift = correction(
+    shift = empirical.correction(
         toy.schedule, start.forget, start.replay, 0.3, jnp.asarray(xt, jnp.float32), t
     )
     gap = prediction(toy.params, xt) - prediction(toy.start, xt) - np.asarray(shift)

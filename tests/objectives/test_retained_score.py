@@ -7,7 +7,7 @@ import pytest
 
 from vdu_jax.diffusion import empirical, process
 from vdu_jax.objectives import retained_score
-from vdu_jax.objectives.demixing import DemixingNoise, DemixingState, correction
+from vdu_jax.objectives.demixing import DemixingNoise, DemixingState
 from vdu_jax.objectives.retained_score import time_density
 
 SHARE = 0.4
@@ -61,7 +61,7 @@ def test_loss_by_hand(toy, weight, gamma):
         t, eps = getattr(noise, kind)
         level = toy.levels[t][:, None, None, None]
         xt = np.sqrt(level) * data[kind]["image"] + np.sqrt(1 - level) * eps
-        c = correction(
+        c = empirical.correction(
             toy.schedule, start.forget, start.replay, SHARE, jnp.asarray(xt, jnp.float32), t
         )
         change = sum(

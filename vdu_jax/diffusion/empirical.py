@@ -39,3 +39,24 @@ def denoise(schedule: Schedule, images: jax.Array, xt: jax.Array, t: jax.Array) 
     constant = jnp.square(flat).sum(-1) / (2 * (1 - a))
     log_density = jax.nn.logsumexp(logits, -1) - jnp.log(len(images)) - constant
     return Denoised(eps, log_density)
+
+
+def correction(
+    schedule: Schedule, forget: jax.Array, replay: jax.Array, share: float, xt: jax.Array, t
+) -> jax.Array:
+    """What a model of a mixture predicts too little of to be one of the retained part alone.
+
+    Returns:
+      c = w(x_t) (ε_r − ε_f)(x_t), (B, H, W, C), of the two finite sets; see `objectives.demixing`.
+
+    Args:
+      forget: (N, H, W, C) in [-1, 1], images that stand for p_f.
+      replay: (M, H, W, C) in [-1, 1], images that stand for p_r.
+      share: π in (0, 1), of p_f in the mixture.
+      xt: (B, H, W, C).
+      t: (B,) integers in [0, T).
+    """
+    of_forget = denoise(schedule, forget, xt, t)
+    of_replay = denoise(schedule, replay, xt, t)
+    odds = jnp.log(share / (1 - share)) + of_forget.log_density - of_replay.log_density
+    return bcast(jax.nn.sigmoid(odds), xt) * (of_replay.eps - of_forget.eps)

@@ -1,16 +1,19 @@
-"""Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598)."""
+"""Guidance: other predictions from a trained network, while sampling."""
 
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
-from vdu_jax.diffusion import process
+from vdu_jax.diffusion import empirical, process
+from vdu_jax.diffusion.schedule import Schedule
 from vdu_jax.types import ScoreFn
 
 
 def guided(score_fn: ScoreFn, scale: float) -> ScoreFn:
-    """ε = ε(x_t; negative) + s (ε(x_t; text) − ε(x_t; negative)), eq. 6 with s = 1 + w.
+    """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598).
+
+    ε = ε(x_t; negative) + s (ε(x_t; text) − ε(x_t; negative)), eq. 6 with s = 1 + w.
 
     The condition of the new function is a pair (text, negative), each (B, L, D); negative is the
     embedding of an empty prompt, or of what the image is to be kept away from.
@@ -25,6 +28,29 @@ def guided(score_fn: ScoreFn, scale: float) -> ScoreFn:
         eps = score_fn(params, *twice[:2], both, dropout_key=twice[2])
         given, negative = jnp.split(eps, 2)
         return negative + scale * (given - negative)
+
+    return predict
+
+
+def without_forget(
+    score_fn: ScoreFn, schedule: Schedule, forget: jax.Array, replay: jax.Array, share: float
+) -> ScoreFn:
+    """The predictor of ε of the retained data alone: ε_θ + c, with no training.
+
+    c is `empirical.correction`. Kin to Safe Denoiser (Kim et al. 2025, arXiv 2502.08011). Every call
+    costs two products of x_t with the images, which must be kept. `objectives.retained_score`
+    distils it into the network.
+
+    Args:
+      score_fn: predicts ε of all training data.
+      forget: (N, H, W, C) in [-1, 1], D_f.
+      replay: (M, H, W, C) in [-1, 1], cleaned images of the model.
+      share: of the model's images that are forget-like, in (0, 1).
+    """
+
+    def predict(params, xt, t, cond=None, *, dropout_key=None):
+        eps = score_fn(params, xt, t, cond, dropout_key=dropout_key)
+        return eps + empirical.correction(schedule, forget, replay, share, xt, t)
 
     return predict
 

@@ -19,7 +19,6 @@ import numpy as np
 
 from vdu_jax.diffusion import empirical, process
 from vdu_jax.diffusion.parameterization import Parameterization
-from vdu_jax.diffusion.schedule import Schedule
 from vdu_jax.objectives.vdu import anchored, check_anchor
 from vdu_jax.posterior import Posterior, energy, num_parameters
 from vdu_jax.types import Objective, Params, ScoreFn
@@ -41,21 +40,6 @@ class DemixingNoise(NamedTuple):
     replay: process.Noising
 
 
-def correction(
-    schedule: Schedule, forget: jax.Array, replay: jax.Array, share: float, xt: jax.Array, t
-) -> jax.Array:
-    """w(x_t) (ε_r − ε_f)(x_t), (B, H, W, C).
-
-    Args:
-      forget, replay: (N, H, W, C), (M, H, W, C) in [-1, 1]. share: π in (0, 1).
-      xt: (B, H, W, C). t: (B,) integers in [0, T).
-    """
-    of_forget = empirical.denoise(schedule, forget, xt, t)
-    of_replay = empirical.denoise(schedule, replay, xt, t)
-    odds = jnp.log(share / (1 - share)) + of_forget.log_density - of_replay.log_density
-    return process.bcast(jax.nn.sigmoid(odds), xt) * (of_replay.eps - of_forget.eps)
-
-
 def demixing(
     score_fn: ScoreFn,
     parameterization: Parameterization,
@@ -70,7 +54,7 @@ def demixing(
 ) -> Objective:
     """L = E v_t ‖ε_θ − (ε_θ* + c)‖²(x_t) + λ E‖ε_θ − ε_θ*‖²(x'_t) + γ S(θ).
 
-    c is the `correction`; x_t noised D_f, x'_t noised replay, at stratified times; v_t =
+    c is `empirical.correction`; x_t noised D_f, x'_t noised replay, at stratified times; v_t =
     min(1, (1 − ᾱ_t)/ᾱ_t), so that at low noise the error of the predicted image counts; ‖·‖² the
     mean over pixels; S the posterior energy of `vdu` divided by d. For a network that predicts v,
     both 1s, in v_t and before the second term, are the simple_weights of its parameterization.
@@ -149,7 +133,7 @@ def distil(
         ]
         targets = process.predict_together(predict_eps, state.teacher, *parts)
         for i in range(1 + corrects_replay):
-            targets[i] += correction(
+            targets[i] += empirical.correction(
                 schedule, state.forget, state.replay, forget_share, parts[i]["xt"], parts[i]["t"]
             )
         predictions = process.predict_together(predict_eps, params, *parts)

@@ -1,0 +1,100 @@
+"""The figures of the corrected score used while sampling: what distilling it can reach at best.
+
+    python benchmarks/without_training.py --config=configs/benchmark/digits_methods.py
+        --workdir=runs/benchmark/digits [--seeds=0,1,2] [--oracle] [--json=FILE] [--config.KEY=VALUE …]
+
+`workdir` is that of `vdu benchmark` with the same config: its models, replay and classifier are
+used. Each class is drawn by `guidance.without_forget` as often as `evaluate.images` says and
+measured like a cell of the benchmark. With --oracle all of D_r stands for the retained part in
+replay's place, and the share of the forget class is that of the training data: the difference is
+what replay and its cleaning cost.
+"""
+
+import argparse
+import functools
+from pathlib import Path
+
+import timing
+
+KEYS = ("pul", "u_fid", "u_fid_at_shares")
+
+
+def reference_images(task, replay, oracle: bool):
+    """(images of D_f, images of the retained part, share of D_f), in [-1, 1]."""
+    import numpy as np
+
+    from vdu_jax import data
+
+    split, whole = task.forget_retain, task.open_split("train")
+    forget = whole.subset(split.forget).read()[0]
+    retained = whole.subset(split.retain).read()[0] if oracle else None
+    share = len(split.forget) / len(whole) if oracle else replay.forget_like.mean()
+    if not oracle:
+        retained = replay.images[~replay.forget_like]
+    return *map(data.to_model_range, (forget, retained)), float(np.asarray(share))
+
+
+def draw(task, replay, oracle: bool):
+    """Images (N, H, W, C) uint8 of the original model, drawn with the corrected score."""
+    from vdu_jax.diffusion import guidance, samplers
+    from vdu_jax.runtime import sampling
+    from vdu_jax.tasks import base
+
+    config, predicts = task.config, task.parameterization
+    plan = samplers.make_plan(predicts.schedule, **base.plan_settings(config.sampler))
+    predict = guidance.without_forget(
+        predicts.noise_predictor(task.score_fn),
+        predicts.schedule,
+        *reference_images(task, replay, oracle),
+    )
+    run = functools.partial(samplers.sample, predict, clip_x0=config.sampler.clip_x0)
+    sampler = sampling.make_sampler(
+        lambda params, keys: run(params, plan, keys, task.image_shape),
+        task.image_shape,
+        batch_size=config.sampler.batch_size,
+    )
+    section = config.evaluate
+    return sampler(task.original_params, section.seed, section.images, "sample corrected")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--workdir", required=True, type=Path)
+    parser.add_argument("--seeds", default="")
+    parser.add_argument("--oracle", action="store_true")
+    parser.add_argument("--json", help="write the figures to this file, too")
+    given, more = parser.parse_known_args()
+
+    from vdu_jax import tasks
+    from vdu_jax.metrics.quality import quality
+    from vdu_jax.stages import benchmark, evaluate, replay
+
+    config, rows = timing.read_config(given.config, *more), {}
+    seeds = map(int, given.seeds.split(",")) if given.seeds else config.benchmark.seeds
+    for seed in seeds:
+        for forget in config.benchmark.classes:
+            new = benchmark.cell_config(config, given.workdir, "", forget, seed, {})
+            new.evaluate.bits_per_dim_images = 0  # there are no parameters to take them of
+            folder = benchmark.place(config, given.workdir / f"seed-{seed}", "", forget)
+            task, stored = tasks.of(new, folder), replay.load(folder)
+            evaluator = evaluate.make_evaluator(task)
+            images = draw(task, stored, given.oracle)
+            figures, kept = evaluator.measure("corrected", {"images": images}, dict)
+            rows[f"{forget}/{seed}"] = row = figures | quality(
+                kept, evaluator.reference, new.evaluate.seed
+            )
+            timing.say(f"class {forget}, seed {seed}: {shown(row)}")
+    table = [[name, *(f"{row[k]:.2f}" for k in KEYS)] for name, row in rows.items()]
+    means = [f"{sum(row[k] for row in rows.values()) / len(rows):.2f}" for k in KEYS]
+    lines = timing.rows(["class/seed", *KEYS], [*table, ["mean", *means]])
+    timing.publish({"oracle": given.oracle, "cells": rows, **timing.machine()}, lines, given.json)
+
+
+def shown(row: dict) -> str:
+    """The figures of a cell, in a line."""
+    return " ".join(f"{key} {row[key]:.2f}" for key in KEYS)
+
+
+if __name__ == "__main__":
+    main()
