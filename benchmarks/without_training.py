@@ -1,7 +1,8 @@
 """The figures of the corrected score used while sampling: what distilling it can reach at best.
 
     python benchmarks/without_training.py --config=configs/benchmark/digits_methods.py
-        --workdir=runs/benchmark/digits [--seeds=0,1,2] [--oracle] [--json=FILE] [--config.KEY=VALUE …]
+        --workdir=runs/benchmark/digits [--seeds=0,1,2] [--oracle] [--json=FILE]
+        [--config.KEY=VALUE …]
 
 `workdir` is that of `vdu benchmark` with the same config: its models, replay and classifier are
 used. Each class is drawn by `guidance.without_forget` as often as `evaluate.images` says and
@@ -88,7 +89,7 @@ def main() -> None:
     table = [[name, *(f"{row[k]:.2f}" for k in KEYS)] for name, row in rows.items()]
     means = [f"{sum(row[k] for row in rows.values()) / len(rows):.2f}" for k in KEYS]
     lines = timing.rows(["class/seed", *KEYS], [*table, ["mean", *means]])
-    timing.publish({"oracle": given.oracle, "cells": rows, **timing.machine()}, lines, given.json)
+    timing.publish({"oracle": given.oracle, "cells": rows}, lines, given.json)
 
 
 def shown(row: dict) -> str:

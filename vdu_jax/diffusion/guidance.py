@@ -37,8 +37,8 @@ def without_forget(
 ) -> ScoreFn:
     """The predictor of ε of the retained data alone: ε_θ + c, with no training.
 
-    c is `empirical.correction`. Kin to Safe Denoiser (Kim et al. 2025, arXiv 2502.08011). Every call
-    costs two products of x_t with the images, which must be kept. `objectives.retained_score`
+    c is `empirical.correction`. Kin to Safe Denoiser (Kim et al. 2025, arXiv 2502.08011). Every
+    call costs two products of x_t with the images, which must be kept; `objectives.retained_score`
     distils it into the network.
 
     Args:
