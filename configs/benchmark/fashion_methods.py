@@ -50,6 +50,15 @@ def get_config():
         "vdu_extended": method("vdu_extended", gamma=0.01, function_weight=10.0, **steps),
         "demixing": method("demixing", **frugal),
         "demixing_longer": method("demixing", **longer),
+        # Some 5 % of the training's operations.
+        "retained_score": method(
+            "retained_score",
+            steps=150,
+            snapshot_every=50,
+            forget_batch=8,
+            replay_batch=8,
+            **falling,
+        ),
     }
     once = ("retrain", "fine_tune", "erase_diff", "siss")
     config.benchmark.method_seeds = dict.fromkeys(once, (0,))

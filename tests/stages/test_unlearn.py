@@ -19,6 +19,7 @@ from vdu_jax.stages import evaluate, posterior, replay, sample, unlearn
 
 SMALL = {
     "demixing": {"reference_images": 20},
+    "retained_score": {"reference_images": 20},
     "esd": {"teacher_steps": 2},
     "salun": {"mask_batches": 2},
     "selective_amnesia": {"fisher_batches": 1},
@@ -29,6 +30,7 @@ SEES = {
     "esd": {"forget"},
     "vdu": {"forget"},
     "demixing": {"forget", "replay"},
+    "retained_score": {"forget", "replay"},
     "salun": {"forget", "replay"},
     "selective_amnesia": {"forget", "replay"},
     "vdu_extended": {"forget", "replay"},
