@@ -265,7 +265,7 @@ def test_the_report_is_one_file_with_all_that_is_promised(finished_run):
     assert page.count("data:image/png;base64,") == 4  # three grids and the curve
     for text in (
         "commit",
-        "&quot;seed&quot;",
+        "&#34;seed&#34;",
         "Mean and variance over 3 checkpoints; median",
         "gamma",
         "jaxlib",

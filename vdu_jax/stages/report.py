@@ -6,12 +6,12 @@ report/table.json    the table
 """
 
 import base64
-import html
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
+import jinja2
 from ml_collections import ConfigDict
 
 from vdu_jax import config as vdu_config
@@ -24,18 +24,7 @@ from vdu_jax.tasks import ORIGINAL
 GRID = 60
 NETWORKS = {"classifier": "the classifier", "inception": "Inception-v3"}
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto;
-       padding: 0 1em }
-h1 { font-size: 1.6em } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd }
-.table { overflow-x: auto } table { border-collapse: collapse }
-td, th { padding: .25em .8em; text-align: right } td { white-space: nowrap }
-td:first-child, th:first-child { text-align: left } th { border-bottom: 2px solid #888 }
-tr:nth-child(even) td { background: #f6f6f6 } .grids { display: flex; flex-wrap: wrap; gap: 1.2em }
-figure { margin: 0 } figcaption { font-weight: 600 } img { max-width: 100%; image-rendering: auto }
-.grids img { width: 330px; image-rendering: pixelated } pre { background: #f6f6f6; padding: 1em;
-overflow: auto; font-size: 12px } .note { color: #666 }
-"""
+LAYER_COLUMNS = ("name", "size", "rms_mean", "std_p05", "std_median", "std_p95")
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
@@ -126,26 +115,50 @@ def make_table(task: tasks.Task, metrics: dict) -> dict:
 
 
 def page(task: tasks.Task, table: dict, metrics: dict) -> str:
-    """The whole report as HTML."""
-    config, workdir = task.config, task.workdir
-    has_posterior = vdu_config.needs_posterior(config)
-    sections = [
-        ("Samples from the same noise", _grids(task)),
-        ("Figures", _figures(task, metrics, table)),
-        ("Forgetting against quality over the steps", _curve(config, workdir, metrics, table)),
-        ("Which step is kept", _kept(config, workdir)),
-        ("Classes of the samples", _histogram(metrics, task.class_names)),
-        ("Relearning", _relearning(config, workdir) if config.relearn.images else ""),
-        ("Replay", _replay(workdir, metrics)),
-        ("Posterior", _posterior(workdir) if has_posterior else ""),
-        ("Settings", _settings(config, artifacts.upstream(workdir, "replay"))),
-    ]
-    body = "".join(f"<h2>{title}</h2>\n{text}\n" for title, text in sections if text)
-    title = f"Unlearning {html.escape(task.subject)} from {html.escape(config.data.name)}"
-    return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>"
-        f"<style>{STYLE}</style><h1>{title}</h1>\n{body}</html>\n"
+    """The whole report as HTML: the template report.html, filled in."""
+    config, workdir, models = task.config, task.workdir, metrics["models"]
+    found = artifacts.upstream(workdir, "replay")
+    posterior, layers = None, []
+    if vdu_config.needs_posterior(config):
+        posterior = artifacts.upstream(workdir, "posterior")["summary"]
+        layers = artifacts.read_json(workdir / "posterior" / "layers.json")
+    has_histogram = all("histogram" in figures for figures in models.values())
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("vdu_jax.stages", ""),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
+    return environment.get_template("report.html").render(
+        title=f"Unlearning {task.subject} from {config.data.name}",
+        grids=[(model, _base64(pictures.png_bytes(grid(task, model)))) for model in models],
+        figures=_figures(metrics, table),
+        metrics={"reference": None, "classifier": None, "replay": None} | metrics,
+        original=models[ORIGINAL],
+        network=NETWORKS[metrics["features"]],
+        others=_other_metrics(metrics),
+        also=_also(metrics),
+        own=_own_columns(task, metrics) if task.columns else None,
+        about_own=task.about_columns,
+        curve=_curve(config, workdir, metrics, table),
+        kept=_kept(config, workdir),
+        histogram=has_histogram and [[m, *figures["histogram"]] for m, figures in models.items()],
+        class_names=list(task.class_names) if has_histogram else [],
+        relearning=_relearning(config, workdir) if config.relearn.images else None,
+        replay=found["summary"],
+        posterior=posterior,
+        layers=[
+            [v if isinstance(v, int | str) else f"{v:.2e}" for v in map(layer.get, LAYER_COLUMNS)]
+            for layer in layers
+        ],
+        layer_columns=LAYER_COLUMNS,
+        provenance=artifacts.dumps(found["provenance"]),
+        settings=artifacts.dumps(config.to_dict()),
+    )
+
+
+def _base64(png: bytes) -> str:
+    return base64.b64encode(png).decode()
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -175,34 +188,8 @@ def _bits_per_dim(figures: dict, kind: str) -> str:
     return f"{text}{'' if error is None else f' ± {error:.3f}'} ({of[kind]['images']})"
 
 
-def _image(png: bytes, title: str) -> str:
-    data = base64.b64encode(png).decode()
-    title = html.escape(title)
-    return (
-        f"<figure><figcaption>{title}</figcaption>"
-        f"<img alt='{title}' src='data:image/png;base64,{data}'></figure>"
-    )
-
-
-def _rows(header: list[str], rows: list[list]) -> str:
-    def line(tag, cells):
-        return "<tr>" + "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells) + "</tr>"
-
-    lines = line("th", header) + "".join(line("td", row) for row in rows)
-    return f"<div class='table'><table>{lines}</table></div>"
-
-
-def _grids(task: tasks.Task) -> str:
-    figures = [
-        _image(pictures.png_bytes(grid(task, model)), model) for model in sample.models(task.config)
-    ]
-    return (
-        f"<div class='grids'>{''.join(figures)}</div><p class='note'>The same place in each grid "
-        "starts from the same noise.</p>"
-    )
-
-
-def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
+def _figures(metrics: dict, table: dict) -> tuple[list, list]:
+    """Header and rows of the table of all models."""
     rows, original = [], metrics["models"][ORIGINAL]
     measured = quality.measured(metrics["models"].values())
     kinds, has_quality = original.get("bits_per_dim", {}), "u_fid" in original
@@ -227,60 +214,35 @@ def _figures(task: tasks.Task, metrics: dict, table: dict) -> str:
     header += ["to be forgotten %"] + (["confidence"] if "confidence" in original else [])
     header += [f"bits per dimension, {kind} (images)" for kind in kinds]
     header += ["steps", "seconds"]
-    about = _about_quality(metrics) if has_quality else ""
-    note = f"<p class='note'>{metrics['images']} images a model.{about}</p>"
-    return _rows(header, rows) + note + (_own_columns(task, metrics) if task.columns else "")
+    return header, rows
 
 
-def _own_columns(task: tasks.Task, metrics: dict) -> str:
-    """The table of the columns that the task adds."""
+def _own_columns(task: tasks.Task, metrics: dict) -> tuple[list, list]:
+    """Header and rows of the columns that the task adds."""
     rows = [
         [model, *map(_with_interval, task.column_values(figures).values())]
         for model, figures in metrics["models"].items()
     ]
-    return _rows(["model", *task.columns.values()], rows) + (
-        f"<p class='note'>{task.about_columns} In brackets: the interval of 95 %, and the number "
-        "of images.</p>"
-    )
+    return ["model", *task.columns.values()], rows
 
 
-def _about_quality(metrics: dict) -> str:
-    """What u-FID and the other metrics of quality are, and are of."""
-    original, reference = metrics["models"][ORIGINAL], metrics.get("reference")
-    also, sizes, against, count = [], "", "", ""
-    if reference:  # files of an earlier version do not say
-        sizes = f" ({reference['images']} images)"
-        against = f" {reference['compared']} of"
-        count = f" for {metrics['held_out_images']} of them" if "u_fid_held_out" in metrics else ""
-    if "u_fid_all" in original:
-        also.append(f"u-FID of all its samples: {_number(original['u_fid_all'], 2)}")
-    if "u_fid_held_out" in metrics:
-        held_out = _number(metrics["u_fid_held_out"], 2)
-        also.append(f"of held-out real images: {held_out}{count}")
-    also = f" ({'; '.join(also)})" if also else ""
-    accuracy = metrics.get("classifier", {}).get("accuracy")
+def _other_metrics(metrics: dict) -> str:
+    """The metrics of quality beside u-FID, and what must be known of them."""
     measured = quality.measured(metrics["models"].values())
-    others = [f"{m.name}{f' ({m.about})' if m.about else ''}" for m in measured]
-    return (
-        f" u-FID is the Fréchet distance to the retained training images{sizes}; "
-        f"{quality.listed(others)} are taken against{against} them, all "
-        f"in {NETWORKS[metrics['features']]}'s features. For the original they are those of its "
-        f"samples of what is to stay{also}. u-FID is biased "
-        f"upwards, the more the fewer images there are: its bias is what real images are expected "
-        f"at with as many. The others depend on the number of images, too, so compare only figures "
-        f"of as many images."
-        + (
-            " u-FID at D_r's shares is that of the images reweighted to the shares of the classes "
-            "in D_r: what it leaves is due to the pictures, not to how often a class is drawn."
-            if "u_fid_at_shares" in original
-            else ""
-        )
-        + (
-            f" The classifier gets {100 * accuracy:.1f} % of the held-out images right."
-            if accuracy is not None
-            else ""
-        )
-    )
+    return quality.listed([f"{m.name}{f' ({m.about})' if m.about else ''}" for m in measured])
+
+
+def _also(metrics: dict) -> list[str]:
+    """Other u-FIDs to compare the original's with."""
+    found, original = [], metrics["models"][ORIGINAL]
+    if "u_fid_all" in original:
+        found.append(f"u-FID of all its samples: {_number(original['u_fid_all'], 2)}")
+    if "u_fid_held_out" in metrics:
+        # Files of an earlier version do not say of how many.
+        count = f" for {metrics['held_out_images']} of them" if metrics.get("reference") else ""
+        held_out = _number(metrics["u_fid_held_out"], 2)
+        found.append(f"of held-out real images: {held_out}{count}")
+    return found
 
 
 def _with_interval(figure: float | Mapping | None) -> str:
@@ -290,14 +252,15 @@ def _with_interval(figure: float | Mapping | None) -> str:
     return f"{figure['value']:.1f} [{figure['low']:.1f}, {figure['high']:.1f}] ({figure['count']})"
 
 
-def _curve(config: ConfigDict, workdir: Path, metrics: dict, table: dict) -> str:
+def _curve(config: ConfigDict, workdir: Path, metrics: dict, table: dict) -> dict | None:
+    """The plot of PUL against u-FID, and of how many images its points are; None without any."""
     from matplotlib.figure import Figure
 
     curves = {
         model: list(filter(comparison.is_point, rows)) for model, rows in metrics["curves"].items()
     }
     if not any(curves.values()):
-        return ""
+        return None
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes, biases = figure.subplots(), set()
     for index, (model, points) in enumerate(curves.items()):
@@ -336,15 +299,15 @@ def _curve(config: ConfigDict, workdir: Path, metrics: dict, table: dict) -> str
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     counts = {r.get("images", config.curve.images) for points in curves.values() for r in points}
-    images = " or ".join(map(str, sorted(counts)))
-    bias = f"; the bias of a point's is {', '.join(sorted(biases))}" if biases else ""
-    return _image(buffer.getvalue(), "PUL and u-FID at each snapshot; the star is kept") + (
-        f"<p class='note'>Numbers are optimiser steps; {images} images a point, so do "
-        f"not compare with the table's u-FID{bias}.</p>"
-    )
+    return {
+        "png": _base64(buffer.getvalue()),
+        "images": " or ".join(map(str, sorted(counts))),
+        "biases": ", ".join(sorted(biases)),
+    }
 
 
-def _kept(config: ConfigDict, workdir: Path) -> str:
+def _kept(config: ConfigDict, workdir: Path) -> list[list]:
+    """Which step of each method is kept, and why."""
     rows = []
     for model in sample.models(config)[1:]:
         summary = artifacts.upstream(workdir, f"unlearn/{model}")["summary"]
@@ -358,23 +321,11 @@ def _kept(config: ConfigDict, workdir: Path) -> str:
                 summary["stopped"] or "ran to its end",
             ]
         )
-    note = (
-        "<p class='note'>The rule sees the forget images and the model alone; it estimates PUL "
-        "without the evaluation's classifier.</p>"
-    )
-    return _rows(["method", "objective", "sees", "step", "because", "guard"], rows) + note
+    return rows
 
 
-def _histogram(metrics: dict, names: Sequence[str]) -> str:
-    if not all("histogram" in m for m in metrics["models"].values()):
-        return ""
-    if len(names) > 20:
-        return "<p class='note'>In evaluate/metrics.json.</p>"
-    rows = [[model, *m["histogram"]] for model, m in metrics["models"].items()]
-    return _rows(["model", *names], rows)
-
-
-def _relearning(config: ConfigDict, workdir: Path) -> str:
+def _relearning(config: ConfigDict, workdir: Path) -> dict:
+    """Steps until each model shows again what it forgot."""
     section, rows = config.relearn, []
     for model in sample.models(config):
         summary = artifacts.upstream(workdir, f"relearn/{model}")["summary"]
@@ -385,56 +336,4 @@ def _relearning(config: ConfigDict, workdir: Path) -> str:
             steps = f"> {section.checks[-1]}"
         rates = [f"{100 * check['rate']:.1f} at {check['step']}" for check in summary["checks"]]
         rows.append([model, steps, ", ".join(rates)])
-    return _rows(["model", "steps", "forget class % at the checks"], rows) + (
-        f"<p class='note'>Optimiser steps on {section.forget_images} forget images (or all, if "
-        f"there are fewer) until the forget class is back at half the original's "
-        f"{100 * summary['original_rate']:.1f} %: the first check that finds it; "
-        f"{section.images} images a check. Forgetting that returns at once was hiding.</p>"
-    )
-
-
-def _replay(workdir: Path, metrics: dict) -> str:
-    summary = artifacts.upstream(workdir, "replay")["summary"]
-    text = f"{summary['images']} images were drawn from the original model"
-    if "recall" in summary:
-        detected = summary["removed_by_detector"]
-        text += (
-            f" and {summary['removed']} removed as forget-like: {detected} by a detector learned "
-            f"from {summary['forget_images']} forget images and the model alone (it recognises "
-            f"{100 * summary['recall']:.0f} % of forget images that it did not see), and "
-            f"{summary['removed'] - detected} more as their neighbours"
-        )
-    if counts := metrics.get("replay"):
-        text += (
-            f". By the evaluation's classifier {counts['removed_rightly']} were removed rightly, "
-            f"{counts['removed_wrongly']} wrongly, and {counts['left_in']} were left in"
-        )
-    return f"<p>{text}.</p>"
-
-
-def _posterior(workdir: Path) -> str:
-    summary = artifacts.upstream(workdir, "posterior")["summary"]
-    layers = artifacts.read_json(workdir / "posterior" / "layers.json")
-    columns = ["name", "size", "rms_mean", "std_p05", "std_median", "std_p95"]
-    rows = [
-        [layer[c] if isinstance(layer[c], int | str) else f"{layer[c]:.2e}" for c in columns]
-        for layer in layers
-    ]
-    return (
-        f"<p>{summary['about']}; median variance "
-        f"{summary['median_variance']:.2e}, floor {summary['floor']:.2e} "
-        f"({100 * summary['fraction_floored']:.0f} % of the parameters).</p>"
-        f"<details><summary>{len(rows)} tensors</summary>{_rows(columns, rows)}</details>"
-    )
-
-
-def _settings(config: ConfigDict, made: dict) -> str:
-    settings = html.escape(artifacts.dumps(config.to_dict()))
-    provenance = html.escape(artifacts.dumps(made["provenance"]))
-    return (
-        "<p>Seeds stand in the settings: <code>train.seed</code>, <code>train.init_seed</code>, "
-        "<code>replay.seed</code>, <code>curve.seed</code>, <code>evaluate.seed</code>, "
-        "<code>relearn.seed</code>.</p>"
-        f"<details open><summary>versions and commit</summary><pre>{provenance}</pre></details>"
-        f"<details><summary>full config</summary><pre>{settings}</pre></details>"
-    )
+    return {"rows": rows, "original_rate": summary["original_rate"], **section.to_dict()}

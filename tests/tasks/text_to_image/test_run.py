@@ -47,7 +47,7 @@ def test_a_second_run_does_nothing_and_prints_the_same_table(text_run, text_conf
     assert figures["images"] == 8 and figures["u_fid_bias"] > 0
     assert figures["kid"]["value"] is not None and 0 <= figures["precision"] <= 1
     page = (text_run / "report" / "report.html").read_text()
-    for said in ("Unlearning &#x27;red&#x27; from tinted_fashion", "by paraphrase %", "Relearning"):
+    for said in ("Unlearning &#39;red&#39; from tinted_fashion", "by paraphrase %", "Relearning"):
         assert said in page
 
 
