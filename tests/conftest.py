@@ -1,8 +1,10 @@
 """A run small enough to be made in seconds, and shared by the tests that need one."""
 
+import gc
 import importlib.metadata
 import json
 import os
+import sys
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -22,10 +24,19 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="vdu-test-xla-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    # Dozens of tests start processes, and each would compile all modules that it imports. Whoever
+    # wants no bytecode beside the sources still gets none there.
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = _CACHE.name + "/bytecode"
+        sys.dont_write_bytecode = False
 
 import pytest
 
 from vdu_jax import cli
+
+# Tracing makes and drops objects by the million: at the usual thresholds a sixth of the time goes
+# into looking for cycles among them.
+gc.set_threshold(100_000, 20, 20)
 
 TINY = """
 from vdu_jax import config as vdu_config
