@@ -1,11 +1,14 @@
 """A run small enough to be made in seconds, and shared by the tests that need one."""
 
+import fcntl
 import gc
 import importlib.metadata
 import json
 import os
+import shutil
 import sys
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # One compiler setting for all, whether JAX has started before the first command or not. Networks
@@ -80,6 +83,23 @@ def get_config():
 """
 
 
+# The files of minutes, the longest first.
+LONG = (
+    "stages/test_benchmark.py", "benchmarks/test_accelerator.py", "tasks/text_to_image/test_run.py",
+    "runtime/test_parallel.py", "launch/test_local.py", "stages/test_run.py",
+    "stages/test_unlearn.py", "stages/test_interop.py", "stages/test_class_conditional.py",
+    "stages/test_relearn.py", "test_bad_input.py", "test_cli.py", "test_stop.py",
+    "test_extending.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Long files come first: begun last, one would keep a worker while the others are idle."""
+    tests = Path(__file__).parent
+    places = {tests / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def config_file(tmp_path_factory):
     """A config file of a run of a few steps."""
@@ -98,9 +118,21 @@ def config(config_file):
 
 @pytest.fixture(scope="session")
 def finished_run(config_file, tmp_path_factory):
-    """A workdir in which every stage has run, through the command line. Not to be changed."""
-    workdir = tmp_path_factory.mktemp("run") / "work"
-    assert cli.main(["run", f"--config={config_file}", f"--workdir={workdir}"]) == 0
+    """A workdir in which every stage has run, through the command line. Not to be changed.
+
+    The first worker that needs it makes it, and the others copy it.
+    """
+    workdir, root = tmp_path_factory.mktemp("run") / "work", tmp_path_factory.getbasetemp()
+    made = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "made"
+    with open(made.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made / "whole").exists():
+            shutil.rmtree(made, ignore_errors=True)
+            assert cli.main(["run", f"--config={config_file}", f"--workdir={workdir}"]) == 0
+            shutil.copytree(workdir, made / "work")
+            (made / "whole").touch()
+    if not workdir.exists():
+        shutil.copytree(made / "work", workdir)
     return workdir
 
 
