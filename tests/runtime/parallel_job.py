@@ -1,6 +1,6 @@
-"""Twenty steps of training and twenty of VDU, on whatever devices there are.
+"""Six steps of training and six of VDU, on whatever devices there are.
 
-    python parallel_job.py FOLDER [--fsdp=N] [--mode=pmap] [--accumulate=N]
+    python parallel_job.py FOLDER [--only=ddpm] [--fsdp=N] [--mode=pmap] [--accumulate=N]
                            [--coordinator=… --processes=N --process=I]
 
 Writes FOLDER/bytes.json, FOLDER/draw.txt (the compiled program that draws VDU's noise) and, through
@@ -23,7 +23,7 @@ from vdu_jax.runtime import artifacts, parallel, processes
 from vdu_jax.runtime import fit as fit_lib
 
 SHAPE = (8, 8, 1)
-BATCH, STEPS = 16, 20
+BATCH, STEPS = 16, 6
 
 
 def small_network():
@@ -69,11 +69,11 @@ def make(name, network=small_network):
     return objective, params, loaders
 
 
-def main(folder, fsdp=1, mode="jit", accumulate=1, coordinator=None, **which):
+def main(folder, only=None, fsdp=1, mode="jit", accumulate=1, coordinator=None, **which):
     if coordinator:
         processes.connect(coordinator, which["processes"], which["process"])
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
-    for name in ("ddpm", "vdu"):
+    for name in [only] if only else ("ddpm", "vdu"):
         objective, params, loaders = make(name)
         fit_lib.fit(
             objective,
@@ -84,7 +84,7 @@ def main(folder, fsdp=1, mode="jit", accumulate=1, coordinator=None, **which):
             num_steps=STEPS,
             directory=Path(folder) / name,
             snapshot_steps=[STEPS],
-            save_state_every=10,
+            save_state_every=STEPS // 2,
             log_every=1,
             ema_decay=0.9,
             label=name,
