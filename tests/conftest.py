@@ -24,7 +24,7 @@ os.environ.setdefault(
 # The runs below compile the same programs again and again, in every worker; nothing is kept between
 # sessions.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    _CACHE = tempfile.TemporaryDirectory(prefix="vdu-test-xla-")
+    _CACHE = tempfile.TemporaryDirectory(prefix="vdu-test-", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     # Dozens of tests start processes, and each would compile all modules that it imports. Whoever

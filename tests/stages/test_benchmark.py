@@ -347,18 +347,24 @@ def test_processes_share_a_benchmark_and_may_be_killed(finished, small_file, tmp
     arguments = [f"--config={small_file}", f"--workdir={tmp_path}", "--config.benchmark.seeds=(4,)"]
     arguments += ["--config.benchmark.method_seeds={}", "--config.benchmark.grids={}"]
     script = f"import sys; from vdu_jax import cli; sys.exit(cli.main(['benchmark', *{arguments}]))"
-    for kills, reached in ((2, "seed-4/**/train/state/00000004"), (1, "**/unlearn/*/state/*")):
+    training, unlearning = "seed-4/train/state/00000004", "seed-4/class-8*/unlearn/*/snapshots"
+    for kills, reached in ((2, training), (1, unlearning)):
         processes = [
             subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
             for _ in range(2)
         ]
-        while not any(tmp_path.glob(reached)):
-            assert [process.poll() for process in processes] == [None, None]
-            time.sleep(0.05)
-        for process in processes[:kills]:
-            assert process.poll() is None
-            process.kill()
-        codes = [process.wait() for process in processes]
+        try:
+            while not any(tmp_path.glob(reached)):
+                assert [process.poll() for process in processes] == [None, None]
+                time.sleep(0.05)
+            for process in processes[:kills]:
+                assert process.poll() is None
+                process.kill()
+            codes = [process.wait() for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
         assert codes == [-signal.SIGKILL] * kills + [0] * (2 - kills)
     whole, cut = published(finished)["cells"], published(tmp_path)["cells"]
     for name in ("few/8/4", "original/8/4"):
