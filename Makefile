@@ -27,7 +27,7 @@ demo: $(VENV)/installed
 	@$(BIN)/vdu run --config=configs/digits.py --workdir=$(WORKDIR)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-parity: $(VENV)/installed-torch
 	$(BIN)/python -m pytest -m torch tests

@@ -1,9 +1,14 @@
 """A run small enough to be made in seconds, and shared by the tests that need one."""
 
+import fcntl
+import gc
 import importlib.metadata
 import json
 import os
+import shutil
+import sys
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # One compiler setting for all, whether JAX has started before the first command or not. Networks
@@ -19,13 +24,22 @@ os.environ.setdefault(
 # The runs below compile the same programs again and again, in every worker; nothing is kept between
 # sessions.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    _CACHE = tempfile.TemporaryDirectory(prefix="vdu-test-xla-")
+    _CACHE = tempfile.TemporaryDirectory(prefix="vdu-test-", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    # Dozens of tests start processes, and each would compile all modules that it imports. Whoever
+    # wants no bytecode beside the sources still gets none there.
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = _CACHE.name + "/bytecode"
+        sys.dont_write_bytecode = False
 
 import pytest
 
 from vdu_jax import cli
+
+# Tracing makes and drops objects by the million: at the usual thresholds a sixth of the time goes
+# into looking for cycles among them.
+gc.set_threshold(100_000, 20, 20)
 
 TINY = """
 from vdu_jax import config as vdu_config
@@ -69,6 +83,23 @@ def get_config():
 """
 
 
+# The files of minutes, the longest first.
+LONG = (
+    "stages/test_benchmark.py", "benchmarks/test_accelerator.py", "tasks/text_to_image/test_run.py",
+    "runtime/test_parallel.py", "launch/test_local.py", "stages/test_run.py",
+    "stages/test_unlearn.py", "stages/test_interop.py", "stages/test_class_conditional.py",
+    "stages/test_relearn.py", "test_bad_input.py", "test_cli.py", "test_stop.py",
+    "test_extending.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Long files come first: begun last, one would keep a worker while the others are idle."""
+    tests = Path(__file__).parent
+    places = {tests / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def config_file(tmp_path_factory):
     """A config file of a run of a few steps."""
@@ -87,9 +118,21 @@ def config(config_file):
 
 @pytest.fixture(scope="session")
 def finished_run(config_file, tmp_path_factory):
-    """A workdir in which every stage has run, through the command line. Not to be changed."""
-    workdir = tmp_path_factory.mktemp("run") / "work"
-    assert cli.main(["run", f"--config={config_file}", f"--workdir={workdir}"]) == 0
+    """A workdir in which every stage has run, through the command line. Not to be changed.
+
+    The first worker that needs it makes it, and the others copy it.
+    """
+    workdir, root = tmp_path_factory.mktemp("run") / "work", tmp_path_factory.getbasetemp()
+    made = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "made"
+    with open(made.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made / "whole").exists():
+            shutil.rmtree(made, ignore_errors=True)
+            assert cli.main(["run", f"--config={config_file}", f"--workdir={workdir}"]) == 0
+            shutil.copytree(workdir, made / "work")
+            (made / "whole").touch()
+    if not workdir.exists():
+        shutil.copytree(made / "work", workdir)
     return workdir
 
 

@@ -1,11 +1,12 @@
+import ctypes
 import importlib.util
 import os
-import platform
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -287,37 +288,27 @@ def test_what_is_not_done_is_not_said_to_be(capsys, tmp_path, finished_run, conf
     assert "vdu:" not in capsys.readouterr().err
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tells glibc")
-def test_freed_memory_is_kept_or_given_back_as_chosen():
-    code = """
-import sys
-from pathlib import Path
-import numpy as np
-from vdu_jax import cli
-cli.set_up_jax(getattr(cli, sys.argv[1]))
-
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-before = resident()
-for _ in range(2):  # by default glibc gives the first back and, having learnt, keeps the second
-    rows = [(np.ones(20_000_000, np.uint8), bytes(100_000)) for _ in range(5)]
-    assert resident() - before > 90e6
-    kept = [small for _, small in rows]
-    del rows
-    print(resident() - before)
-"""
-
-    def left(malloc, **choice):
-        ours = cli.KEEP_FREED | cli.RETURN_FREED
-        env = {k: v for k, v in os.environ.items() if k not in ours} | choice
-        command = [sys.executable, "-c", code, malloc]
-        done = subprocess.run(command, env=env, capture_output=True, check=True)
-        return [int(line) for line in done.stdout.split()]
-
-    assert min(left("KEEP_FREED")) > 90e6
-    assert left("KEEP_FREED", MALLOC_MMAP_MAX_="65536")[0] < 10e6
-    assert max(left("RETURN_FREED")) < 10e6
+@pytest.mark.parametrize(
+    ("choice", "chosen"),
+    [
+        # By the numbers of malloc.h: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD.
+        (cli.KEEP_FREED, {-8: 1, -4: 0, -1: -1}),
+        (cli.RETURN_FREED, {-8: 1, -3: 2**20}),
+    ],
+)
+def test_freed_memory_is_kept_or_given_back_as_chosen(monkeypatch, choice, chosen):
+    told = []
+    libc = types.SimpleNamespace(mallopt=lambda *given: told.append(given))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: libc)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    for name in cli.KEEP_FREED | cli.RETURN_FREED:
+        os.environ.pop(name, None)
+    cli.set_up_jax(choice)
+    assert dict(told) == chosen
+    told.clear()
+    os.environ["MALLOC_ARENA_MAX"] = "4"  # whoever sets a variable has decided
+    cli.set_up_jax(choice)
+    assert dict(told) == {k: v for k, v in chosen.items() if k != -8}
 
 
 def test_a_wrong_stage(capsys):

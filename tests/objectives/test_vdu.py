@@ -153,16 +153,6 @@ def test_any_family_holds_the_parameters_by_its_own_energy(toy, factory, anchor)
         assert loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_jit_changes_nothing(toy):
-    objective, noising, data = make(toy), toy.noising(3, 6), batch(toy)
-    state = objective.init(toy.start, {}, jax.random.key(0))
-    loss, metrics = objective.loss(toy.params, state, data, noising)
-    jitted, jitted_metrics = jax.jit(objective.loss)(toy.params, state, data, noising)
-    assert float(loss) == pytest.approx(float(jitted), rel=1e-5)
-    for name, value in metrics.items():
-        assert float(value) == pytest.approx(float(jitted_metrics[name]), rel=1e-5)
-
-
 def test_it_sees_forget_alone(toy):
     objective = make(toy)
     assert objective.sees == {"forget"}

@@ -235,17 +235,6 @@ def test_it_sees_what_its_terms_need(toy, stability, kinds):
             objective.loss(toy.params, state, without, given)
 
 
-def test_jit_changes_nothing(toy):
-    objective, given, data = make(toy), noise(toy, 3), batch(toy)
-    state = objective.init(toy.start, {}, jax.random.key(0))
-    loss, metrics = objective.loss(toy.params, state, data, given)
-    jitted, jitted_metrics = jax.jit(objective.loss)(toy.params, state, data, given)
-    assert float(loss) == pytest.approx(float(jitted), rel=1e-5)
-    assert set(metrics) == {"forget_error", "energy", "drift"}
-    for name, value in metrics.items():
-        assert float(value) == pytest.approx(float(jitted_metrics[name]), rel=1e-5)
-
-
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

@@ -1,4 +1,4 @@
-"""Twenty steps of training a U-Net and twenty of VDU on a DiT, on whatever devices there are.
+"""Six steps of training a U-Net and six of VDU on a DiT, on whatever devices there are.
 
     python parallel_job.py FOLDER [--fsdp=N] [--mode=pmap] [--accumulate=N]
                            [--coordinator=… --processes=N --process=I]
@@ -23,7 +23,7 @@ from vdu_jax.runtime import artifacts, parallel, processes
 from vdu_jax.runtime import fit as fit_lib
 
 SHAPE = (8, 8, 1)
-BATCH, STEPS = 16, 20
+BATCH, STEPS = 16, 6
 
 
 def small_network():
@@ -99,7 +99,7 @@ def main(folder, fsdp=1, mode="jit", accumulate=1, coordinator=None, **which):
             num_steps=STEPS,
             directory=Path(folder) / name,
             snapshot_steps=[STEPS],
-            save_state_every=10,
+            save_state_every=STEPS // 2,
             log_every=1,
             ema_decay=0.9,
             label=name,

@@ -340,21 +340,31 @@ def test_onto_wants_a_results_file(small_file, ensure, tmp_path, capsys):
 
 
 def test_processes_share_a_benchmark_and_may_be_killed(finished, small_file, tmp_path):
-    """Two start together and are killed; of the next two one is killed, and the other ends it."""
+    """Two start together and are killed; of the next two one is killed, and the other ends it.
+
+    The first two in the midst of training, the third in the midst of unlearning.
+    """
     arguments = [f"--config={small_file}", f"--workdir={tmp_path}", "--config.benchmark.seeds=(4,)"]
     arguments += ["--config.benchmark.method_seeds={}", "--config.benchmark.grids={}"]
     script = f"import sys; from vdu_jax import cli; sys.exit(cli.main(['benchmark', *{arguments}]))"
-    rng = np.random.default_rng(0)
-    for kills in (2, 1):
+    training, unlearning = "seed-4/train/state/00000004", "seed-4/class-8*/unlearn/*/snapshots"
+    for kills, reached in ((2, training), (1, unlearning)):
         processes = [
             subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
             for _ in range(2)
         ]
-        time.sleep(rng.uniform(12, 20))
-        for process in processes[:kills]:
-            assert process.poll() is None
-            process.kill()
-        codes = [process.wait() for process in processes]
+        try:
+            while not any(tmp_path.glob(reached)):
+                assert [process.poll() for process in processes] == [None, None]
+                time.sleep(0.05)
+            for process in processes[:kills]:
+                assert process.poll() is None
+                process.kill()
+            codes = [process.wait() for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
         assert codes == [-signal.SIGKILL] * kills + [0] * (2 - kills)
     whole, cut = published(finished)["cells"], published(tmp_path)["cells"]
     for name in ("few/8/4", "original/8/4"):
