@@ -45,6 +45,18 @@ def get_config():
     }
     grids = config.benchmark.grids
     grids["demixing"] = grids["salun"]  # learning rates
+    # Where a class's embedding alone says what to draw, these need larger steps to forget at all.
+    grids["siss"] = grids["fine_tune"] = tuple(
+        {"learning_rate": rate} for rate in (1e-4, 3e-4, 1e-3, 3e-3)
+    )
+    grids["vdu"] = tuple(
+        {"learning_rate": rate, "gamma": gamma} for rate in (1e-4, 3e-4) for gamma in (0.1, 0.5)
+    )
+    grids["vdu_extended"] = tuple(
+        {"learning_rate": rate, "function_weight": weight}
+        for rate in (3e-4, 1e-3)
+        for weight in (10.0, 30.0)
+    )
     for name in set(grids) - set(config.methods):
         del grids[name]
     return config
