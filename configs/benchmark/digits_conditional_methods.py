@@ -42,9 +42,12 @@ def get_config():
         "siss": method("siss", **steps),
         "vdu_extended": method("vdu_extended", gamma=0.01, drop_condition=0.1, **steps),
         "demixing": method("demixing", **steps),
+        "retained_score": method(
+            "retained_score", drop_condition=0.1, decay="linear", beta2=0.95, **steps
+        ),
     }
     grids = config.benchmark.grids
-    grids["demixing"] = grids["salun"]  # learning rates
+    grids["demixing"] = grids["retained_score"] = grids["salun"]  # learning rates
     # Where a class's embedding alone says what to draw, these need larger steps to forget at all.
     grids["siss"] = grids["fine_tune"] = tuple(
         {"learning_rate": rate} for rate in (1e-4, 3e-4, 1e-3, 3e-3)

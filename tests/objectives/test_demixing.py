@@ -51,7 +51,8 @@ def test_loss_by_hand(toy, weight, gamma):
         return np.asarray(params["a"], np.float64) * xt + np.asarray(params["b"], np.float64)
 
     draws = {}
-    for kind, (t, eps) in noise._asdict().items():
+    for kind in ("forget", "replay"):
+        t, eps = getattr(noise, kind)
         level = toy.levels[t][:, None, None, None]
         draws[kind] = (np.sqrt(level) * data[kind]["image"] + np.sqrt(1 - level) * eps, t, level)
     xt, t, level = draws["forget"]

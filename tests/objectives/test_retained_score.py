@@ -36,6 +36,49 @@ def test_a_model_of_the_retained_images_has_no_loss_and_that_of_all_has(toy):
         assert float(before[part]) > 1e-3
 
 
+def test_a_condition_says_which_part_an_image_is_of(toy):
+    """D_f is taught to be drawn as the rest is, replay to stay; without it kernels decide."""
+    images = jnp.asarray(toy.images(0, 10))
+    forget, rest = images[:4], images[4:]
+    batch = {
+        "forget": {"image": forget, "cond": jnp.full(4, 7.0), "negative": jnp.zeros(4)},
+        "replay": {"image": rest, "cond": jnp.full(6, 8.0), "negative": jnp.zeros(6)},
+    }
+
+    def score_fn(params, xt, t, cond=None, *, dropout_key=None):
+        return 0.5 * xt + params["shift"] + 0.01 * cond[:, None, None, None]
+
+    start = {"shift": jnp.zeros(1)}
+    trained = toy.posterior._replace(mean=start, variance=jax.tree.map(jnp.ones_like, start))
+    state = DemixingState(start, forget, rest, trained)
+
+    def metrics(drop):
+        objective = retained_score(
+            score_fn, toy.predicts, trained, 4, forget_share=SHARE, drop_condition=drop
+        )
+        noise = objective.draw(jax.random.key(0), batch)
+        found = objective.loss(start, state, batch, noise)[1]
+        return noise, float(found["corrected"]), float(found["drift"])
+
+    def expected(noising, share):
+        """Mean square of the correction, weighted as at D_f."""
+        image = forget if len(noising.t) == 4 else rest
+        xt = process.q_sample(toy.schedule, image, *noising)
+        c = empirical.correction(toy.schedule, forget, rest, share, xt, noising.t)
+        level = toy.levels[noising.t][:, None, None, None]
+        weight = np.minimum(1, (1 - level) / level) if len(image) == 4 else 1.0
+        return float((weight * np.square(c)).mean())
+
+    noise, corrected, drift = metrics(0.0)
+    assert noise.forget_dropped is None and drift == 0
+    certain = expected(noise.forget, jnp.ones(4))
+    assert corrected == pytest.approx(certain, rel=1e-4) and corrected > 0
+    noise, corrected, drift = metrics(1.0)
+    assert noise.forget_dropped.all() and noise.replay_dropped.all()
+    assert corrected == pytest.approx(expected(noise.forget, SHARE), rel=1e-4)
+    assert drift == pytest.approx(expected(noise.replay, SHARE), rel=1e-4) and drift > 0
+
+
 @pytest.mark.parametrize(("weight", "gamma"), [(0.0, 0.0), (2.0, 0.3)])
 def test_loss_by_hand(toy, weight, gamma):
     noise = DemixingNoise(toy.noising(5, 6), toy.noising(6, 9))
@@ -86,7 +129,7 @@ def test_times_lie_where_the_correction_acts():
 @pytest.mark.parametrize(
     "bad",
     [{"forget_share": 1.0}, {"reference_images": 0}, {"replay_weight": -1.0}, {"gamma": -1.0},
-     {"anchor": "x"}],
+     {"anchor": "x"}, {"drop_condition": 1.1}],
 )  # fmt: skip
 def test_settings_out_of_range(toy, bad):
     with pytest.raises(ValueError):

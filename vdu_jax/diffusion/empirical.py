@@ -42,7 +42,12 @@ def denoise(schedule: Schedule, images: jax.Array, xt: jax.Array, t: jax.Array) 
 
 
 def correction(
-    schedule: Schedule, forget: jax.Array, replay: jax.Array, share: float, xt: jax.Array, t
+    schedule: Schedule,
+    forget: jax.Array,
+    replay: jax.Array,
+    share: float | jax.Array,
+    xt: jax.Array,
+    t: jax.Array,
 ) -> jax.Array:
     """What a model of a mixture predicts too little of to be one of the retained part alone.
 
@@ -52,7 +57,8 @@ def correction(
     Args:
       forget: (N, H, W, C) in [-1, 1], images that stand for p_f.
       replay: (M, H, W, C) in [-1, 1], images that stand for p_r.
-      share: π in (0, 1), of p_f in the mixture.
+      share: π, of p_f in the mixture, in (0, 1); or (B,) in [0, 1], one for each x_t: 1 where a
+        condition says that it comes from p_f, 0 where it says that it does not.
       xt: (B, H, W, C).
       t: (B,) integers in [0, T).
     """

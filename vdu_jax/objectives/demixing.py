@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdu_jax.diffusion import empirical, process
+from vdu_jax.diffusion import empirical, guidance, process
 from vdu_jax.diffusion.parameterization import Parameterization
 from vdu_jax.objectives.vdu import anchored, check_anchor
 from vdu_jax.posterior import Posterior, energy, num_parameters
@@ -34,10 +34,18 @@ class DemixingState(NamedTuple):
 
 
 class DemixingNoise(NamedTuple):
-    """Of each image of D_f and of replay, at stratified times."""
+    """Of each image of D_f and of replay, at stratified times.
+
+    Attributes:
+      forget, replay: times and noise.
+      forget_dropped, replay_dropped: (B,) bool, which images are seen without their condition; None
+        if none is.
+    """
 
     forget: process.Noising
     replay: process.Noising
+    forget_dropped: jax.Array | None = None
+    replay_dropped: jax.Array | None = None
 
 
 def demixing(
@@ -71,9 +79,7 @@ def demixing(
       ValueError: for a setting out of range.
     """
     settings = (forget_share, reference_images, replay_weight, gamma, anchor)
-    return distil(
-        score_fn, parameterization, posterior, num_forget, settings, None, corrects_replay=False
-    )
+    return distil(score_fn, parameterization, posterior, num_forget, settings)
 
 
 def distil(
@@ -82,15 +88,19 @@ def distil(
     posterior: Posterior,
     num_forget: int,
     settings: tuple[float, int, float, float, str],
-    density: np.ndarray | None,
-    corrects_replay: bool,
+    *,
+    density: np.ndarray | None = None,
+    everywhere: bool = False,
+    drop_condition: float = 0.0,
 ) -> Objective:
     """The objective that teaches a network its own corrected prediction.
 
     Args:
       settings: forget_share, reference_images, replay_weight, gamma and anchor of `demixing`.
       density: of times; see `process.draw_noising`.
-      corrects_replay: whether the target at noised replay is ε_θ* + c, too, and not ε_θ*.
+      everywhere: whether the target is ε_θ* + c at noised replay, too, and a condition decides w
+        where there is one. If not, it is ε_θ* there, and kernels decide w at D_f.
+      drop_condition: share of the images that are seen without their condition.
 
     Raises:
       ValueError: for a setting out of range.
@@ -100,6 +110,8 @@ def distil(
         raise ValueError(
             "forget_share must lie in [0, 1), reference_images be ≥ 1, replay_weight and gamma ≥ 0"
         )
+    if not 0 <= drop_condition <= 1:
+        raise ValueError(f"drop_condition must lie in [0, 1], not {drop_condition}")
     check_anchor(anchor)
     dim = num_parameters(posterior.mean)
     schedule = parameterization.schedule
@@ -118,23 +130,39 @@ def distil(
         return DemixingState(params, forget, replay, anchored(posterior, params, anchor))
 
     def draw(key, batch):
-        keys = zip(("forget", "replay"), jax.random.split(key), strict=True)
-        return DemixingNoise(
-            *(
-                process.draw_noising(of, schedule, batch[kind]["image"], True, density)
-                for kind, of in keys
-            )
-        )
+        noisings, drops = [], []
+        for kind, of_kind in zip(("forget", "replay"), jax.random.split(key), strict=True):
+            images, dropped = batch[kind]["image"], None
+            if drop_condition > 0:
+                of_kind, drop_key = jax.random.split(of_kind)
+                dropped = jax.random.bernoulli(drop_key, drop_condition, (len(images),))
+            noisings.append(process.draw_noising(of_kind, schedule, images, True, density))
+            drops.append(dropped)
+        return DemixingNoise(*noisings, *drops)
+
+    def shares(part, dropped, certain):
+        """π of each image: a condition, where it is seen, leaves no doubt about the part."""
+        if not everywhere or "cond" not in part:
+            return forget_share
+        known = jnp.full(len(part["image"]), certain)
+        return known if dropped is None else jnp.where(dropped, forget_share, known)
 
     def loss(params, state, batch, noise):
-        parts = [
-            process.network_inputs(schedule, batch[kind], noising)
-            for kind, noising in noise._asdict().items()
-        ]
+        parts, priors = [], []
+        for kind, noising, dropped, certain in (
+            ("forget", noise.forget, noise.forget_dropped, 1.0),
+            ("replay", noise.replay, noise.replay_dropped, 0.0),
+        ):
+            part = batch[kind]
+            priors.append(shares(part, dropped, certain))
+            if dropped is not None:
+                part = guidance.drop_condition(part, dropped)
+            parts.append(process.network_inputs(schedule, part, noising))
         targets = process.predict_together(predict_eps, state.teacher, *parts)
-        for i in range(1 + corrects_replay):
+        for i in range(1 + everywhere):
+            xt, t = parts[i]["xt"], parts[i]["t"]
             targets[i] += empirical.correction(
-                schedule, state.forget, state.replay, forget_share, parts[i]["xt"], parts[i]["t"]
+                schedule, state.forget, state.replay, priors[i], xt, t
             )
         predictions = process.predict_together(predict_eps, params, *parts)
         simple = process.bcast(parameterization.simple_weights, parts[0]["xt"])

@@ -47,11 +47,16 @@ def retained_score(
     replay_weight: float = 1.5,
     gamma: float = 0.0,
     anchor: str = "pretrained",
+    drop_condition: float = 0.0,
 ) -> Objective:
     """L = E v_t ‖ε_θ − (ε_θ* + c)‖²(x_t) + λ E‖ε_θ − (ε_θ* + c)‖²(x'_t) + γ S(θ).
 
     x_t is noised D_f and x'_t noised replay, at stratified times of `time_density`. v_t, ‖·‖² and S
     are those of `demixing`.
+
+    Where images come with a condition, it says which part x_t is of: w is 1 for D_f and 0 for
+    replay, so that what is asked for with a forgotten condition is drawn as any retained image.
+    Kernels decide w for the images that are seen without it.
 
     Args:
       forget_share: π, the share of the model's samples that is forget-like, in (0, 1); 0 for the
@@ -60,6 +65,8 @@ def retained_score(
       replay_weight: λ ≥ 0.
       gamma: γ ≥ 0, weight of the stability term.
       anchor: "mean" or "pretrained", as for `vdu`.
+      drop_condition: share of the images that are seen without their condition, in [0, 1]; only for
+        networks that know a condition.
 
     Raises:
       ValueError: for a setting out of range.
@@ -67,5 +74,12 @@ def retained_score(
     settings = (forget_share, reference_images, replay_weight, gamma, anchor)
     density = time_density(parameterization.schedule.num_steps)
     return distil(
-        score_fn, parameterization, posterior, num_forget, settings, density, corrects_replay=True
+        score_fn,
+        parameterization,
+        posterior,
+        num_forget,
+        settings,
+        density=density,
+        everywhere=True,
+        drop_condition=drop_condition,
     )
