@@ -48,14 +48,6 @@ def get_config():
     # Within 1 % of the training's operations.
     frugal = dict(steps=39, snapshot_every=13, forget_batch=12, replay_batch=12, **falling)
     longer = dict(steps=100, snapshot_every=20, forget_batch=32, replay_batch=32, **falling)
-    # Some 5 and 10 % of the training's operations.
-    distilled = {
-        f"retained_score{suffix}": method(
-            "retained_score", steps=steps, snapshot_every=every, forget_batch=12, replay_batch=12,
-            **falling,
-        )
-        for suffix, steps, every in (("", 195, 39), ("_longer", 390, 78))
-    }  # fmt: skip
     config.methods = {
         "retrain": method("retrain"),
         "vdu": method("vdu", anchor="pretrained", **means, **short),
@@ -69,7 +61,15 @@ def get_config():
         "vdu_extended": method("vdu_extended", gamma=0.01, **steps),
         "demixing": method("demixing", **frugal),
         "demixing_longer": method("demixing", **longer),
-        **distilled,
+        # Some 5 % of the training's operations.
+        "retained_score": method(
+            "retained_score",
+            steps=195,
+            snapshot_every=39,
+            forget_batch=12,
+            replay_batch=12,
+            **falling,
+        ),
     }
     rates = tuple({"learning_rate": rate} for rate in (1e-5, 3e-5, 1e-4, 3e-4))
     grids = dict.fromkeys(
@@ -93,13 +93,10 @@ def get_config():
         for rate in (2e-4, 4e-4)
         for weight in (1.0, 1.5)
     )
-    grids |= dict.fromkeys(
-        distilled,
-        tuple(
-            {"learning_rate": rate, "replay_weight": weight}
-            for rate in (1.5e-4, 2.5e-4)
-            for weight in (1.0, 1.5)
-        ),
+    grids["retained_score"] = tuple(
+        {"learning_rate": rate, "replay_weight": weight}
+        for rate in (1.5e-4, 2.5e-4)
+        for weight in (1.0, 1.5)
     )
     config.benchmark.grids = grids
     return config
