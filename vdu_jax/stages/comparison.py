@@ -203,10 +203,8 @@ def is_point(row: Mapping) -> bool:
 
 def summarise(cells: Mapping, own_columns: Mapping[str, str] | None = None) -> dict:
     """method -> figure -> {mean, standard_error, count} over its cells, absent values left out."""
-    keys = [key for key, _ in columns(cells, own_columns or {}).values()] + [
-        "confidence",
-        "u_fid_all",
-    ]
+    keys = [key for key, _ in columns(cells, own_columns or {}).values()]
+    keys += ["confidence", "u_fid_all"]
     summary = {}
     for method in dict.fromkeys(_split(name)[0] for name in cells):
         rows = [row for name, row in cells.items() if _split(name)[0] == method]
@@ -344,17 +342,8 @@ def csv_text(published: Mapping) -> str:
     keys += ["images", "u_fid_bias"]
     levels = [str(level) for level in LEVELS]
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        [
-            "method",
-            "class",
-            "seed",
-            "pul_low",
-            "pul_high",
-            *keys,
-            *(f"u_fid_at_{k}" for k in levels),
-        ]
-    )
+    first = ["method", "class", "seed", "pul_low", "pul_high"]
+    writer.writerow([*first, *keys, *(f"u_fid_at_{k}" for k in levels)])
     for name, row in published["cells"].items():
         method, forget, _ = _split(name)
         row = row | {"images": image_count(method, row, _classes(forget))}
