@@ -248,7 +248,7 @@ def test_what_has_been_published_stays_as_it_is(name):
     old = artifacts.read_json(folder / "results.json")
     arguments = [f"--config={ROOT / 'configs' / 'benchmark' / name}.py", "--workdir=unused"]
     config = cli.parse(arguments, "benchmark")[0]["config"].value
-    new = comparison.results(config, old["tuned"], {}, old, old.get("columns", {}))
+    new = comparison.results(config, old["tuned"], {}, old, dict(old.get("columns", ())))
     for key in ("cells", "summary", "provenance"):
         assert json.loads(artifacts.dumps(new[key])) == old[key], key
     assert comparison.table(old) == (folder / "table.md").read_text()

@@ -126,7 +126,8 @@ def results(
         "tuned": dict(tuned),
         "cells": cells,
         "summary": summarise(cells, own_columns),
-        **({"columns": dict(own_columns)} if own_columns else {}),
+        # In pairs: the keys of a mapping are sorted in a file, and columns have an order.
+        **({"columns": [list(pair) for pair in own_columns.items()]} if own_columns else {}),
     }
 
 
@@ -241,7 +242,7 @@ def table(published: Mapping) -> str:
     def line(cells):
         lines.append("| " + " | ".join(cells) + " |")
 
-    shown = columns(published["cells"], published.get("columns", {}))
+    shown = columns(published["cells"], dict(published.get("columns", ())))
     header = ["method", "sees", "cells", *shown]
     line(header)
     line(["---"] * len(header))
@@ -337,7 +338,7 @@ def _shown(value: Mapping | None, digits: int, cells: int) -> str:
 def csv_text(published: Mapping) -> str:
     """One row a cell."""
     buffer = io.StringIO()
-    shown = columns(published["cells"], published.get("columns", {}))
+    shown = columns(published["cells"], dict(published.get("columns", ())))
     keys = [key for key, _ in shown.values()] + ["confidence", "steps", "stopped"]
     keys += ["images", "u_fid_bias"]
     levels = [str(level) for level in LEVELS]

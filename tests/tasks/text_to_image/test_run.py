@@ -457,7 +457,7 @@ def test_a_benchmark_of_targets(text_config_file, text_settings, tmp_path):
     assert set(published["cells"]) == {
         f"{m}/{t}/0" for m in ("original", "esd") for t in ("red", "blue")
     }
-    assert published["columns"]["feature"] == "feature %"
+    assert published["columns"][0] == ["feature", "feature %"]
     table = (workdir / "table.md").read_text()
     assert "by paraphrase %" in table and "| esd |" in table
     before = files(workdir / "seed-0")
