@@ -128,6 +128,7 @@ def test_keys_and_heads_are_those_of_published_files():
 
 
 def test_names_are_listed_in_words():
+    assert quality.listed([]) == ""
     assert quality.listed(["u-FID"]) == "u-FID"
     assert quality.listed(["u-FID", "KID"]) == "u-FID and KID"
     assert quality.listed(["u-FID", "KID", "recall"]) == "u-FID, KID and recall"

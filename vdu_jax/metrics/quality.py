@@ -58,8 +58,8 @@ METRICS = (
 
 
 def listed(names: Sequence[str]) -> str:
-    """ "a, b and c"."""
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    """ "a, b and c"; "" for no names."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def measured(rows: Iterable[Mapping[str, Any]]) -> list[Metric]:
