@@ -1,4 +1,4 @@
-"""The figures of the corrected score used while sampling: what distilling it can reach at best.
+"""The figures of the corrected score used while sampling, beside those of its distillation.
 
     python benchmarks/without_training.py --config=configs/benchmark/digits_methods.py
         --workdir=runs/benchmark/digits [--seeds=0,1,2] [--oracle] [--json=FILE]
