@@ -13,6 +13,7 @@ what replay and its cleaning cost.
 
 import argparse
 import functools
+import json
 from pathlib import Path
 
 import timing
@@ -69,6 +70,7 @@ def main() -> None:
 
     from vdu_jax import tasks
     from vdu_jax.metrics.quality import quality
+    from vdu_jax.runtime import artifacts
     from vdu_jax.stages import benchmark, evaluate, replay
 
     config, rows = timing.read_config(given.config, *more), {}
@@ -89,7 +91,8 @@ def main() -> None:
     table = [[name, *(f"{row[k]:.2f}" for k in KEYS)] for name, row in rows.items()]
     means = [f"{sum(row[k] for row in rows.values()) / len(rows):.2f}" for k in KEYS]
     lines = timing.rows(["class/seed", *KEYS], [*table, ["mean", *means]])
-    timing.publish({"oracle": given.oracle, "cells": rows}, lines, given.json)
+    plain = json.loads(artifacts.dumps({"oracle": given.oracle, "cells": rows}))  # no arrays
+    timing.publish(plain, lines, given.json)
 
 
 def shown(row: dict) -> str:
