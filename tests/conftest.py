@@ -120,7 +120,7 @@ def config(config_file):
 def finished_run(config_file, tmp_path_factory):
     """A workdir in which every stage has run, through the command line. Not to be changed.
 
-    The first worker that needs it makes it, and the others copy it.
+    The first worker that needs it makes it, and the others copy it and the data prepared for it.
     """
     workdir, root = tmp_path_factory.mktemp("run") / "work", tmp_path_factory.getbasetemp()
     made = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "made"
@@ -130,9 +130,11 @@ def finished_run(config_file, tmp_path_factory):
             shutil.rmtree(made, ignore_errors=True)
             assert cli.main(["run", f"--config={config_file}", f"--workdir={workdir}"]) == 0
             shutil.copytree(workdir, made / "work")
+            shutil.copytree(config_file.parent / "data", made / "data")
             (made / "whole").touch()
     if not workdir.exists():
         shutil.copytree(made / "work", workdir)
+        shutil.copytree(made / "data", config_file.parent / "data", dirs_exist_ok=True)
     return workdir
 
 
