@@ -55,14 +55,33 @@ def without_forget(
     return predict
 
 
-def drop_condition(part: Mapping[str, jax.Array], dropped: jax.Array) -> dict[str, jax.Array]:
+def draw_dropped(key: jax.Array, share: float, count: int) -> tuple[jax.Array, jax.Array | None]:
+    """A key for what else is drawn, and which of `count` images are seen without their condition.
+
+    Args:
+      share: of the images, in [0, 1].
+
+    Returns:
+      The key, and (count,) bool, or None if `share` is 0; nothing is drawn then.
+    """
+    if share <= 0:
+        return key, None
+    key, drop_key = jax.random.split(key)
+    return key, jax.random.bernoulli(drop_key, share, (count,))
+
+
+def drop_condition(
+    part: Mapping[str, jax.Array], dropped: jax.Array | None
+) -> Mapping[str, jax.Array]:
     """A part of a batch in which the `dropped` images have no condition.
 
     So one network learns both predictions that guidance needs (Ho and Salimans 2022, alg. 1).
 
     Args:
       part: "image", "cond" and "negative", the condition of an image that has none.
-      dropped: (B,) bool.
+      dropped: (B,) bool; None if none is.
     """
+    if dropped is None:
+        return part
     cond = jnp.where(process.bcast(dropped, part["cond"]), part["negative"], part["cond"])
     return dict(part) | {"cond": cond}

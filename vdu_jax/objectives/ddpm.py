@@ -47,20 +47,16 @@ def ddpm(
     predict_eps = parameterization.noise_predictor(score_fn)
 
     def draw(key, batch):
-        x0, dropped = batch[kind]["image"], None
+        x0 = batch[kind]["image"]
         noise_key, dropout_key = jax.random.split(key)
-        if drop_condition > 0:
-            noise_key, drop_key = jax.random.split(noise_key)
-            dropped = jax.random.bernoulli(drop_key, drop_condition, (len(x0),))
+        noise_key, dropped = guidance.draw_dropped(noise_key, drop_condition, len(x0))
         noising = process.draw_noising(noise_key, schedule, x0)
         dropout_keys = jax.random.split(dropout_key, len(x0)) if dropout else None
         return DDPMNoise(noising, dropped, dropout_keys)
 
     def loss(params, state, batch, noise):
         del state
-        part, noising = batch[kind], noise.noising
-        if noise.dropped is not None:
-            part = guidance.drop_condition(part, noise.dropped)
+        part, noising = guidance.drop_condition(batch[kind], noise.dropped), noise.noising
         error = process.eps_error(
             process.bind_condition(predict_eps, part),
             params,

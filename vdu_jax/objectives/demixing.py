@@ -78,8 +78,17 @@ def demixing(
     Raises:
       ValueError: for a setting out of range.
     """
-    settings = (forget_share, reference_images, replay_weight, gamma, anchor)
-    return distil(score_fn, parameterization, posterior, num_forget, settings)
+    return distil(
+        score_fn,
+        parameterization,
+        posterior,
+        num_forget,
+        forget_share=forget_share,
+        reference_images=reference_images,
+        replay_weight=replay_weight,
+        gamma=gamma,
+        anchor=anchor,
+    )
 
 
 def distil(
@@ -87,8 +96,12 @@ def distil(
     parameterization: Parameterization,
     posterior: Posterior,
     num_forget: int,
-    settings: tuple[float, int, float, float, str],
     *,
+    forget_share: float,
+    reference_images: int,
+    replay_weight: float,
+    gamma: float,
+    anchor: str,
     density: np.ndarray | None = None,
     everywhere: bool = False,
     drop_condition: float = 0.0,
@@ -96,7 +109,7 @@ def distil(
     """The objective that teaches a network its own corrected prediction.
 
     Args:
-      settings: forget_share, reference_images, replay_weight, gamma and anchor of `demixing`.
+      forget_share, reference_images, replay_weight, gamma, anchor: as for `demixing`.
       density: of times; see `process.draw_noising`.
       everywhere: whether the target is ε_θ* + c at noised replay, too, and a condition decides w
         where there is one. If not, it is ε_θ* there, and kernels decide w at D_f.
@@ -105,7 +118,6 @@ def distil(
     Raises:
       ValueError: for a setting out of range.
     """
-    forget_share, reference_images, replay_weight, gamma, anchor = settings
     if not 0 <= forget_share < 1 or reference_images < 1 or replay_weight < 0 or gamma < 0:
         raise ValueError(
             "forget_share must lie in [0, 1), reference_images be ≥ 1, replay_weight and gamma ≥ 0"
@@ -132,10 +144,8 @@ def distil(
     def draw(key, batch):
         noisings, drops = [], []
         for kind, of_kind in zip(("forget", "replay"), jax.random.split(key), strict=True):
-            images, dropped = batch[kind]["image"], None
-            if drop_condition > 0:
-                of_kind, drop_key = jax.random.split(of_kind)
-                dropped = jax.random.bernoulli(drop_key, drop_condition, (len(images),))
+            images = batch[kind]["image"]
+            of_kind, dropped = guidance.draw_dropped(of_kind, drop_condition, len(images))
             noisings.append(process.draw_noising(of_kind, schedule, images, True, density))
             drops.append(dropped)
         return DemixingNoise(*noisings, *drops)
@@ -153,13 +163,12 @@ def distil(
             ("forget", noise.forget, noise.forget_dropped, 1.0),
             ("replay", noise.replay, noise.replay_dropped, 0.0),
         ):
-            part = batch[kind]
-            priors.append(shares(part, dropped, certain))
-            if dropped is not None:
-                part = guidance.drop_condition(part, dropped)
+            priors.append(shares(batch[kind], dropped, certain))
+            part = guidance.drop_condition(batch[kind], dropped)
             parts.append(process.network_inputs(schedule, part, noising))
         targets = process.predict_together(predict_eps, state.teacher, *parts)
-        for i in range(1 + everywhere):
+        corrected_parts = range(2) if everywhere else range(1)  # D_f alone, or replay, too
+        for i in corrected_parts:
             xt, t = parts[i]["xt"], parts[i]["t"]
             targets[i] += empirical.correction(
                 schedule, state.forget, state.replay, priors[i], xt, t

@@ -71,14 +71,17 @@ def retained_score(
     Raises:
       ValueError: for a setting out of range.
     """
-    settings = (forget_share, reference_images, replay_weight, gamma, anchor)
     density = time_density(parameterization.schedule.num_steps)
     return distil(
         score_fn,
         parameterization,
         posterior,
         num_forget,
-        settings,
+        forget_share=forget_share,
+        reference_images=reference_images,
+        replay_weight=replay_weight,
+        gamma=gamma,
+        anchor=anchor,
         density=density,
         everywhere=True,
         drop_condition=drop_condition,

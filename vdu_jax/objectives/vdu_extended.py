@@ -116,9 +116,7 @@ def vdu_extended(
         replay = dropped = other_cond = None
         if use_function:
             images = batch["replay"]["image"]
-            if drop_condition > 0:
-                replay_key, drop_key = jax.random.split(replay_key)
-                dropped = jax.random.bernoulli(drop_key, drop_condition, (len(images),))
+            replay_key, dropped = guidance.draw_dropped(replay_key, drop_condition, len(images))
             replay = process.draw_noising(replay_key, schedule, images)
         if plasticity == "mismatched":
             others = batch["replay"]["cond"]
@@ -129,9 +127,7 @@ def vdu_extended(
         x0, noising, again = batch["forget"]["image"], noise.forget, noise.replay
         parts = [process.network_inputs(schedule, batch["forget"], noising)]
         if use_function:
-            part = batch["replay"]
-            if noise.dropped is not None:
-                part = guidance.drop_condition(part, noise.dropped)
+            part = guidance.drop_condition(batch["replay"], noise.dropped)
             parts.append(process.network_inputs(schedule, part, again))
         predictions = process.predict_together(predict_eps, params, *parts)
         error = jnp.square(predictions[0] - noising.eps).mean(tuple(range(1, x0.ndim)))
