@@ -23,17 +23,15 @@ KEYS = ("pul", "u_fid", "u_fid_at_shares")
 
 def reference_images(task, replay, oracle: bool):
     """(images of D_f, images of the retained part, share of D_f), in [-1, 1]."""
-    import numpy as np
-
     from vdu_jax import data
 
     split, whole = task.forget_retain, task.open_split("train")
-    forget = whole.subset(split.forget).read()[0]
-    retained = whole.subset(split.retain).read()[0] if oracle else None
-    share = len(split.forget) / len(whole) if oracle else replay.forget_like.mean()
-    if not oracle:
-        retained = replay.images[~replay.forget_like]
-    return *map(data.to_model_range, (forget, retained)), float(np.asarray(share))
+    forget, _ = whole.subset(split.forget).read()
+    if oracle:
+        retained, share = whole.subset(split.retain).read()[0], len(forget) / len(whole)
+    else:
+        retained, share = replay.images[~replay.forget_like], float(replay.forget_like.mean())
+    return data.to_model_range(forget), data.to_model_range(retained), share
 
 
 def draw(task, replay, oracle: bool):

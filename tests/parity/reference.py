@@ -124,9 +124,8 @@ def dit_gradients(config):
     net, size = dit(config), config["size"]
     x0 = inputs.images(62, len(inputs.LABELS), size, size, config["channels"])
     t, eps = noising(inputs.training_noising(x0.shape))
-    level = scheduler(diffusers.DDPMScheduler).alphas_cumprod[t][:, None, None, None]
-    xt = level.sqrt() * as_torch(x0) + (1 - level).sqrt() * eps
-    ((net(xt, t, torch.from_numpy(inputs.LABELS)).sample - eps) ** 2).mean().backward()
+    labelled = functools.partial(net, class_labels=torch.from_numpy(inputs.LABELS))
+    weighted_errors(labelled, as_torch(x0), t, eps, "simple").mean().backward()
     summed = {}
     for name, gradient in gradient_tensors(net).items():
         summed[once(name)] = summed.get(once(name), 0) + gradient

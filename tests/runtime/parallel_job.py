@@ -33,21 +33,23 @@ def small_network():
         dropout=0.2,
     )  # fmt: skip
 
-    @jax.jit
-    def start(key):
-        # The last layer starts at 0, and no gradient would reach what is before it.
-        return jax.tree.map(lambda p: p + 0.02, network.init_params(net, key, SHAPE))
-
-    return network.make_score_fn(net), start(jax.random.key(3))
+    return with_params(net)
 
 
 def small_transformer():
     """A noise predictor of patches, and its parameters."""
     net = dit.DiT(1, patch_size=2, hidden_size=16, depth=2, num_heads=2)
 
+    return with_params(net)
+
+
+def with_params(net):
+    """A network's noise predictor and its parameters."""
+
     @jax.jit
     def start(key):
-        # Gates and the last layer start at 0, and no gradient would reach what is before them.
+        # The last layer starts at 0, as do a transformer's gates, and no gradient would reach what
+        # is before them.
         return jax.tree.map(lambda p: p + 0.02, network.init_params(net, key, SHAPE))
 
     return network.make_score_fn(net), start(jax.random.key(3))

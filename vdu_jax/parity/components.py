@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 
 from vdu_jax import objectives, posterior, training
 from vdu_jax.diffusion import guidance, parameterization, process, samplers
@@ -93,9 +94,14 @@ def read_network(config: Mapping, precision: str) -> Network:
     """Our network of a diffusers' `config.json`, with the parameters of `inputs.tensors`."""
     settings, image_shape = unet2d.read_config(config, "parity")
     net = unet.from_settings(settings | {"dtype": PRECISIONS[precision].dtype}, image_shape[-1])
+    return with_tensors(net, image_shape)
+
+
+def with_tensors(net: nn.Module, image_shape: tuple[int, int, int], seed: int = 0) -> Network:
+    """A network with the parameters of `inputs.tensors`."""
     like = jax.eval_shape(lambda: network.init_params(net, jax.random.key(0), image_shape))
-    shapes = layout.pytorch_shapes(like, unet2d.tensor_name)
-    params = unet2d.to_params(inputs.tensors(shapes), like, "parity")
+    tensors = inputs.tensors(layout.pytorch_shapes(like, unet2d.tensor_name), seed)
+    params = unet2d.to_params(tensors, like, "parity")
     return Network(network.make_score_fn(net), params, image_shape)
 
 
@@ -108,8 +114,12 @@ def predicted_noise():
 
 
 def forward(config: Mapping, precision: str) -> dict:
-    net = read_network(config, precision)
-    xt = inputs.normal(1, len(inputs.TIMES), *net.image_shape)
+    return output(read_network(config, precision), config, seed=1)
+
+
+def output(net: Network, config: Mapping, seed: int) -> dict:
+    """A network's output at noise of a seed, and with labels if it knows classes."""
+    xt = inputs.normal(seed, len(inputs.TIMES), *net.image_shape)
     labels = inputs.LABELS if config.get("num_class_embeds") else None
     return {"eps": jax.jit(net.score_fn)(net.params, xt, inputs.TIMES, labels)}
 
@@ -118,19 +128,12 @@ def read_dit(config: Mapping, precision: str) -> Network:
     """Our network of `inputs.DITS`, with the parameters of `inputs.tensors`."""
     settings = dit.ARCHITECTURE.settings | {"dtype": PRECISIONS[precision].dtype} | dict(config)
     image_shape = (settings.pop("size"),) * 2 + (settings.pop("channels"),)
-    net = dit.from_settings(settings, image_shape[-1])
-    like = jax.eval_shape(lambda: network.init_params(net, jax.random.key(0), image_shape))
-    tensors = inputs.tensors(layout.pytorch_shapes(like, unet2d.tensor_name), seed=60)
-    params = unet2d.to_params(tensors, like, "parity")
-    return Network(network.make_score_fn(net), params, image_shape)
+    return with_tensors(dit.from_settings(settings, image_shape[-1]), image_shape, seed=60)
 
 
 def dit_noise(config: Mapping, precision: str) -> dict:
     """The output of a DiT."""
-    net = read_dit(config, precision)
-    xt = inputs.normal(61, len(inputs.TIMES), *net.image_shape)
-    labels = inputs.LABELS if config.get("num_class_embeds") else None
-    return {"eps": jax.jit(net.score_fn)(net.params, xt, inputs.TIMES, labels)}
+    return output(read_dit(config, precision), config, seed=61)
 
 
 def dit_gradients(config: Mapping, precision: str) -> dict:
