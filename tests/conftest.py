@@ -12,15 +12,17 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # One compiler setting for all, whether JAX has started before the first command or not. Networks
-# this small take far longer to compile than to run: without LLVM's optimisations and the emitters
-# of fused loops a third of the time. jaxlib 0.10 alone has the second flag, and an unknown one ends
-# the process.
+# this small take far longer to compile than to run: without LLVM's optimisations, the emitters of
+# fused loops and several modules for one program, half of the time. jaxlib 0.10 alone gains by the
+# last two, and an unknown flag ends the process.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0"
-    + " --xla_cpu_use_fusion_emitters=false"
+    + " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     * importlib.metadata.version("jaxlib").startswith("0.10."),
 )
+# Nor does each operation of a program keep the lines of Python that it comes from.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 # The runs below compile the same programs again and again, in every worker; nothing is kept between
 # sessions.
 if "PYTEST_XDIST_WORKER" not in os.environ:
@@ -50,10 +52,7 @@ def get_config():
     # A network of 12 steps draws noise; the classifier puts it into one of these nine for sure.
     config.forget.classes = (0, 1, 2, 3, 4, 5, 6, 7, 8)
     config.forget.limit = 150
-    config.model.block_out_channels = (8,)
-    config.model.attention_levels = ()  # the one in the middle remains
-    config.model.layers_per_block = 1
-    config.model.num_groups = 4
+    config.model = vdu_config.model({model})
     config.diffusion.num_steps = 50
     config.train.steps = 12
     config.train.batch_size = 16
@@ -82,6 +81,9 @@ def get_config():
     return config
 """
 
+# What is not about one of them has the transformer, traced and compiled in half the time.
+TRANSFORMER = "'dit', patch_size=2, hidden_size=16, depth=1, num_heads=2"
+UNET = "'unet', block_out_channels=(8,), attention_levels=(), layers_per_block=1, num_groups=4"
 
 # The files of minutes, the longest first.
 LONG = (
@@ -100,35 +102,52 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: places.get(item.path, len(LONG)))
 
 
-@pytest.fixture(scope="session")
-def config_file(tmp_path_factory):
-    """A config file of a run of a few steps."""
-    root = tmp_path_factory.mktemp("config")
-    path = root / "tiny.py"
-    path.write_text(TINY.format(data_dir=str(root / "data")))
-    return path
-
-
-@pytest.fixture
-def config(config_file):
-    """That config, free to change."""
+def parse(config_file):
+    """The config of a file, free to change."""
     values, _ = cli.parse([f"--config={config_file}", "--workdir=unused"])
     return values["config"].value
 
 
 @pytest.fixture(scope="session")
-def finished_run(config_file, tmp_path_factory):
-    """A workdir in which every stage has run, through the command line. Not to be changed.
+def config_file(tmp_path_factory):
+    """A config file of a run of a few steps."""
+    root = tmp_path_factory.mktemp("config")
+    path = root / "tiny.py"
+    path.write_text(TINY.format(data_dir=str(root / "data"), model=TRANSFORMER))
+    return path
+
+
+@pytest.fixture(scope="session")
+def unet_file(config_file):
+    """The same run's with a U-Net."""
+    path = config_file.with_name("tiny_unet.py")
+    path.write_text(TINY.format(data_dir=str(config_file.parent / "data"), model=UNET))
+    return path
+
+
+@pytest.fixture
+def config(config_file):
+    return parse(config_file)
+
+
+@pytest.fixture
+def unet_config(unet_file):
+    return parse(unet_file)
+
+
+def make_once(name, config_file, tmp_path_factory, commands=("run",)):
+    """The workdir after these commands. Not to be changed.
 
     The first worker that needs it makes it, and the others copy it and the data prepared for it.
     """
-    workdir, root = tmp_path_factory.mktemp("run") / "work", tmp_path_factory.getbasetemp()
-    made = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "made"
+    workdir, root = tmp_path_factory.mktemp(name) / "work", tmp_path_factory.getbasetemp()
+    made = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / f"made-{name}"
     with open(made.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (made / "whole").exists():
             shutil.rmtree(made, ignore_errors=True)
-            assert cli.main(["run", f"--config={config_file}", f"--workdir={workdir}"]) == 0
+            for command in commands:
+                assert cli.main([command, f"--config={config_file}", f"--workdir={workdir}"]) == 0
             shutil.copytree(workdir, made / "work")
             shutil.copytree(config_file.parent / "data", made / "data")
             (made / "whole").touch()
@@ -136,6 +155,19 @@ def finished_run(config_file, tmp_path_factory):
         shutil.copytree(made / "work", workdir)
         shutil.copytree(made / "data", config_file.parent / "data", dirs_exist_ok=True)
     return workdir
+
+
+@pytest.fixture(scope="session")
+def finished_run(config_file, tmp_path_factory):
+    """A workdir in which every stage has run, through the command line. Not to be changed."""
+    return make_once("run", config_file, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def unet_run(unet_file, tmp_path_factory):
+    """A workdir with a trained U-Net, and unlearned ones. Not to be changed."""
+    stages = ("train", "posterior", "replay", "unlearn")
+    return make_once("unet", unet_file, tmp_path_factory, stages)
 
 
 @pytest.fixture

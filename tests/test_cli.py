@@ -141,7 +141,7 @@ def test_flags_that_cannot_be_meant(capsys, argv, said):
         ("plan", ["--config.methods.plain.gamma=0"], "mean --config.methods.plain.params.gamma?"),
         ("plan", ["--config.methods[0].steps=0"], "section methods has no '0'"),
         ("plan", ["--config.methods[(=0"], "is no key"),
-        ("plan", ["--config.model.mid_attention=maybe"], "must be True or False"),
+        ("plan", ["--config.parallel.remat=maybe"], "must be True or False"),
         ("plan", ["--config.methods=3"], "--config.methods=3: must be a section"),
     ],
 )
@@ -173,26 +173,26 @@ def read(command, *words):
         ("export", ["--workdir", "w", "--model", "plain"]),
     ],
 )
-def test_a_value_may_follow_after_a_space(config_file, command, words):
+def test_a_value_may_follow_after_a_space(unet_file, command, words):
     where = [] if command != "export" else ["out"]
     pairs = zip(words[::2], words[1::2], strict=True)
     with_equals = [f"{name}={value}" for name, value in pairs]
-    expected = read(command, *where, f"--config={config_file}", *with_equals)
-    assert read(command, "--config", config_file, *words, *where) == expected
-    assert read(command, *words, "--config", config_file, *where) == expected
-    assert read(command, *words, "-config", config_file, "--", *where) == expected
+    expected = read(command, *where, f"--config={unet_file}", *with_equals)
+    assert read(command, "--config", unet_file, *words, *where) == expected
+    assert read(command, *words, "--config", unet_file, *where) == expected
+    assert read(command, *words, "-config", unet_file, "--", *where) == expected
 
 
-def test_switches_stand_alone_or_with_a_value(config_file):
+def test_switches_stand_alone_or_with_a_value(unet_file):
     def switches(*words):
-        found, config, _ = read("train", f"--config={config_file}", "--workdir=w", *words)
+        found, config, _ = read("train", f"--config={unet_file}", "--workdir=w", *words)
         return found["overwrite"], config["model"]["mid_attention"], config["parallel"]["remat"]
 
     assert switches() == (False, True, False)
     changed = ("--overwrite", "--noconfig.model.mid_attention", "--config.parallel.remat")
     assert switches(*changed) == (True, False, True)
     assert switches("--nooverwrite", "--config.parallel.remat=1") == (False, True, True)
-    where = [f"--config={config_file}", "--workdir=w", "--overwrite", "--config.parallel.remat"]
+    where = [f"--config={unet_file}", "--workdir=w", "--overwrite", "--config.parallel.remat"]
     found, config, positional = read("export", *where, "out")  # no switch takes it for its value
     assert positional == ["out"] and found["overwrite"] and config["parallel"]["remat"]
 
@@ -557,7 +557,7 @@ def test_a_workdir_that_cannot_be_written(capsys, tmp_path, config_file):
 def test_missing_and_truncated_originals(capsys, tmp_path, config_file):
     common = ["train", f"--config={config_file}", f"--workdir={tmp_path / 'w'}"]
     common += ["--config.data.name=mnist", f"--config.data.dir={tmp_path / 'data'}"]
-    common += ["--config.model.block_out_channels=(8,16)"]
+    common += ["--config.model.patch_size=4"]
     missing = tmp_path / "nowhere"
     assert str(missing) in fails(capsys, *common, f"--config.data.manual_dir={missing}")
     manual = tmp_path / "manual"
@@ -576,8 +576,8 @@ def test_another_network_or_config_leaves_the_run_as_it_was(capsys, finished_run
     assert "train.steps = 12, the config now says 15" in line
     line = fails(capsys, "replay", *common, "--config.replay.images=130")
     assert "replay.images = 120" in line
-    line = fails(capsys, "sample", *common, "--config.model.layers_per_block=2", "--overwrite")
-    assert "model.layers_per_block = 1, the config now says 2" in line
+    line = fails(capsys, "sample", *common, "--config.model.depth=2", "--overwrite")
+    assert "model.depth = 1, the config now says 2" in line
     assert {p: p.read_bytes() for p in finished_run.rglob("*.json")} == before
 
 

@@ -191,6 +191,7 @@ def test_its_config_is_valid_and_planned(squares):
     exec(BLOCKS["configs/squares.py"], names)
     config = names["get_config"]()
     vdu_config.validate(config)
+    config.model = vdu_config.model("dit", patch_size=2, hidden_size=16, depth=1, num_heads=2)
     assert plan.make(config, 1)["parameters"] > 0
     config.forget.classes = (2,)
     with pytest.raises(UserError, match=r"forget.classes = \(2,\)"):

@@ -76,11 +76,11 @@ def test_a_workdir_in_use_is_refused(config_file, tmp_path, capsys, command, mod
 
 
 @pytest.fixture(scope="module")
-def model_folder(finished_run, config_file, tmp_path_factory):
+def model_folder(unet_run, unet_file, tmp_path_factory):
     """A diffusers folder; it is made while another process works in the workdir."""
     folder = tmp_path_factory.mktemp("exported") / "model"
-    with artifacts.claim(finished_run):
-        flags = [f"--config={config_file}", f"--workdir={finished_run}"]
+    with artifacts.claim(unet_run):
+        flags = [f"--config={unet_file}", f"--workdir={unet_run}"]
         assert cli.main(["export", str(folder), *flags]) == 0
     return folder
 

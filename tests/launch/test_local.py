@@ -14,7 +14,7 @@ import pytest
 from vdu_jax import cli
 
 LAUNCH = Path(__file__).parents[2] / "launch" / "local.py"
-STEPS = 24
+STEPS = 60
 
 
 def start(stage, config_file, workdir, *flags, devices=1):
@@ -60,12 +60,6 @@ def part_of(process):
         time.sleep(0.1)
 
 
-def wait_for(path, process):
-    while not path.exists():
-        assert process.poll() is None, end(process)
-        time.sleep(0.05)
-
-
 def losses(workdir):
     lines = (workdir / "train" / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["loss"] for line in lines]
@@ -78,34 +72,37 @@ def undisturbed(config_file, tmp_path_factory):
     return losses(workdir)
 
 
-def test_a_signal_to_one_stops_both_and_one_process_goes_on(config_file, tmp_path, undisturbed):
-    process = train(config_file, tmp_path)
-    wait_for(tmp_path / "train" / "state" / "00000004", process)
-    os.kill(part_of(process)[1], signal.SIGTERM)
+def stop(config_file, workdir, which, number):
+    """Two processes until a state is saved that was not there; then a signal to one of them."""
+
+    def saved():
+        return {int(state.name) for state in (workdir / "train" / "state").glob("[0-9]" * 8)}
+
+    before = saved()
+    process = train(config_file, workdir)
+    pids = part_of(process)
+    while not saved() - before:
+        assert process.poll() is None, end(process)
+        time.sleep(0.02)
+    os.kill(pids[which], number)
     code, _, err = end(process)
-    assert code == 128 + signal.SIGTERM
+    assert code == 128 + number and "Traceback" not in err
+    assert max(saved()) < STEPS, "the signal came too late"
+    return err, max(saved())
+
+
+def test_whatever_stops_one_ends_both_and_what_is_saved_goes_on(config_file, tmp_path, undisturbed):
+    """A signal, then the loss of the second and of the first; one process makes the last steps."""
+    err, done = stop(config_file, tmp_path, 1, signal.SIGTERM)
     assert err.count("state saved; the same command continues") == 1
-    done = max(int(p.name) for p in (tmp_path / "train" / "state").iterdir() if p.is_dir())
-    assert 4 < done < STEPS
+    for lost in (1, 0):
+        err, after = stop(config_file, tmp_path, lost, signal.SIGKILL)
+        assert after > done
+        assert f"local.py: process {lost} was ended by SIGKILL" in err
+        (line,) = (line for line in err.splitlines() if line.startswith("vdu:"))
+        assert "was lost" in line and "start all again: the same command continues" in line
+        done = after
     assert train_alone(config_file, tmp_path) == 0
-    assert losses(tmp_path) == pytest.approx(undisturbed, rel=1e-5)
-
-
-@pytest.mark.parametrize("lost", [0, 1])
-def test_a_lost_process_ends_the_other_and_nothing_saved_is_lost(
-    config_file, tmp_path, undisturbed, lost
-):
-    process = train(config_file, tmp_path)
-    wait_for(tmp_path / "train" / "state" / "00000008", process)
-    os.kill(part_of(process)[lost], signal.SIGKILL)
-    code, _, err = end(process)
-    assert code == 128 + signal.SIGKILL
-    assert f"local.py: process {lost} was ended by SIGKILL" in err
-    (line,) = (line for line in err.splitlines() if line.startswith("vdu:"))
-    assert "was lost" in line and "start all again: the same command continues" in line
-    assert "Traceback" not in err
-    code, _, err = end(train(config_file, tmp_path))
-    assert code == 0, err
     assert losses(tmp_path) == pytest.approx(undisturbed, rel=1e-5)
 
 

@@ -1,10 +1,9 @@
 """Six steps of training a U-Net and six of VDU on a DiT, on whatever devices there are.
 
-    python parallel_job.py FOLDER [--fsdp=N] [--mode=pmap] [--accumulate=N]
-                           [--coordinator=… --processes=N --process=I]
+    python parallel_job.py FOLDER [LAYOUT …] [--coordinator=… --processes=N --process=I]
 
-Writes FOLDER/bytes.json, FOLDER/draw.txt (the compiled program that draws VDU's noise) and, through
-`fit`, FOLDER/ddpm and FOLDER/vdu.
+For each of these `LAYOUTS`, or "jit", FOLDER/LAYOUT gets bytes.json, draw.txt (the compiled program
+that draws VDU's noise) and, through `fit`, ddpm and vdu.
 """
 
 import sys
@@ -24,6 +23,11 @@ from vdu_jax.runtime import fit as fit_lib
 
 SHAPE = (8, 8, 1)
 BATCH, STEPS = 16, 6
+LAYOUTS = {
+    "jit": parallel.Layout(),
+    "fsdp": parallel.Layout(fsdp=8),
+    "pmap": parallel.Layout(mode="pmap"),
+}
 
 
 def small_network():
@@ -38,7 +42,7 @@ def small_network():
 
 def small_transformer():
     """A noise predictor of patches, and its parameters."""
-    net = dit.DiT(1, patch_size=2, hidden_size=16, depth=2, num_heads=2)
+    net = dit.DiT(1, patch_size=2, hidden_size=16, depth=1, num_heads=2)
 
     return with_params(net)
 
@@ -86,9 +90,8 @@ def make(name, make_network=None):
     return objective, params, loaders
 
 
-def main(folder, fsdp=1, mode="jit", accumulate=1, coordinator=None, **which):
-    if coordinator:
-        processes.connect(coordinator, which["processes"], which["process"])
+def run(folder, layout):
+    """All that is written of a layout."""
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
     for name in ("ddpm", "vdu"):
         objective, params, loaders = make(name)
@@ -99,31 +102,39 @@ def main(folder, fsdp=1, mode="jit", accumulate=1, coordinator=None, **which):
             optimizer,
             key=jax.random.key(1),
             num_steps=STEPS,
-            directory=Path(folder) / name,
+            directory=folder / name,
             snapshot_steps=[STEPS],
             save_state_every=STEPS // 2,
             log_every=1,
             ema_decay=0.9,
             label=name,
-            layout=parallel.Layout(fsdp, mode, accumulate),
+            layout=layout,
         )
-    mesh = parallel.make_mesh(fsdp)
+    mesh = parallel.make_mesh(layout.fsdp)
     state = parallel.place(training.init_state(params, optimizer, 0.9), mesh)
     held = {
         "bytes": parallel.bytes_per_device(state),
         "whole": parallel.total_bytes(state),
         "devices": jax.device_count(),
     }
-    artifacts.write_json(Path(folder) / "bytes.json", held)
+    artifacts.write_json(folder / "bytes.json", held)
     batch = {kind: {"image": next(loader)["image"]} for kind, loader in loaders.items()}
     batch = parallel.shard_batch(batch, mesh)
     draw = jax.jit(parallel.shard_draw(objective.draw, mesh))
     program = draw.lower(jax.random.key(1), batch).compile().as_text()
-    processes.from_leader((Path(folder) / "draw.txt").write_text, program)
+    processes.from_leader((folder / "draw.txt").write_text, program)
+
+
+def main(folder, *arguments):
+    names = [name for name in arguments if name in LAYOUTS]
+    which = dict(a.removeprefix("--").split("=") for a in arguments if a not in LAYOUTS)
+    if which:
+        coordinator, *numbers = (which[name] for name in ("coordinator", "processes", "process"))
+        processes.connect(coordinator, *map(int, numbers))
+    for name in names or ["jit"]:
+        run(Path(folder) / name, LAYOUTS[name])
     processes.leave(failed=False)
 
 
 if __name__ == "__main__":
-    folder, *flags = sys.argv[1:]
-    values = dict(flag.removeprefix("--").split("=") for flag in flags)
-    main(folder, **{k: int(v) if v.isdigit() else v for k, v in values.items()})
+    main(*sys.argv[1:])

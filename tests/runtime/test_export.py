@@ -28,7 +28,8 @@ def platform(request):
 
 
 @pytest.fixture
-def config(config):
+def config(unet_config):
+    config = unet_config
     config.model.attention_levels = (0,)
     config.model.dropout = 0.1
     config.model.dtype = "bfloat16"

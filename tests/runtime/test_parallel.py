@@ -26,13 +26,13 @@ JOB = Path(parallel_job.__file__)
 # Eight devices on busy cores: one may wait for another longer than XLA allows by default.
 WAIT = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 LAUNCH = JOB.parents[2] / "launch" / "local.py"
-LAYOUTS = {"jit": [], "fsdp": ["--fsdp=8"], "pmap": ["--mode=pmap"]}
+LAYOUTS = parallel_job.LAYOUTS
 
 
-def run_job(folder, devices, flags=(), processes=1):
+def run_job(folder, devices, layouts=(), processes=1):
     env = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {WAIT}", "JAX_PLATFORMS": "cpu"}
     env["JAX_NUM_CPU_DEVICES"] = str(devices)
-    command = [sys.executable, str(JOB), str(folder), *flags]
+    command = [sys.executable, str(JOB), str(folder), *layouts]
     if processes > 1:
         spread = [f"--processes={processes}", f"--devices={devices}"]
         command = [sys.executable, str(LAUNCH), *spread, "--", *command]
@@ -57,20 +57,28 @@ def assert_equal(found, expected):
 
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("one") / "job"
+    folder = tmp_path_factory.mktemp("one")
     run_job(folder, 1)
-    return {name: result(folder / name) for name in ("ddpm", "vdu")}
+    return {name: result(folder / "jit" / name) for name in ("ddpm", "vdu")}
+
+
+@pytest.fixture(scope="module")
+def eight_devices(tmp_path_factory):
+    """Of one process, in every layout."""
+    folder = tmp_path_factory.mktemp("eight")
+    run_job(folder, 8, LAYOUTS)
+    return folder
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_layout_changes_nothing(tmp_path, one_device, layout):
-    run_job(tmp_path / "many", 8, LAYOUTS[layout])
+def test_a_layout_changes_nothing(eight_devices, one_device, layout):
+    folder = eight_devices / layout
     for name, expected in one_device.items():
-        assert_equal(result(tmp_path / "many" / name), expected)
-    held = json.loads((tmp_path / "many" / "bytes.json").read_text())
+        assert_equal(result(folder / name), expected)
+    held = json.loads((folder / "bytes.json").read_text())
     assert held["devices"] == 8
     # Each device draws the noise of its own 2 of 16 images.
-    program = (tmp_path / "many" / "draw.txt").read_text()
+    program = (folder / "draw.txt").read_text()
     assert "f32[2,8,8,1]" in program and "[16" not in program
     assert not re.search("all-gather|all-to-all|all-reduce|collective-permute", program)
     if layout == "fsdp":
@@ -78,16 +86,17 @@ def test_a_layout_changes_nothing(tmp_path, one_device, layout):
 
 
 def test_what_two_processes_began_one_device_ends(tmp_path, one_device):
-    folder, last = tmp_path / "two", f"{parallel_job.STEPS:08d}"
-    run_job(folder, 4, ["--fsdp=8"], processes=2)
-    assert json.loads((folder / "bytes.json").read_text())["devices"] == 8
+    last = f"{parallel_job.STEPS:08d}"
+    run_job(tmp_path, 4, ["fsdp"], processes=2)
+    assert json.loads((tmp_path / "fsdp" / "bytes.json").read_text())["devices"] == 8
     for name, expected in one_device.items():
-        assert_equal(result(folder / name), expected)
+        assert_equal(result(tmp_path / "fsdp" / name), expected)
         for kind in ("state", "snapshots"):  # back to what they had saved half-way
-            shutil.rmtree(folder / name / kind / last)
-    run_job(folder, 1)
+            shutil.rmtree(tmp_path / "fsdp" / name / kind / last)
+    (tmp_path / "fsdp").rename(tmp_path / "jit")
+    run_job(tmp_path, 1)
     for name, expected in one_device.items():
-        assert_equal(result(folder / name), expected)
+        assert_equal(result(tmp_path / "jit" / name), expected)
 
 
 def affine():

@@ -39,14 +39,14 @@ def refused(capsys, *argv):
     return line
 
 
-def export(finished_run, config_file, directory, *flags):
-    common = [f"--config={config_file}", f"--workdir={finished_run}"]
+def export(unet_run, unet_file, directory, *flags):
+    common = [f"--config={unet_file}", f"--workdir={unet_run}"]
     assert cli.main(["export", str(directory), *common, *flags]) == 0
     return folder.read(directory)
 
 
 @pytest.fixture(scope="module")
-def exported(finished_run, config_file, tmp_path_factory):
+def exported(unet_run, unet_file, tmp_path_factory):
     """The run's original (moving average and raw) and unlearned model as diffusers folders."""
     root = tmp_path_factory.mktemp("exported")
     for name, flags in {
@@ -54,7 +54,7 @@ def exported(finished_run, config_file, tmp_path_factory):
         "raw": ["--weights=params"],
         "plain": ["--model=plain"],
     }.items():
-        export(finished_run, config_file, root / name, *flags)
+        export(unet_run, unet_file, root / name, *flags)
     return root
 
 
@@ -67,43 +67,32 @@ def imported(exported, tmp_path_factory):
     return root
 
 
-def test_the_exported_models_are_the_runs(exported, finished_run, config):
-    task = tasks.of(config, finished_run)
+def test_the_exported_models_are_the_runs(exported, unet_run, unet_config):
+    task = tasks.of(unet_config, unet_run)
     for name, wanted in {
         "original": task.original_params,
-        "raw": task.load_snapshot(finished_run / "train", 12, "params"),
+        "raw": task.load_snapshot(unet_run / "train", 12, "params"),
         "plain": sample.load_params(task, "plain"),
     }.items():
         model = folder.read(exported / name)
         assert equal(unet2d.to_params(model.tensors, wanted, name), wanted), name
-        assert model.settings["diffusion"] == config.diffusion.to_dict()
+        assert model.settings["diffusion"] == unet_config.diffusion.to_dict()
     original = folder.read(exported / "original").tensors["conv_in.weight"]
     assert not np.array_equal(original, folder.read(exported / "raw").tensors["conv_in.weight"])
 
 
-@pytest.fixture
-def dit_config_file(config_file, tmp_path):
-    """The same run's config with a transformer."""
-    path = tmp_path / "dit.py"
-    change = "    config.model = vdu_config.model('dit', hidden_size=8, depth=1, num_heads=2)\n"
-    lines = config_file.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if not line.startswith("    config.model.")]
-    path.write_text("".join(kept).replace("    return config\n", change + "    return config\n"))
-    return path
-
-
 @pytest.mark.parametrize("flags", [[], ["--weights=params"], ["--model=plain"]])
-def test_only_a_unet_is_exported(finished_run, dit_config_file, tmp_path, capsys, flags):
-    where = [f"--config={dit_config_file}", f"--workdir={finished_run}"]
+def test_only_a_unet_is_exported(finished_run, config_file, tmp_path, capsys, flags):
+    where = [f"--config={config_file}", f"--workdir={finished_run}"]
     line = refused(capsys, "export", tmp_path / "out", *where, *flags)
     assert "model.name = 'dit': only 'unet' can be exported to diffusers" in line
     assert not (tmp_path / "out").exists()
 
 
 def test_a_transformer_does_not_start_from_an_imported_unet(
-    imported, dit_config_file, tmp_path, capsys
+    imported, config_file, tmp_path, capsys
 ):
-    where = [f"--config={dit_config_file}", f"--workdir={tmp_path / 'w'}"]
+    where = [f"--config={config_file}", f"--workdir={tmp_path / 'w'}"]
     for command, key in (("unlearn", "unlearn"), ("train", "train")):
         start = f"--config.{key}.init_from={imported / 'original'}"
         line = refused(capsys, command, *where, start)
@@ -129,9 +118,9 @@ def test_half_precision_weights_survive(exported, tmp_path, dtype):
     assert files(tmp_path / "again") == files(tmp_path / "half")
 
 
-def test_old_attention_names_survive(config_file, finished_run, exported, tmp_path):
+def test_old_attention_names_survive(unet_file, unet_run, exported, tmp_path):
     model = folder.read(exported / "original")
-    like = tasks.of(_config(config_file)).abstract_params
+    like = tasks.of(_config(unet_file)).abstract_params
     params = unet2d.to_params(model.tensors, like, "original")
     old = unet2d.to_tensors(params, unet2d.DEPRECATED)
     folder.write(tmp_path / "old", without_checksums(model)._replace(tensors=old))
@@ -140,8 +129,8 @@ def test_old_attention_names_survive(config_file, finished_run, exported, tmp_pa
     assert files(tmp_path / "again") == files(tmp_path / "old")
 
 
-def _config(config_file):
-    return cli.parse([f"--config={config_file}", "--workdir=x"])[0]["config"].value
+def _config(unet_file):
+    return cli.parse([f"--config={unet_file}", "--workdir=x"])[0]["config"].value
 
 
 def test_importing_twice_does_nothing_and_another_model_is_refused(
@@ -155,11 +144,11 @@ def test_importing_twice_does_nothing_and_another_model_is_refused(
     assert files(tmp_path / "w") == before
 
 
-def test_the_config_that_import_writes_has_the_models_settings(imported, config):
+def test_the_config_that_import_writes_has_the_models_settings(imported, unet_config):
     path = imported / "original" / "import" / "config.py"
     theirs = cli.parse([f"--config={path}", "--workdir=x"])[0]["config"].value
     for section in ("model", "diffusion"):
-        assert theirs[section].to_dict() == config[section].to_dict()
+        assert theirs[section].to_dict() == unet_config[section].to_dict()
     assert theirs.unlearn.init_from == str(imported / "original")
 
 
@@ -172,11 +161,11 @@ def test_a_dollar_sign_in_the_workdir_is_no_environment_variable(exported, tmp_p
     assert config.unlearn.init_from == str(workdir)
 
 
-def test_a_run_that_unlearns_an_imported_model(imported, config_file, tmp_path):
+def test_a_run_that_unlearns_an_imported_model(imported, unet_file, tmp_path):
     """Every stage after training, with the posterior over two imported folders."""
     workdir = tmp_path / "w"
     argv = [
-        f"--config={config_file}",
+        f"--config={unet_file}",
         f"--workdir={workdir}",
         f"--config.unlearn.init_from={imported / 'original'}",
         "--config.posterior.source=runs",
@@ -202,9 +191,9 @@ def test_a_run_that_unlearns_an_imported_model(imported, config_file, tmp_path):
     assert folder.read(tmp_path / "out").image_shape == SHAPE
 
 
-def test_the_fisher_posterior_of_a_single_imported_model(imported, config_file, tmp_path):
+def test_the_fisher_posterior_of_a_single_imported_model(imported, unet_file, tmp_path):
     argv = [
-        f"--config={config_file}",
+        f"--config={unet_file}",
         f"--workdir={tmp_path}",
         f"--config.unlearn.init_from={imported / 'original'}",
         "--config.posterior.family=fisher",
@@ -218,9 +207,9 @@ def test_the_fisher_posterior_of_a_single_imported_model(imported, config_file, 
     assert min(float(v.min()) for v in jax.tree.leaves(stored.variance)) > 0
 
 
-def test_training_starts_from_an_imported_model(imported, config_file, tmp_path):
+def test_training_starts_from_an_imported_model(imported, unet_file, tmp_path):
     argv = [
-        f"--config={config_file}",
+        f"--config={unet_file}",
         f"--workdir={tmp_path / 'w'}",
         f"--config.train.init_from={imported / 'plain'}",
     ]
@@ -234,10 +223,10 @@ def test_training_starts_from_an_imported_model(imported, config_file, tmp_path)
 
 
 def test_an_imported_model_that_does_not_fit_the_config_is_refused(
-    imported, config_file, tmp_path, capsys
+    imported, unet_file, tmp_path, capsys
 ):
     start = [f"--config.unlearn.init_from={imported / 'original'}"]
-    common = ["--workdir=" + str(tmp_path / "w"), f"--config={config_file}"]
+    common = ["--workdir=" + str(tmp_path / "w"), f"--config={unet_file}"]
     line = refused(capsys, "posterior", *common, *start)
     assert "posterior.source = 'trajectory'" in line and "posterior.runs" in line
     runs = [
@@ -255,9 +244,9 @@ def test_an_imported_model_that_does_not_fit_the_config_is_refused(
     assert not (tmp_path / "w").exists()
 
 
-def test_images_of_another_size_are_refused(imported, config):
+def test_images_of_another_size_are_refused(imported, unet_config):
     with pytest.raises(UserError, match=r"makes images \(8, 8, 1\).*\(16, 16, 1\)"):
-        tasks.of(config, image_shape=(16, 16, 1)).load_last(
+        tasks.of(unet_config, image_shape=(16, 16, 1)).load_last(
             imported / "original" / "import", "params"
         )
 
@@ -271,14 +260,14 @@ def test_images_of_another_size_are_refused(imported, config):
         (["--config.train.ema_decay=0.0", "--weights=ema"], "train.ema_decay"),
     ],
 )
-def test_export_refuses(finished_run, config_file, tmp_path, capsys, flags, said):
-    common = [f"--config={config_file}", f"--workdir={finished_run}"]
+def test_export_refuses(unet_run, unet_file, tmp_path, capsys, flags, said):
+    common = [f"--config={unet_file}", f"--workdir={unet_run}"]
     assert said in refused(capsys, "export", tmp_path / "out", *common, *flags)
     assert not (tmp_path / "out").exists()
 
 
-def test_export_and_import_without_their_arguments(finished_run, tmp_path, capsys):
-    workdir = f"--workdir={finished_run}"
+def test_export_and_import_without_their_arguments(unet_run, tmp_path, capsys):
+    workdir = f"--workdir={unet_run}"
     assert "DIR is missing" in refused(capsys, "export", workdir)
     assert "--workdir is missing" in refused(capsys, "import", tmp_path)
     assert "unexpected argument" in refused(capsys, "import", tmp_path, "more", workdir)
@@ -322,7 +311,7 @@ def checkpoint(exported, tmp_path_factory):
 
 
 def test_a_model_without_a_scheduler_has_no_noise_schedule_that_is_known(
-    checkpoint, config_file, tmp_path, capsys
+    checkpoint, unet_file, tmp_path, capsys
 ):
     workdir = tmp_path / "w"
     assert cli.main(["import", str(checkpoint), f"--workdir={workdir}", "--weights=ema"]) == 0
@@ -343,7 +332,7 @@ def test_a_model_without_a_scheduler_has_no_noise_schedule_that_is_known(
     line = refused(capsys, "posterior", *argv, "--config.diffusion.schedule=cosine")
     assert "posterior.source = 'trajectory'" in line
     # Another config has to say it as well, for every way to use the model.
-    common = [f"--config={config_file}", f"--workdir={tmp_path / 'r'}"]
+    common = [f"--config={unet_file}", f"--workdir={tmp_path / 'r'}"]
     runs = ["--config.posterior.source=runs", f"--config.posterior.runs=({str(workdir)!r},)"]
     start = f"--config.unlearn.init_from={workdir}"
     for command, flags in {
@@ -369,11 +358,11 @@ def test_a_model_without_a_scheduler_has_no_noise_schedule_that_is_known(
 
 
 def test_every_run_of_a_posterior_is_asked_for_its_schedule(
-    checkpoint, imported, config_file, tmp_path, capsys
+    checkpoint, imported, unet_file, tmp_path, capsys
 ):
     assert cli.main(["import", str(checkpoint), f"--workdir={tmp_path / 'w'}"]) == 0
     line = refused(
-        capsys, "posterior", f"--config={config_file}", f"--workdir={tmp_path / 'r'}",
+        capsys, "posterior", f"--config={unet_file}", f"--workdir={tmp_path / 'r'}",
         f"--config.unlearn.init_from={imported / 'original'}", "--config.posterior.source=runs",
         f"--config.posterior.runs=({str(tmp_path / 'w')!r},)",
     )  # fmt: skip

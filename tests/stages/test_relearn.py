@@ -20,14 +20,19 @@ from vdu_jax.tasks import classifier, images
 IMAGES = 50
 
 
-@pytest.fixture
-def config(config):
+def measured(config):
+    """A config that asks for few images and steps of relearning."""
     config.relearn.images = IMAGES
     config.relearn.checks = (1, 2, 4)
     config.relearn.forget_images = 20
     config.relearn.batch_size = 8
     config.relearn.learning_rate = 1e-3
     return config
+
+
+@pytest.fixture
+def config(config):
+    return measured(config)
 
 
 @pytest.fixture
@@ -146,13 +151,14 @@ def test_the_originals_checkpoints_are_its_own_kind_of_weights(
         jax.tree.map(np.testing.assert_array_equal, used[step], stored)
 
 
-def test_an_imported_original_has_a_rate_and_no_step(finished_run, config, rates, tmp_path):
+def test_an_imported_original_has_a_rate_and_no_step(unet_run, unet_config, rates, tmp_path):
+    config = measured(unet_config)
     theirs, workdir = tmp_path / "theirs", tmp_path / "work"
     out = str(tmp_path / "out")
-    shutil.copytree(finished_run, workdir)
+    shutil.copytree(unet_run, workdir)
     from vdu_jax.stages import exporting, importing
 
-    exporting.run(out, config, finished_run, "original")
+    exporting.run(out, config, unet_run, "original")
     importing.run(out, theirs)
     config.unlearn.init_from = str(theirs)
     rates |= {"original 0": 0.4}

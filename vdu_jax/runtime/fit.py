@@ -287,10 +287,14 @@ def count_flops(step_fn: Callable, *arguments) -> float:
     don't count. A loop's body counts once. NaN where JAX has no CPU (JAX_PLATFORMS=cuda), and for
     what only one kind of device can run (cuDNN's attention).
     """
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
     try:
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            counted = step_fn.lower(*shapes).cost_analysis() or {}
+        if jax.default_backend() == "cpu":
+            lowered = step_fn.lower(*arguments)  # traced as the call is, and so only once
+        else:
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+            with jax.default_device(jax.local_devices(backend="cpu")[0]):
+                lowered = step_fn.lower(*shapes)
+        counted = lowered.cost_analysis() or {}
     except RuntimeError:
         return math.nan
     return float(counted.get("flops", math.nan))
