@@ -54,7 +54,7 @@ class Step:
         import jax
 
         from vdu_jax import training
-        from vdu_jax.runtime import parallel
+        from vdu_jax.runtime import fit, parallel
 
         layout = layout or parallel.Layout()
         endless = {kind: iter(lambda part=part: part, None) for kind, part in batch.items()}
@@ -67,15 +67,15 @@ class Step:
         draw = functools.partial(training.draw_noise, objective)
         update = functools.partial(training.make_update, objective, optimizer)
         self._step = parallel.compile_step(draw, update, layout, mesh, self._state)
-        # What is compiled for parts has a loop, whose body would count once.
-        self._whole = jax.jit(training.make_step(objective, optimizer))
+        whole = training.make_step(objective, optimizer)
+        self._counted = fit.countable(self._step, layout, whole)
         self.memory = None
 
     @functools.cached_property
     def flops(self) -> float:
         from vdu_jax.runtime import fit
 
-        return fit.count_flops(self._whole, self._state, *self._rest)
+        return fit.count_flops(self._counted, self._state, *self._rest)
 
     def compile(self) -> None:
         """Compile ahead; several steps can, in threads."""

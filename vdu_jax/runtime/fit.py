@@ -151,9 +151,7 @@ def fit(
     draw = functools.partial(training.draw_noise, objective)
     update = functools.partial(training.make_update, objective, optimizer, ema_decay)
     step_fn = parallel.compile_step(draw, update, layout, mesh, state)
-    # What is compiled for parts or for pmap has loops and copies that XLA would count differently.
-    plain = layout.mode == "jit" and layout.accumulate == 1
-    counted = step_fn if plain else jax.jit(training.make_step(objective, optimizer, ema_decay))
+    counted = countable(step_fn, layout, training.make_step(objective, optimizer, ema_decay))
     snapshot_steps = set(snapshot_steps)
 
     with (
@@ -278,6 +276,14 @@ def _not_finite(rows: Sequence[Mapping], shown: Sequence[Mapping], done: int) ->
         if what:
             return {"what": what, "step": done + back, "metrics": metrics, "images": images}
     return None
+
+
+def countable(step_fn: Callable, layout: parallel.Layout, step: Callable) -> Callable:
+    """Of a compiled step, and the function that it was made of, what `count_flops` counts right.
+
+    What is compiled for parts or for pmap has loops and copies that XLA counts differently.
+    """
+    return step_fn if layout.mode == "jit" and layout.accumulate == 1 else jax.jit(step)
 
 
 def count_flops(step_fn: Callable, *arguments) -> float:
