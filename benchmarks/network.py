@@ -67,7 +67,7 @@ def ours(size: Size, dtype: str) -> tuple[dict, dict]:
     from vdu_jax.diffusion.parameterization import epsilon
     from vdu_jax.diffusion.schedule import make_schedule
     from vdu_jax.models import network, unet
-    from vdu_jax.runtime import fit
+    from vdu_jax.runtime import operations
     from vdu_jax.tasks import initialise
 
     net = unet.from_settings(settings_of(size, dtype), CHANNELS)
@@ -93,7 +93,7 @@ def ours(size: Size, dtype: str) -> tuple[dict, dict]:
         "product": lambda: timing.done(product(matrix, matrix)),
         "memory": timing.device_peak,
     }
-    one = fit.count_flops(forward, params, images, times) / size.batch
+    one = operations.count(forward, params, images, times) / size.batch
     flops = {
         "forward": one * size.batch,
         "training step": training.flops,

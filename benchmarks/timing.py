@@ -54,7 +54,7 @@ class Step:
         import jax
 
         from vdu_jax import training
-        from vdu_jax.runtime import fit, parallel
+        from vdu_jax.runtime import operations, parallel
 
         layout = layout or parallel.Layout()
         endless = {kind: iter(lambda part=part: part, None) for kind, part in batch.items()}
@@ -68,14 +68,14 @@ class Step:
         update = functools.partial(training.make_update, objective, optimizer)
         self._step = parallel.compile_step(draw, update, layout, mesh, self._state)
         whole = training.make_step(objective, optimizer)
-        self._counted = fit.countable(self._step, layout, whole)
+        self._counted = operations.countable(self._step, layout, whole)
         self.memory = None
 
     @functools.cached_property
     def flops(self) -> float:
-        from vdu_jax.runtime import fit
+        from vdu_jax.runtime import operations
 
-        return fit.count_flops(self._counted, self._state, *self._rest)
+        return operations.count(self._counted, self._state, *self._rest)
 
     def compile(self) -> None:
         """Compile ahead; several steps can, in threads."""

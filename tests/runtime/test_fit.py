@@ -276,7 +276,7 @@ def test_no_more_than_a_few_steps_are_under_way(tmp_path, monkeypatch, ahead):
             found.append(metrics)
             return state, metrics
 
-        step.lower = step_fn.lower
+        step.trace = step_fn.trace
         return step
 
     def slow(params, state, batch, noise):

@@ -14,7 +14,7 @@ Folder layout:
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ import optax
 
 from vdu_jax import training
 from vdu_jax.errors import UserError
-from vdu_jax.runtime import artifacts, parallel, processes, progress
+from vdu_jax.runtime import artifacts, operations, parallel, processes, progress
 from vdu_jax.runtime.checkpoints import Damaged, Store, abstract
 from vdu_jax.runtime.preemption import Interrupted, SignalWatch
 from vdu_jax.runtime.scalars import ScalarWriter
@@ -151,7 +151,9 @@ def fit(
     draw = functools.partial(training.draw_noise, objective)
     update = functools.partial(training.make_update, objective, optimizer, ema_decay)
     step_fn = parallel.compile_step(draw, update, layout, mesh, state)
-    counted = countable(step_fn, layout, training.make_step(objective, optimizer, ema_decay))
+    counted = operations.countable(
+        step_fn, layout, training.make_step(objective, optimizer, ema_decay)
+    )
     snapshot_steps = set(snapshot_steps)
 
     with (
@@ -214,7 +216,7 @@ def fit(
                 batch = {kind: next(images) for kind, images in batches.items()}
                 arguments = (state, objective_state, batch, jax.random.fold_in(step_key, done))
                 if flops is None:
-                    of_step = count_flops(counted, *arguments)
+                    of_step = operations.count(counted, *arguments)
                     share = prepared / (taken - prepared) if objective.init_computes else 0.0
                     flops = {"step": of_step, "init": of_step * share}
                 state, metrics = step_fn(*arguments)
@@ -276,31 +278,3 @@ def _not_finite(rows: Sequence[Mapping], shown: Sequence[Mapping], done: int) ->
         if what:
             return {"what": what, "step": done + back, "metrics": metrics, "images": images}
     return None
-
-
-def countable(step_fn: Callable, layout: parallel.Layout, step: Callable) -> Callable:
-    """Of a compiled step, and the function that it was made of, what `count_flops` counts right.
-
-    What is compiled for parts or for pmap has loops and copies that XLA counts differently.
-    """
-    return step_fn if layout.mode == "jit" and layout.accumulate == 1 else jax.jit(step)
-
-
-def count_flops(step_fn: Callable, *arguments) -> float:
-    """Floating-point operations of one call of a jitted function, before XLA optimises it.
-
-    XLA counts them in the program for a CPU, whatever the function runs on: its clients for GPUs
-    don't count. A loop's body counts once. NaN where JAX has no CPU (JAX_PLATFORMS=cuda), and for
-    what only one kind of device can run (cuDNN's attention).
-    """
-    try:
-        if jax.default_backend() == "cpu":
-            lowered = step_fn.lower(*arguments)  # traced as the call is, and so only once
-        else:
-            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-            with jax.default_device(jax.local_devices(backend="cpu")[0]):
-                lowered = step_fn.lower(*shapes)
-        counted = lowered.cost_analysis() or {}
-    except RuntimeError:
-        return math.nan
-    return float(counted.get("flops", math.nan))

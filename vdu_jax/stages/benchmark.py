@@ -36,6 +36,7 @@ from vdu_jax.metrics.quality import METRICS, value_of
 from vdu_jax.runtime import artifacts
 from vdu_jax.stages import (
     comparison,
+    cost,
     evaluate,
     posterior,
     relearn,
@@ -301,9 +302,11 @@ def figures(config: ConfigDict, folder: Path, method: str) -> dict:
     row = rows[method]
     for key in ("kept_step", "why", "stopped", "steps", "sees"):
         row[key] = summary[key]
-    if not config.model.get("folder"):
-        training = artifacts.finished(task.original_folder())["summary"]
-        row["share_of_training"] = summary["flops"] / training["flops"]
+    spent = cost.of_method(task, method)
+    row["cost"] = spent._asdict()
+    if spent.training:
+        row["share_of_training"] = spent.updates / spent.training
+        row["share_in_all"] = spent.total / spent.training
     row["original"] = rows[ORIGINAL]
     row["provenance"] = made["provenance"]
     return row

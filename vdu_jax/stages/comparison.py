@@ -35,18 +35,25 @@ def columns(cells: Mapping, own_columns: Mapping[str, str]) -> dict[str, tuple[s
       own_columns: of the task, see `tasks.Task.columns`.
     """
     metrics = quality.measured(cells.values())
-    reweighted = any("u_fid_at_shares" in row for row in cells.values())
-    return {
+    shown = {
         "PUL %": ("pul", 1),
         "u-FID": ("u_fid", 2),
         "u-FID / retrain's": ("u_fid_ratio", 2),
-        **({"u-FID at D_r's shares": ("u_fid_at_shares", 2)} if reweighted else {}),
+        "u-FID at D_r's shares": ("u_fid_at_shares", 2),
         **{metric.head: (metric.column, metric.digits) for metric in metrics},
         "TV": ("tv_to_retrained", 3),
         "relearning steps": ("relearning_steps", 0),
         "step kept": ("kept_step", 0),
         "% of training": ("percent_of_training", 2),
+        "% in all": ("percent_in_all", 1),
         **{head: (key, 1) for key, head in own_columns.items()},
+    }
+    # What is younger than some published comparisons.
+    there = {key for row in cells.values() for key in row}
+    return {
+        head: column
+        for head, column in shown.items()
+        if column[0] not in ("u_fid_at_shares", "percent_in_all") or column[0] in there
     }
 
 
@@ -117,8 +124,9 @@ def results(
                 value = quality.value_of(row.get(metric.key))
                 row[metric.column] = None if value is None else metric.scale * value
         row["relearning_steps"] = row.get("relearning", {}).get("steps")
-        if "share_of_training" in row:
-            row["percent_of_training"] = 100 * row["share_of_training"]
+        for which in ("of_training", "in_all"):
+            if f"share_{which}" in row:
+                row[f"percent_{which}"] = 100 * row[f"share_{which}"]
     _at_equal_forgetting(cells, methods)
     return {
         "config": settings(config),

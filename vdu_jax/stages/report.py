@@ -18,7 +18,7 @@ from vdu_jax import config as vdu_config
 from vdu_jax import tasks
 from vdu_jax.metrics import quality
 from vdu_jax.runtime import artifacts, pictures
-from vdu_jax.stages import comparison, evaluate, sample
+from vdu_jax.stages import comparison, cost, evaluate, sample
 from vdu_jax.tasks import ORIGINAL
 
 GRID = 60
@@ -142,10 +142,12 @@ def page(task: tasks.Task, table: dict, metrics: dict) -> str:
         about_own=task.about_columns,
         curve=_curve(config, workdir, metrics, table),
         kept=_kept(config, workdir),
+        costs=_costs(task),
         histogram=has_histogram and [[m, *figures["histogram"]] for m, figures in models.items()],
         class_names=list(task.class_names) if has_histogram else [],
         relearning=_relearning(config, workdir) if config.relearn.images else None,
         replay=found["summary"],
+        replay_seconds=artifacts.timings(workdir / "replay")["total"],
         posterior=posterior,
         layers=[
             [v if isinstance(v, int | str) else f"{v:.2e}" for v in map(layer.get, LAYER_COLUMNS)]
@@ -322,6 +324,23 @@ def _kept(config: ConfigDict, workdir: Path) -> list[list]:
             ]
         )
     return rows
+
+
+def _costs(task: tasks.Task) -> tuple[list, list]:
+    """Header and rows of what each method cost."""
+    rows = []
+    for name in sample.models(task.config)[1:]:
+        spent = cost.of_method(task, name)
+        operations = (spent.updates, spent.replay, spent.curve, spent.total)
+        shares = [_number(spent.percent(part), 1) for part in (spent.updates, spent.total)]
+        took = artifacts.timings(task.workdir / "unlearn" / name)
+        # A stage that was resumed has its last process's total alone.
+        seconds = max(took["total"], took["fit"])
+        rows.append(
+            [name, *(f"{part / 1e9:.4g}" for part in operations), *shares, f"{seconds:.0f}"]
+        )
+    header = ["method", "updates, GFLOP", "replay", "curve", "in all", "updates, % of training"]
+    return [*header, "in all, % of training", "seconds"], rows
 
 
 def _relearning(config: ConfigDict, workdir: Path) -> dict:

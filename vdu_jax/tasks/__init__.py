@@ -217,6 +217,12 @@ class Task(Protocol):
     def scorer_inputs(self) -> dict[str, Any]:
         """What the scorer depends on, beside replay, the model and "forget", "curve", "sampler"."""
 
+    def replay_flops(self) -> float:
+        """Operations of drawing replay and of `clean`; see `operations.count`."""
+
+    def curve_flops(self, points: int) -> float:
+        """Operations of drawing so many snapshots' images and of scoring them."""
+
     def evaluation_inputs(self) -> dict[str, Any]:
         """What the evaluator's figures depend on, beside the images."""
 

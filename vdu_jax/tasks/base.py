@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from vdu_jax import data
 from vdu_jax.diffusion.parameterization import Parameterization, make_parameterization
 from vdu_jax.diffusion.schedule import make_schedule
-from vdu_jax.runtime import artifacts, parallel, processes
+from vdu_jax.runtime import artifacts, operations, parallel, processes
 from vdu_jax.runtime.artifacts import StageDir
 from vdu_jax.runtime.checkpoints import Store
 from vdu_jax.types import Params
@@ -208,6 +208,12 @@ def initialise(init: Callable[[jax.Array], Params], key: jax.Array) -> Params:
         return jax.jit(init)(key)
     with jax.default_device(cpu):
         return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})(key)
+
+
+def draw_flops(draw: Callable, params: Params, asked: tuple) -> float:
+    """Operations of drawing one image; the arguments are what `Task.drawing(1)` gives."""
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    return operations.count(jax.jit(draw), params, keys, *asked)
 
 
 def map_batches(fn: Callable, images: np.ndarray, batch_size: int) -> Any:

@@ -22,7 +22,7 @@ from vdu_jax.errors import UserError
 from vdu_jax.interop import folder, unet2d
 from vdu_jax.metrics import frechet
 from vdu_jax.models import network, registry
-from vdu_jax.runtime import artifacts, parallel, processes, sampling
+from vdu_jax.runtime import artifacts, operations, parallel, processes, sampling
 from vdu_jax.runtime.artifacts import StageDir
 from vdu_jax.tasks import base, classifier, conditions, datasets, evaluators, features
 from vdu_jax.tasks.base import BaseTask, Replay, Request
@@ -357,6 +357,21 @@ class ImageTask(BaseTask):
 
         return score
 
+    def replay_flops(self) -> float:
+        drawn, judged = self._image_flops()
+        return self.config.replay.images * (drawn + judged) + self.num_forget * judged
+
+    def curve_flops(self, points: int) -> float:
+        drawn, judged = self._image_flops()
+        images = points * self.request("curve").count
+        return images * (drawn + judged) + self.config.replay.images * judged
+
+    def _image_flops(self) -> tuple[float, float]:
+        """Operations of drawing an image, and of its features."""
+        sections = (base.hashable(self.config[name]) for name in ("diffusion", "sampler"))
+        times = tuple(self.config.replay.feature_times)
+        return _image_flops(self.module, *sections, self.condition, self.image_shape, times)
+
     # What is measured
 
     def evaluation_inputs(self) -> dict[str, Any]:
@@ -559,6 +574,22 @@ def _features(
     condition: conditions.Condition,
     image_shape: Shape,
 ) -> Callable:
+    compute = _compute_features(module, diffusion, times, condition, image_shape)
+
+    def run(params: Params, images: np.ndarray) -> np.ndarray:
+        return base.map_batches(functools.partial(compute, params), images, batch_size)
+
+    return run
+
+
+@functools.lru_cache(maxsize=4)
+def _compute_features(
+    module: nn.Module,
+    diffusion: tuple,
+    times: tuple,
+    condition: conditions.Condition,
+    image_shape: Shape,
+) -> Callable:
     noise = base.parameterization_of(diffusion).schedule
     feature_fn = network.make_feature_fn(module)
     eps = jax.random.normal(jax.random.key(0), (len(times), *image_shape))
@@ -574,10 +605,24 @@ def _features(
             parts.append(feature_fn(params, xt, t, cond))
         return jnp.concatenate(parts, axis=-1)
 
-    def run(params: Params, images: np.ndarray) -> np.ndarray:
-        return base.map_batches(functools.partial(compute, params), images, batch_size)
+    return compute
 
-    return run
+
+@functools.lru_cache(maxsize=4)
+def _image_flops(
+    module: nn.Module,
+    diffusion: tuple,
+    settings: tuple,
+    condition: conditions.Condition,
+    image_shape: Shape,
+    times: tuple,
+) -> tuple[float, float]:
+    params = _param_shapes(module, image_shape)
+    draw = _draw(module, diffusion, settings, condition, image_shape)
+    compute = _compute_features(module, diffusion, times, condition, image_shape)
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    drawn = base.draw_flops(draw, params, condition.asked(1))
+    return drawn, operations.count(compute, params, image)
 
 
 @functools.lru_cache(maxsize=4)

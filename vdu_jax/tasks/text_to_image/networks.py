@@ -182,21 +182,41 @@ def draw_of_config(config: ConfigDict, model: pipeline.TextToImage) -> Callable:
 
 def make_sampler(config: ConfigDict, model: pipeline.TextToImage) -> Callable:
     """See `sampling.make_sampler`; what is compiled is shared by all stages of a process."""
-    # All that is compiled for, in a form that can be looked up.
-    drawn_by = model._replace(
+    return _sampler(*_drawn_by(config, model), config.parallel.fsdp)
+
+
+def draw_flops(config: ConfigDict, model: pipeline.TextToImage) -> float:
+    """Operations of drawing an image, see `operations.count`."""
+    return _draw_flops(*_drawn_by(config, model))
+
+
+def _drawn_by(config: ConfigDict, model: pipeline.TextToImage) -> tuple:
+    """All that a sampler is compiled for, in a form that can be looked up: the model without its
+    parameters, the settings, and the scale of guidance."""
+    found = model._replace(
         modules=tuple(model.modules.items()),
         params=(),
         tokenize=None,
         diffusion=tuple(model.diffusion.items()),
     )
-    guided = config.condition.guidance
-    return _sampler(drawn_by, base.hashable(config.sampler), guided, config.parallel.fsdp)
+    return found, base.hashable(config.sampler), config.condition.guidance
+
+
+def _draw(model: pipeline.TextToImage, settings: tuple, scale: float) -> Callable:
+    model = model._replace(modules=dict(model.modules), diffusion=dict(model.diffusion))
+    return make_draw(model, scale=scale, **base.plan_settings(dict(settings)))
 
 
 @functools.lru_cache(maxsize=4)
 def _sampler(model: pipeline.TextToImage, settings: tuple, scale: float, fsdp: int) -> Callable:
-    model = model._replace(modules=dict(model.modules), diffusion=dict(model.diffusion))
-    values = dict(settings)
-    draw = make_draw(model, scale=scale, **base.plan_settings(values))
-    size = values["batch_size"]
+    draw, size = _draw(model, settings, scale), dict(settings)["batch_size"]
     return sampling.make_sampler(draw, model.image_shape, batch_size=size, fsdp=fsdp)
+
+
+@functools.lru_cache(maxsize=4)
+def _draw_flops(model: pipeline.TextToImage, settings: tuple, scale: float) -> float:
+    modules = dict(model.modules)
+    shapes = {n: stable_diffusion.PARTS[n].param_shapes(modules[n]) for n in ("unet", "vae")}
+    text = (1, *text_shape(model._replace(modules=modules)))
+    shapes["negative"] = prompt = jax.ShapeDtypeStruct(text, jnp.float32)
+    return base.draw_flops(_draw(model, settings, scale), shapes, (prompt,))

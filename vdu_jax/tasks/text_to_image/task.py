@@ -405,6 +405,15 @@ class TextToImage(BaseTask):
         """Nothing is left out: no prompt of replay asks for the feature."""
         return Replay(images, np.zeros(len(images), bool), {}), {}
 
+    def replay_flops(self) -> float:
+        return self.request("replay").count * networks.draw_flops(self.config, self.model)
+
+    def curve_flops(self, points: int) -> float:
+        """What detects the feature is another network, or none, and is left out."""
+        sets = points + 1  # the original's, too
+        count = self.request("curve").count
+        return sets * count * networks.draw_flops(self.config, self.model)
+
     def scorer_inputs(self) -> dict[str, Any]:
         return {"detector": feature_detectors.inputs(self.config)}
 

@@ -1,0 +1,79 @@
+"""Floating-point operations of functions that JAX compiles."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.extend import core
+
+from vdu_jax.runtime import parallel
+
+
+def count(function: Callable, *arguments: Any) -> float:
+    """Floating-point operations of one call of a jitted function, before XLA optimises it.
+
+    XLA counts them in the program for a CPU, whatever the function runs on: its clients for GPUs
+    don't count. The body of a `lax.scan` counts as often as it runs, that of a `lax.while_loop`
+    once.
+
+    Args:
+      arguments: arrays, or their shapes.
+
+    Returns:
+      NaN where JAX has no CPU (JAX_PLATFORMS=cuda), and for what only one kind of device can run
+      (cuDNN's attention).
+    """
+    try:
+        if jax.default_backend() == "cpu":
+            traced = function.trace(*arguments)  # as the call is, and so only once
+        else:
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+            with jax.default_device(jax.local_devices(backend="cpu")[0]):
+                return count_traced(function.trace(*shapes))
+        return count_traced(traced)
+    except RuntimeError:
+        return math.nan
+
+
+def countable(compiled: Callable, layout: parallel.Layout, step: Callable) -> Callable:
+    """What is to be counted of a step: `parallel.compile_step`'s, or the step it was made of.
+
+    What is compiled for parts or for pmap has sums and copies that the update itself has not, and
+    an update's operations are the same in every layout.
+    """
+    return compiled if layout.mode == "jit" and layout.accumulate == 1 else jax.jit(step)
+
+
+def count_traced(traced: jax.stages.Traced) -> float:
+    """The same of a traced function."""
+    return _bodies_once(traced) + _more_of_scans(traced)
+
+
+def _bodies_once(traced: jax.stages.Traced) -> float:
+    return float((traced.lower().cost_analysis() or {}).get("flops", math.nan))
+
+
+def _more_of_scans(traced: jax.stages.Traced) -> float:
+    """What the bodies of scans add to `_bodies_once`."""
+    total = 0.0
+    for scan in scans(traced.jaxpr.jaxpr):
+        body, length = scan.params["jaxpr"], scan.params["length"]
+        shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in body.in_avals]
+        inner = jax.jit(core.jaxpr_as_fun(body)).trace(*shapes)
+        total += (length - 1) * _bodies_once(inner) + length * _more_of_scans(inner)
+    return total
+
+
+def scans(jaxpr: Any) -> Iterator[Any]:
+    """The outermost `lax.scan`s of a program, wherever they are called from."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "scan":
+            yield equation
+        else:
+            for inner in jax.tree.leaves(
+                list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")
+            ):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from scans(inner)
