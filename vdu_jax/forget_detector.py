@@ -96,16 +96,16 @@ def fit_detector(
             raise ValueError("every replay image looks like the forget data; use more of either")
         return _cross_scores(rows, positive, negative, seed)
 
-    found = np.zeros(len(rows), bool)
+    detected = np.zeros(len(rows), bool)
     for _ in range(2):
-        scores = score(is_forget, ~is_forget & ~found)
-        found = scores >= np.quantile(scores[is_forget], 1 - recall)
-    positive = is_forget | found
+        scores = score(is_forget, ~is_forget & ~detected)
+        detected = scores >= np.quantile(scores[is_forget], 1 - recall)
+    positive = is_forget | detected
     scores = score(positive, ~positive)
     weight, bias = _fit(rows[positive], rows[~positive])
     detector = Detector(centre, scale, weight, np.float64(bias))
-    found = scores >= 0
-    return Cleaning(detector, found[~is_forget], float(found[is_forget].mean()))
+    detected = scores >= 0
+    return Cleaning(detector, detected[~is_forget], float(detected[is_forget].mean()))
 
 
 def _fit(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, float]:
@@ -132,7 +132,7 @@ def _cross_scores(
 
 
 def kernel_forget_like(
-    forget: np.ndarray, replay: np.ndarray, found: np.ndarray, signal: float, rounds: int = 3
+    forget: np.ndarray, replay: np.ndarray, detected: np.ndarray, signal: float, rounds: int = 3
 ) -> np.ndarray:
     """What lies among D_f and the replay images found so far, rather than among the other ones.
 
@@ -141,15 +141,15 @@ def kernel_forget_like(
     p_r that of the replay not found but the image itself, and π the share that is found.
 
     Args:
-      forget: (P, ...), replay: (N, ...), in [-1, 1]. found: (N,) bool.
+      forget: (P, ...), replay: (N, ...), in [-1, 1]. detected: (N,) bool.
       signal: ᾱ in (0, 1); the nearer to 1, the fewer neighbours count.
       rounds: how often p_r and π are taken anew.
 
     Returns:
-      (N,) bool: `found` and what is added to it.
+      (N,) bool: `detected` and what is added to it.
     """
     forget, replay = (x.reshape(len(x), -1).astype(np.float64) for x in (forget, replay))
-    result = np.asarray(found)
+    result = np.asarray(detected)
     near_forget = _log_kernel(replay, forget, signal)
     among = logsumexp(near_forget, axis=1) - np.log(len(forget))
     near_replay = _log_kernel(replay, replay, signal)
@@ -159,7 +159,7 @@ def kernel_forget_like(
         if not 0 < share < 1:
             break
         rest = logsumexp(near_replay[:, ~result], axis=1) - np.log(np.sum(~result))
-        result = found | (among - rest + np.log(share / (1 - share)) > 0)
+        result = detected | (among - rest + np.log(share / (1 - share)) > 0)
     return result
 
 

@@ -45,8 +45,9 @@ def get_config():
     steps = dict(steps=100, snapshot_every=20)
     short = dict(steps=60, snapshot_every=10)
     falling = dict(decay="linear", beta2=0.95)
+    few = dict(forget_batch=12, replay_batch=12, **falling)
     # Within 1 % of the training's operations.
-    frugal = dict(steps=39, snapshot_every=13, forget_batch=12, replay_batch=12, **falling)
+    frugal = dict(steps=39, snapshot_every=13, **few)
     longer = dict(steps=100, snapshot_every=20, forget_batch=32, replay_batch=32, **falling)
     config.methods = {
         "retrain": method("retrain"),
@@ -61,15 +62,9 @@ def get_config():
         "vdu_extended": method("vdu_extended", gamma=0.01, **steps),
         "demixing": method("demixing", **frugal),
         "demixing_longer": method("demixing", **longer),
-        # Some 5 % of the training's operations.
-        "retained_score": method(
-            "retained_score",
-            steps=195,
-            snapshot_every=39,
-            forget_batch=12,
-            replay_batch=12,
-            **falling,
-        ),
+        # Some 5 % of the training's operations, and some 10 %.
+        "retained_score": method("retained_score", steps=195, snapshot_every=39, **few),
+        "retained_score_longer": method("retained_score", steps=390, snapshot_every=78, **few),
     }
     rates = tuple({"learning_rate": rate} for rate in (1e-5, 3e-5, 1e-4, 3e-4))
     grids = dict.fromkeys(
@@ -93,7 +88,7 @@ def get_config():
         for rate in (2e-4, 4e-4)
         for weight in (1.0, 1.5)
     )
-    grids["retained_score"] = tuple(
+    grids["retained_score"] = grids["retained_score_longer"] = tuple(
         {"learning_rate": rate, "replay_weight": weight}
         for rate in (1.5e-4, 2.5e-4)
         for weight in (1.0, 1.5)

@@ -160,11 +160,11 @@ def config_keys(command: str, name: str) -> list[str]:
         return []
     from vdu_jax import config
 
-    found = [key for key, _ in _leaves(config.default()) if key.rsplit(".", 1)[-1] == name]
-    found += [f"methods.METHOD.{name}"] if name in config.method("vdu") else []
+    keys = [key for key, _ in _leaves(config.default()) if key.rsplit(".", 1)[-1] == name]
+    keys += [f"methods.METHOD.{name}"] if name in config.method("vdu") else []
     section = SECTIONS.get(command, command)
-    own = [key for key in found if key.split(".")[0] == section]
-    return own[:3] or (found if command not in STAGES and len(found) <= 3 else [])
+    own = [key for key in keys if key.split(".")[0] == section]
+    return own[:3] or (keys if command not in STAGES and len(keys) <= 3 else [])
 
 
 def _leaves(section, prefix: str = ""):

@@ -101,13 +101,13 @@ OTHER_TYPE = re.compile(
 def _reason(error: BaseException, frames: traceback.StackSummary) -> str:
     text = str(error)
     if frames and Path(frames[-1].filename).name == "config_dict.py":
-        if found := OTHER_TYPE.search(text):
+        if match := OTHER_TYPE.search(text):
             words = {kind.__name__: word for kind, word in WORDS.items()}
-            kind = found[2].rsplit(".", 1)[-1]
-            return f"the setting {found[1]} must be {words.get(kind, f'a {kind}')}"
-        if isinstance(error, AttributeError | KeyError) and (found := MISSING.search(text)):
+            kind = match[2].rsplit(".", 1)[-1]
+            return f"the setting {match[1]} must be {words.get(kind, f'a {kind}')}"
+        if isinstance(error, AttributeError | KeyError) and (match := MISSING.search(text)):
             near = SUGGESTED.search(text)
-            return f"there is no setting {found[1]}" + (
+            return f"there is no setting {match[1]}" + (
                 f"; did you mean {near[1]}?" if near else f" in that section; {START}"
             )
     lines = text.strip().splitlines()

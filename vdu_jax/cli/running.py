@@ -49,8 +49,8 @@ def _run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
 def finished(workdir: Path, stage: str) -> dict[Path, int]:
     """When each part of a stage was finished: `done.json` -> its time in nanoseconds."""
     folder = Path(workdir) / FOLDERS.get(stage, stage)
-    found = [folder / "done.json", *folder.glob("*/done.json")]
-    return {path: path.stat().st_mtime_ns for path in found if path.exists()}
+    markers = [folder / "done.json", *folder.glob("*/done.json")]
+    return {path: path.stat().st_mtime_ns for path in markers if path.exists()}
 
 
 def say_done(workdir: Path, stage: str, is_there: bool) -> None:

@@ -37,23 +37,23 @@ def must_be(example: Any) -> str:
     return WORDS.get(type(example), "a section" if isinstance(example, ConfigDict) else "a tuple")
 
 
-def check_types(found: Any, wanted: ConfigDict, prefix: str) -> None:
+def check_types(given: Any, wanted: ConfigDict, prefix: str) -> None:
     """Refuse a section that lacks a setting, has one too many, or one of another type.
 
     Raises:
       UserError: with the key.
     """
-    if not isinstance(found, ConfigDict):
-        raise UserError(f"config key {prefix or 'config'} = {shown(found)}: must be a section")
+    if not isinstance(given, ConfigDict):
+        raise UserError(f"config key {prefix or 'config'} = {shown(given)}: must be a section")
     path = f"{prefix}." if prefix else ""
-    for key in [*wanted, *found]:
+    for key in [*wanted, *given]:
         name = f"{path}{key}"
         if key not in wanted:
             near = did_you_mean(str(key), wanted)
             raise UserError(f"config key {name}: there is no such setting{near}")
-        if key not in found:
+        if key not in given:
             raise UserError(f"config key {name} is missing: start from vdu_jax.config.default()")
-        value, example = found[key], wanted[key]
+        value, example = given[key], wanted[key]
         if not isinstance(example, ConfigDict):
             check_type(name, value, example)
         elif name not in USER_KEYED_SECTIONS and key not in USER_KEYED_SECTIONS:

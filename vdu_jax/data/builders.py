@@ -99,14 +99,14 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             candidates = [self.manual_dir / name, self.manual_dir / name.removesuffix(".gz")]
             if any((self.manual_dir / member).exists() for member in extracted):
                 candidates.append(self.manual_dir)
-            found = [path for path in candidates if path.exists()]
-            if not found:
+            existing = [path for path in candidates if path.exists()]
+            if not existing:
                 state = "lacks" if self.manual_dir.is_dir() else "is not a directory with"
                 raise UserError(
                     f"data.manual_dir={self.manual_dir} {state} {name}; put the original files "
                     f"there ({', '.join(self.FILES)}) or leave data.manual_dir empty to download"
                 )
-            paths[name] = found[0]
+            paths[name] = existing[0]
         return paths
 
     def _download(self, dl_manager) -> dict[str, Path]:

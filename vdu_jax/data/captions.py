@@ -161,8 +161,8 @@ def of_folder(
     Raises:
       UserError: as `list_folder`; and when an image is read that is refused.
     """
-    found = list_folder(directory, column)
-    files = list(found.captions)
+    listing = list_folder(directory, column)
+    files = list(listing.captions)
     read_one = functools.partial(
         images.read_image, image_size=image_size, channels=channels, background=background
     )
@@ -171,16 +171,16 @@ def of_folder(
         return np.stack([read_one(files[i]) for i in some])
 
     shape = (image_size, image_size, channels)
-    return Captioned(read, tuple(found.captions.values()), shape, str(found))
+    return Captioned(read, tuple(listing.captions.values()), shape, str(listing))
 
 
-def check_images(found: Captioned) -> Iterator[int]:
+def check_images(captioned: Captioned) -> Iterator[int]:
     """Reads every image once, and yields the number of each.
 
     Raises:
       UserError: of the first that is refused, with the number of others; see `images.read_all`.
     """
-    read = images.read_all(range(len(found)), lambda i: found.read(np.array([i])))
+    read = images.read_all(range(len(captioned)), lambda i: captioned.read(np.array([i])))
     for index, _ in enumerate(read):
         yield index
 
@@ -196,11 +196,11 @@ def metadata_file(directory: Path) -> Path:
         raise UserError(
             f"data.manual_dir={directory} is not a folder; it must hold images and {METADATA[0]}"
         )
-    found = [directory / name for name in METADATA if (directory / name).is_file()]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(f"{found[0]} and {found[1]} are both there; remove one of them")
+    files = [directory / name for name in METADATA if (directory / name).is_file()]
+    if len(files) == 1:
+        return files[0]
+    if files:
+        raise UserError(f"{files[0]} and {files[1]} are both there; remove one of them")
     below = [p for name in METADATA for p in sorted(directory.glob(f"*/{name}"))]
     others = [p for p in folders.entries(directory) if p.stem.lower() == "metadata"]
     if below:
@@ -324,12 +324,12 @@ class _Finder:
 
     def left_out(self, taken: set[Path]) -> folders.LeftOut:
         """The files of the folder that are not among `taken`."""
-        found = folders.LeftOut()
+        left = folders.LeftOut()
         for path in self._all:
             if path in taken:
                 continue
             if folders.is_image(path):
-                found.files[folders.UNNAMED].append(path)
+                left.files[folders.UNNAMED].append(path)
             else:
-                found.add(path)
-        return found
+                left.add(path)
+        return left

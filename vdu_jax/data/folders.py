@@ -171,8 +171,8 @@ def _splits(root: Path) -> tuple[dict[str, Path], list[Path]]:
 
 
 def _no_train(root: Path) -> str:
-    found = [p for p in entries(root) if not is_hidden(p.name)]
-    folders = [p for p in found if p.is_dir()]
+    inside = [p for p in entries(root) if not is_hidden(p.name)]
+    folders = [p for p in inside if p.is_dir()]
     inner = [p for p in folders if "train" in {q.name.lower() for q in entries(p) if q.is_dir()}]
     if inner:
         do = f"set it to {inner[0]}"
@@ -180,7 +180,7 @@ def _no_train(root: Path) -> str:
         do = f"move the class folders into {root / 'train'}"
     else:
         do = "it must hold train/<class>/*.png, and may hold test/<class>/*.png"
-    names = [p.name + "/" * p.is_dir() for p in found]
+    names = [p.name + "/" * p.is_dir() for p in inside]
     there = ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)
     return f"data.manual_dir={root} has no folder 'train' (it holds {there or 'nothing'}); {do}"
 
@@ -220,15 +220,15 @@ def list_classes(directory: Path, left_out: LeftOut) -> list[tuple[Path, str]]:
             f"{directory} has no class folder{beside}; it must hold a folder for each class, with "
             f"its images: {directory.name}/<class>/*.png"
         )
-    found = []
+    listed = []
     for name, folder in sorted(folders.items()):
-        found += [(file, name) for file in _list_class(folder, left_out)]
-    if loose > len(found):
+        listed += [(file, name) for file in _list_class(folder, left_out)]
+    if loose > len(listed):
         raise UserError(
-            f"{directory} has {loose} images in no class folder, and {len(found)} in one; put each "
-            f"into the folder of its class: {directory.name}/<class>/*.png"
+            f"{directory} has {loose} images in no class folder, and {len(listed)} in one; put "
+            f"each into the folder of its class: {directory.name}/<class>/*.png"
         )
-    return found
+    return listed
 
 
 def _class_name(folder: Path) -> str:
@@ -249,7 +249,7 @@ def _class_name(folder: Path) -> str:
 
 
 def _list_class(folder: Path, left_out: LeftOut) -> list[Path]:
-    found, mine, nested = [], LeftOut(), []
+    listed, mine, nested = [], LeftOut(), []
     for path in entries(folder):
         if path.is_dir() and not is_hidden(path.name):
             for inner in walk(path):
@@ -259,27 +259,27 @@ def _list_class(folder: Path, left_out: LeftOut) -> list[Path]:
                 else:
                     mine.add(inner)
         elif is_image(path):
-            found.append(path)
+            listed.append(path)
         else:
             mine.add(path)
     lost = sum(len(mine.files.get(reason, ())) for reason in (TYPE, LINK, NESTED))
-    if len(nested) > len(found):
+    if len(nested) > len(listed):
         inner = nested[0]
         raise UserError(
-            f"{folder} is nested: {len(nested)} of its {len(nested) + len(found)} images are in "
+            f"{folder} is nested: {len(nested)} of its {len(nested) + len(listed)} images are in "
             f"sub-folders ({', '.join(sorted(set(nested))[:3])}); a class is one folder of images, "
             f"so make {folder.name}/{inner} a class of its own ({folder.parent.name}/"
             f"{folder.name}-{inner}/) or move its images into {folder}"
         )
-    if not found or lost > len(found):
-        said = f"{lost} of {lost + len(found)} files would be left out" if lost else "no image"
+    if not listed or lost > len(listed):
+        said = f"{lost} of {lost + len(listed)} files would be left out" if lost else "no image"
         raise UserError(
             f"{folder}: {said}{mine}; convert them to a type that is read, with its suffix (.png, "
             ".jpg, .webp, .tif, …), or remove them or the folder"
         )
     for reason, paths in mine.files.items():
         left_out.files[reason] += paths
-    return found
+    return listed
 
 
 def account(

@@ -147,25 +147,25 @@ def _cifar_folder(path: Path) -> dict[str, bytes]:
 
 
 def _cifar_tar(path: Path) -> dict[str, bytes]:
-    wanted, found = set(_cifar_names()), {}
+    wanted, contents = set(_cifar_names()), {}
     try:
         # "r:*" detects the compression; members are read in memory and never extracted.
         with tarfile.open(path, "r:*") as tar:
             for member in tar:
                 name = Path(member.name).name
                 if name in wanted and member.isfile():
-                    found[name] = tar.extractfile(member).read()
+                    contents[name] = tar.extractfile(member).read()
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path") from error
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} is a truncated or corrupt archive ({error}); {_AGAIN}") from error
-    missing = sorted(wanted - set(found))
+    missing = sorted(wanted - set(contents))
     if missing:
         raise UserError(
             f"{path} lacks {', '.join(missing)}; use the *binary version* of CIFAR-10, "
             "cifar-10-binary.tar.gz"
         )
-    return {name: found[name] for name in _cifar_names()}
+    return {name: contents[name] for name in _cifar_names()}
 
 
 # --- Tiny ImageNet -----------------------------------------------------------------------
@@ -209,8 +209,8 @@ class _Tree:
 
     def train_files(self) -> list[str]:
         if self._zip is None:
-            found = (p.relative_to(self._root) for p in self._root.glob("train/*/images/*.JPEG"))
-            return sorted(p.as_posix() for p in found)
+            files = (p.relative_to(self._root) for p in self._root.glob("train/*/images/*.JPEG"))
+            return sorted(p.as_posix() for p in files)
         return sorted(n for n in self._members if n.startswith("train/") and n.endswith(".JPEG"))
 
 

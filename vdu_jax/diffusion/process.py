@@ -132,7 +132,7 @@ def predict_together(
     whole = jax.tree.map(join, *parts)
     eps = folded(bind_condition(score_fn, whole)(params, whole["xt"], whole["t"]))
     ends = itertools.accumulate(len(part["t"]) // count for part in parts[:-1])
-    return [unfolded(found) for found in jnp.split(eps, list(ends), axis=1)]
+    return [unfolded(piece) for piece in jnp.split(eps, list(ends), axis=1)]
 
 
 def eps_error(

@@ -37,11 +37,11 @@ class Model(NamedTuple):
     def preprocess(self, images: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, 3 or 1) to what it takes, (N, S, S, 3): bicubic, the central square."""
         side = self.module.vision.image_size
-        found = np.empty((len(images), side, side, 3), np.float32)
-        for row, pixels in zip(found, images, strict=True):
+        resized = np.empty((len(images), side, side, 3), np.float32)
+        for row, pixels in zip(resized, images, strict=True):
             image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
             row[:] = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
-        return (found / 255.0 - self.mean) / self.deviation
+        return (resized / 255.0 - self.mean) / self.deviation
 
 
 def read_config(config: Mapping[str, Any], where: str) -> clip.CLIP:
@@ -100,8 +100,8 @@ def read(directory: Path) -> Model:
         raise UserError(f"{directory}: no such folder")
     config, _ = folder.read_json(directory / "config.json")
     module = read_config(config, str(directory / "config.json"))
-    found = weights.find(directory, WEIGHTS)
-    params = PART.to_params(module, weights.read(found, PART.ignored).tensors, str(found.file))
+    files = weights.find(directory, WEIGHTS)
+    params = PART.to_params(module, weights.read(files, PART.ignored).tensors, str(files.file))
     mean, deviation = MEAN, DEVIATION
     if (directory / "preprocessor_config.json").is_file():
         where = directory / "preprocessor_config.json"

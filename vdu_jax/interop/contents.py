@@ -69,7 +69,7 @@ def look(path: Path) -> Contents | None:
         return JSON
     if head[257:262] == b"ustar":
         return Contents("tar", "a tar archive", "unpack it")
-    return next((found for magic, found in MAGIC if head.startswith(magic)), None)
+    return next((content for magic, content in MAGIC if head.startswith(magic)), None)
 
 
 def _is_json(path: Path, head: bytes) -> bool:
@@ -84,5 +84,5 @@ def _is_json(path: Path, head: bytes) -> bool:
 
 def explain(path: Path) -> str:
     """What a file is that was to hold weights and does not, and what to do; "" if not known."""
-    found = look(path)
-    return f"{found.what}: {found.do}" if found and found.kind != "safetensors" else ""
+    content = look(path)
+    return f"{content.what}: {content.do}" if content and content.kind != "safetensors" else ""

@@ -44,16 +44,16 @@ def convert(source: str | Path, destination: str | Path) -> None:
             "`vdu convert` needs PyTorch to read its files: pip install 'vdu-jax[torch]'"
         ) from None
     if shards:
-        found, left_out = {}, []
+        named, left_out = {}, []
         for name, wanted in shards.items():
             part, more = _read(source.parent / name, torch)
             weights.check_shard(source, name, set(wanted), set(part))
-            found |= part
+            named |= part
             left_out += more
     else:
-        found, left_out = _read(source, torch)
+        named, left_out = _read(source, torch)
     # Tensors that share memory, as tied weights do, are not allowed in the format.
-    copies = {name: value.detach().clone().contiguous() for name, value in found.items()}
+    copies = {name: value.detach().clone().contiguous() for name, value in named.items()}
     with artifacts.atomic_path(destination) as temporary:
         save_file(copies, temporary, {"format": "pt"})
     files = f" of {len(shards)} shards" if shards else ""
@@ -64,18 +64,18 @@ def convert(source: str | Path, destination: str | Path) -> None:
 
 def _check_contents(path: Path) -> None:
     """Refuse, before PyTorch is asked, what is no checkpoint of its; say what it is."""
-    found = contents.look(path)
-    kind = found.kind if found else ""
+    content = contents.look(path)
+    kind = content.kind if content else ""
     if kind == "zip":
-        found = _of_zip(path)
+        content = _of_zip(path)
     elif kind == "pickle":
-        found = None
+        content = None
     elif kind == "safetensors":
-        found = found._replace(do="it needs no conversion")
-    elif found is None:
+        content = content._replace(do="it needs no conversion")
+    elif content is None:
         raise UserError(f"{path} is damaged or no PyTorch checkpoint: get it again")
-    if found is not None:
-        raise UserError(f"{path} is {found.what}, not a PyTorch checkpoint: {found.do}")
+    if content is not None:
+        raise UserError(f"{path} is {content.what}, not a PyTorch checkpoint: {content.do}")
 
 
 def _of_zip(path: Path) -> contents.Contents | None:
@@ -99,7 +99,7 @@ def _of_zip(path: Path) -> contents.Contents | None:
 def _read(source: Path, torch) -> tuple[Mapping, list[str]]:
     """The state dict in a file, and the names of what else it holds."""
     try:
-        found = torch.load(source, weights_only=True, map_location="cpu")
+        loaded = torch.load(source, weights_only=True, map_location="cpu")
     except Exception as error:  # damaged files raise whatever the bytes happen to mean
         # Bytes that are no operation of pickles are damage, not code.
         if "weights only" in str(error).lower() and "unsupported operand" not in str(error).lower():
@@ -112,15 +112,15 @@ def _read(source: Path, torch) -> tuple[Mapping, list[str]]:
             "or save the model's state_dict() alone with torch.save"
         ) from error
     left_out = []
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        left_out = sorted(str(name) for name in found if name != "state_dict")
-        found = found["state_dict"]
-    if not isinstance(found, Mapping) or not found:
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        left_out = sorted(str(name) for name in loaded if name != "state_dict")
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping) or not loaded:
         raise UserError(f"{source} holds no state dict: save the model's state_dict() alone")
-    for name, value in found.items():
+    for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise UserError(
                 f"{source}: entry {name!r} is no named tensor but {type(value).__name__}: save the "
                 "model's state_dict() alone"
             )
-    return found, left_out
+    return loaded, left_out

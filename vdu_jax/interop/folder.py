@@ -65,9 +65,9 @@ def read_json(path: Path) -> tuple[dict, str]:
         text = path.read_bytes().decode("utf-8")  # with its ends of lines
         value = json.loads(text)
     except (ValueError, OSError, RecursionError) as error:
-        found = contents.look(path) if path.is_file() else None
-        if found is not None and found.kind in ("empty", "lfs", "html"):
-            raise UserError(f"{path} is {found.what}: {found.do}") from error
+        content = contents.look(path) if path.is_file() else None
+        if content is not None and content.kind in ("empty", "lfs", "html"):
+            raise UserError(f"{path} is {content.what}: {content.do}") from error
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object")
@@ -134,20 +134,20 @@ def read(directory: Path, weights: str = "params", variant: str | None = "") -> 
             f"the network knows {rows} classes. If the data has one less, the last one says "
             "nothing, which guidance needs: leave condition.drop above 0. Else set it to 0"
         )
-    found = weight_files.find(network, WEIGHTS, variant)
-    if found.shards:
-        load(found.file)
-    if found.variant and not variant:
-        notes.append(f"{found.file}: the variant {found.variant}, the only weights in its folder")
-    if found.others and not variant:
-        others = " and ".join(found.others)
-        notes.append(f"{found.file} is read; {others} is there too, for --variant")
+    files = weight_files.find(network, WEIGHTS, variant)
+    if files.shards:
+        load(files.file)
+    if files.variant and not variant:
+        notes.append(f"{files.file}: the variant {files.variant}, the only weights in its folder")
+    if files.others and not variant:
+        others = " and ".join(files.others)
+        notes.append(f"{files.file} is read; {others} is there too, for --variant")
     if weights == "params" and (directory / UNET_FOLDERS["ema"]).is_dir():
         notes.append(f"{network} is read; the moving average is there too, for --weights=ema")
-    stored = weight_files.read(found)
+    stored = weight_files.read(files)
     if (directory / ORIGIN).is_file() and weights == "params":
-        _check_origin(load(directory / ORIGIN), stored.tensors, directory / ORIGIN, found.file)
-    relative = found.file.relative_to(directory).as_posix()
+        _check_origin(load(directory / ORIGIN), stored.tensors, directory / ORIGIN, files.file)
+    relative = files.file.relative_to(directory).as_posix()
     return ModelFolder(
         settings, image_shape, stored.tensors, stored.metadata, relative, texts, stored.shards,
         tuple(notes),
@@ -178,8 +178,8 @@ def scheduler_file(directory: Path, index: Mapping[str, Any]) -> Path | None:
     return None
 
 
-def _check_origin(origin: dict, found: Mapping[str, np.ndarray], where: Path, file: Path) -> None:
-    expected, sums = origin.get("sha256"), tensors.checksums(found)
+def _check_origin(origin: dict, stored: Mapping[str, np.ndarray], where: Path, file: Path) -> None:
+    expected, sums = origin.get("sha256"), tensors.checksums(stored)
     if not isinstance(expected, dict):
         raise UserError(f"{where} is damaged: it has no sha256 of the tensors")
     for name in sorted(expected.keys() & sums.keys()):

@@ -69,10 +69,10 @@ def params_from_tensors(named: Mapping[str, np.ndarray], where: str | Path = "we
     """
     like = inception.param_shapes()
     wanted = layout.pytorch_shapes(like, tensor_name)
-    found = {name for name in named if not ignored(name)}
+    theirs = {name for name in named if not ignored(name)}
     for names, problem in (
-        (wanted.keys() - found, "lacks"),
-        (found - wanted.keys(), "has an unexpected"),
+        (wanted.keys() - theirs, "lacks"),
+        (theirs - wanted.keys(), "has an unexpected"),
     ):
         if names:
             raise UserError(

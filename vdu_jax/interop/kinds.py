@@ -77,13 +77,13 @@ def pipeline_class(index: Mapping[str, Any]) -> Any:
 
 def components(index: Mapping[str, Any]) -> dict[str, str]:
     """The parts that a pipeline has: name -> class, or the value of what is no class."""
-    found = {}
+    parts = {}
     for name, value in index.items():
         if name.startswith("_") or says_nothing(value) or value == [None, None]:
             continue
         is_class = isinstance(value, list) and len(value) == 2 and isinstance(value[1], str)
-        found[name] = value[1] if is_class else repr(value)
-    return found
+        parts[name] = value[1] if is_class else repr(value)
+    return parts
 
 
 def latent_parts(index: Mapping[str, Any]) -> list[str]:
@@ -191,9 +191,9 @@ def refuse_file(path: Path, reads: str) -> UserError:
     """
     if path.suffix == ".json":
         return UserError(f"{path} is one file of a model: name its folder, {path.parent}")
-    found = contents.look(path)
-    if found is not None and found.kind not in ("safetensors", "pickle", "zip"):
-        return UserError(f"{path} is {found.what}: {found.do}; {reads}")
+    content = contents.look(path)
+    if content is not None and content.kind not in ("safetensors", "pickle", "zip"):
+        return UserError(f"{path} is {content.what}: {content.do}; {reads}")
     if path.suffix == ".safetensors" or path.suffix in tensors.PICKLES:
         return UserError(f"{path} is {_single_file(path)}; {reads}")
     return UserError(f"{path} is no folder: {reads}")

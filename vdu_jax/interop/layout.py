@@ -72,11 +72,11 @@ def from_pytorch(
         ]
         raise UserError(f"{where} does not fit the network of its config: {'; '.join(parts)}")
     for name, shape in wanted.items():
-        found = named[name].shape
-        if found != shape:
-            permuted = sorted(found) == sorted(shape)
+        stored = named[name].shape
+        if stored != shape:
+            permuted = sorted(stored) == sorted(shape)
             raise UserError(
-                f"{where}: tensor {name} has the shape {found}, the network needs {shape}"
+                f"{where}: tensor {name} has the shape {stored}, the network needs {shape}"
                 + ("; its axes are permuted" if permuted else "")
             )
     leaves = []

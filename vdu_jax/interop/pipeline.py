@@ -78,9 +78,9 @@ def read(directory: Path) -> TextToImage:
     configs, modules = read_networks(directory)
     params = {}
     for name, part in stable_diffusion.PARTS.items():
-        found = weights.find(directory / name, part.weights)
-        stored = weights.read(found, part.ignored).tensors
-        params[name] = part.to_params(modules[name], stored, found.file)
+        files = weights.find(directory / name, part.weights)
+        stored = weights.read(files, part.ignored).tensors
+        params[name] = part.to_params(modules[name], stored, files.file)
     where = directory / "scheduler" / "scheduler_config.json"
     named = folder.scheduler_class(index)
     diffusion = scheduler.read_noise(folder.read_json(where)[0], where, named)
@@ -192,11 +192,11 @@ def write(directory: Path, source: Path, params: Mapping[str, Params]) -> list[s
     directory, source = Path(directory), Path(source)
     if directory.exists():
         raise UserError(f"{directory} exists already: name another folder")
-    found = {
+    files = {
         name: weights.find(source / name, stable_diffusion.PARTS[name].weights) for name in params
     }
     index, _ = folder.read_json(source / "model_index.json")
-    skipped = _not_copied(source, kinds.components(index), found)
+    skipped = _not_copied(source, kinds.components(index), files)
     with artifacts.atomic_folder(directory) as temporary:
         shutil.copytree(
             source,
@@ -206,24 +206,24 @@ def write(directory: Path, source: Path, params: Mapping[str, Params]) -> list[s
         )
         for name, tree in params.items():
             part = stable_diffusion.PARTS[name]
-            stored = weights.read(found[name], part.ignored)
+            stored = weights.read(files[name], part.ignored)
             named = part.to_tensors(tree, stored.tensors)
-            file = found[name].file.name
+            file = files[name].file.name
             weights.write(temporary / name, file, named, stored.metadata, stored.shards)
     return sorted(path.relative_to(source).as_posix() for path in skipped)
 
 
 def _not_copied(
-    source: Path, parts: Mapping[str, str], found: Mapping[str, weights.Found]
+    source: Path, parts: Mapping[str, str], networks: Mapping[str, weights.Found]
 ) -> set[Path]:
-    """What of a pipeline's folder is left out of one with new weights for the networks `found`."""
+    """What of a pipeline's folder is left out of one with new weights for `networks`."""
     skipped = {
         path
         for path in source.iterdir()
         if (path.is_dir() and path.name not in parts)
         or (path.is_file() and weights.is_weights(path.name))
     }
-    for name, files in found.items():
+    for name, files in networks.items():
         kept = {files.file.name, *files.shards}
         skipped |= {
             path

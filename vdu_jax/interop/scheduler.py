@@ -271,12 +271,12 @@ class _File:
 
     def _variance(self) -> str:
         # The logarithm is taken and undone.
-        found = {"fixed_small_log": "fixed_small"}.get(
+        variance = {"fixed_small_log": "fixed_small"}.get(
             self.values["variance_type"], self.values["variance_type"]
         )
-        if found not in VARIANCES:
+        if variance not in VARIANCES:
             raise self.refuse("variance_type", f"it must be {' or '.join(VARIANCES)}")
-        return found
+        return variance
 
 
 def read_config(config: Mapping[str, Any], where: str, named: str | None = None) -> Scheduler:

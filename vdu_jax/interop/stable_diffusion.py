@@ -28,9 +28,9 @@ class Reader:
 
     def __init__(self, config: Mapping[str, Any], where: str, kinds: Sequence[str]):
         self.values, self.where, self.used = dict(config), where, {"_class_name"}
-        found = config.get("_class_name", kinds[0])
-        if found not in kinds:
-            raise self.refuse("_class_name", f"it must be {' or '.join(kinds)}", found)
+        kind = config.get("_class_name", kinds[0])
+        if kind not in kinds:
+            raise self.refuse("_class_name", f"it must be {' or '.join(kinds)}", kind)
 
     def refuse(self, key: str, need: str, value: Any = None) -> UserError:
         value = self.values.get(key) if value is None else value
@@ -131,7 +131,7 @@ def read_unet(config: Mapping[str, Any], where: str) -> unet_condition.UNetCondi
         text_width=read.count("cross_attention_dim", 1280),
         block_out_channels=channels,
         layers_per_block=read.count("layers_per_block", 2, MOST_LAYERS),
-        attention_levels=tuple(level for level, found in enumerate(attends) if found),
+        attention_levels=tuple(level for level, attend in enumerate(attends) if attend),
         num_heads=heads,
         transformer_layers=read.count("transformer_layers_per_block", 1, MOST_LAYERS),
         linear_projection=read.take("use_linear_projection", False),

@@ -109,10 +109,10 @@ def read(path: Path, ignored: Callable[[str], bool] = lambda name: False) -> Ten
         with safetensors.safe_open(path, framework="np") as file:
             metadata = dict(file.metadata() or {})
     except safetensors.SafetensorError as error:
-        found = contents.explain(path)
+        what = contents.explain(path)
         raise UserError(
-            f"{path} is {found}"
-            if found
+            f"{path} is {what}"
+            if what
             else f"{path} is damaged or no safetensors file ({error}): get it again"
         ) from error
     tensors = {}

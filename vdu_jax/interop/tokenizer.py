@@ -56,8 +56,8 @@ def load(directory: Path, max_length: int = 77) -> Tokenize:
     def tokenize(prompts: Sequence[str]) -> np.ndarray:
         rows = np.full((len(prompts), max_length), numbers[padding], np.int32)
         for row, prompt in zip(rows, prompts, strict=True):
-            found = made.encode(prompt, add_special_tokens=False).ids[: max_length - 2]
-            row[: len(found) + 2] = [numbers[START], *found, numbers[END]]
+            ids = made.encode(prompt, add_special_tokens=False).ids[: max_length - 2]
+            row[: len(ids) + 2] = [numbers[START], *ids, numbers[END]]
         return rows
 
     return tokenize

@@ -77,11 +77,11 @@ def read_index(path: Path) -> dict[str, list[str]]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
-    found = value.get("weight_map") if isinstance(value, dict) else None
-    if not isinstance(found, dict) or not found:
+    places = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(places, dict) or not places:
         raise UserError(f"{path} is no index of shards: it has no weight_map")
     shards = {}
-    for name, file in found.items():
+    for name, file in places.items():
         if not isinstance(file, str) or Path(file).name != file:
             raise UserError(f"{path}: weight_map: {name} lies in {file!r}: it must be a file name")
         shards.setdefault(file, []).append(name)
@@ -103,13 +103,13 @@ def _candidates(network: Path, name: str) -> dict[str, list[Path]]:
         re.compile(rf"{stem}\.(?P<variant>[^.]+)\.safetensors\.index\.json"),
         re.compile(rf"{stem}\.safetensors\.(?P<variant>[^.]+)\.index\.json"),
     )
-    found = {}
+    variants = {}
     for path in sorted(network.iterdir()):
         matches = (pattern.fullmatch(path.name) for pattern in patterns)
         match = next((match for match in matches if match), None)
         if match and path.is_file() and not SHARD.search(path.name):
-            found.setdefault(match["variant"] or "", []).append(path)
-    return found
+            variants.setdefault(match["variant"] or "", []).append(path)
+    return variants
 
 
 def find(network: Path, name: str, variant: str | None = None) -> Found:
@@ -127,9 +127,9 @@ def find(network: Path, name: str, variant: str | None = None) -> Found:
     network = Path(network)
     if not network.is_dir():
         raise UserError(f"{network}: no such folder")
-    found = _candidates(network, name)
-    if variant and variant not in found:
-        have = ", ".join(sorted(v or "the usual one" for v in found)) or "none"
+    candidates = _candidates(network, name)
+    if variant and variant not in candidates:
+        have = ", ".join(sorted(v or "the usual one" for v in candidates)) or "none"
         pickled = _pickled(network, name, variant)
         if pickled is not None:
             _refuse_pickle(pickled, network, name, variant)
@@ -138,23 +138,23 @@ def find(network: Path, name: str, variant: str | None = None) -> Found:
             f"safetensors it has {have}"
         )
     chosen = variant or ""
-    if not variant and "" not in found:
-        if not found:
+    if not variant and "" not in candidates:
+        if not candidates:
             _refuse_nothing(network, name)
-        if len(found) > 1:
-            names = ", ".join(sorted(found))
-            do = f"choose one with --variant={'|'.join(sorted(found))}"
+        if len(candidates) > 1:
+            names = ", ".join(sorted(candidates))
+            do = f"choose one with --variant={'|'.join(sorted(candidates))}"
             if variant is None:
                 do = "leave only one of them there"
             raise UserError(f"{network} has no {name} but the variants {names}: {do}")
-        (chosen,) = found
-    files = found[chosen]
+        (chosen,) = candidates
+    files = candidates[chosen]
     if len(files) > 1:
         names = " and ".join(path.name for path in files)
         raise UserError(f"{network} holds the same weights twice, in {names}: delete one of them")
     (file,) = files
     shards = read_index(file) if file.name.endswith(".json") else {}
-    return Found(file, chosen, shards, tuple(sorted(found.keys() - {chosen})))
+    return Found(file, chosen, shards, tuple(sorted(candidates.keys() - {chosen})))
 
 
 def _of_variant(name: str, variant: str) -> str:
@@ -205,31 +205,31 @@ def _refuse_nothing(network: Path, name: str) -> None:
     raise UserError(f"{network / name}: no such file: get the weights")
 
 
-def read(found: Found, ignored: Callable[[str], bool] = lambda name: False) -> Stored:
+def read(files: Found, ignored: Callable[[str], bool] = lambda name: False) -> Stored:
     """All tensors of the files that `find` found.
 
     Raises:
       UserError: as `tensors.read`, and if a shard does not hold what the index says.
     """
-    if not found.shards:
-        return Stored(*tensors.read(found.file, ignored), {})
+    if not files.shards:
+        return Stored(*tensors.read(files.file, ignored), {})
     whole, shards = {}, {}
-    for file, names in found.shards.items():
-        part = tensors.read(found.file.parent / file, ignored)
+    for file, names in files.shards.items():
+        part = tensors.read(files.file.parent / file, ignored)
         wanted = {name for name in names if not ignored(name)}
-        check_shard(found.file, file, wanted, part.tensors.keys())
+        check_shard(files.file, file, wanted, part.tensors.keys())
         whole |= part.tensors
         shards[file] = {"tensors": sorted(wanted), "metadata": part.metadata}
     return Stored(whole, {}, shards)
 
 
-def check_shard(index: Path, file: str, wanted: set[str], found: set[str]) -> None:
+def check_shard(index: Path, file: str, wanted: set[str], held: set[str]) -> None:
     """Refuse a shard that does not hold exactly the tensors that its index says.
 
     Raises:
       UserError: naming a tensor.
     """
-    for names, problem in ((wanted - found, "lacks"), (found - wanted, "holds")):
+    for names, problem in ((wanted - held, "lacks"), (held - wanted, "holds")):
         if names:
             says = "lists there" if problem == "lacks" else "does not list there"
             raise UserError(

@@ -150,6 +150,6 @@ def quality(features: np.ndarray, reference: Reference, seed: int) -> dict[str, 
     figures = counted_distance(features, reference)
     for metric in METRICS:
         enough = min(len(features), len(reference.some)) >= metric.needs
-        found = metric.compute(features, reference.some, seed) if enough else None
-        figures[metric.key] = found._asdict() if hasattr(found, "_asdict") else found
+        figure = metric.compute(features, reference.some, seed) if enough else None
+        figures[metric.key] = figure._asdict() if hasattr(figure, "_asdict") else figure
     return figures

@@ -14,20 +14,20 @@ class Rate(NamedTuple):
     count: int
 
 
-def rate(found) -> Rate:
+def rate(outcomes) -> Rate:
     """The share of true ones, with its `interval`.
 
     Args:
-      found: (N,) bool, N ≥ 1.
+      outcomes: (N,) bool, N ≥ 1.
 
     Raises:
       ValueError: of no images.
     """
-    found = [bool(value) for value in found]
-    if not found:
+    outcomes = [bool(value) for value in outcomes]
+    if not outcomes:
         raise ValueError("a rate of no images")
-    share = sum(found) / len(found)
-    return Rate(share, *interval(share, len(found)), len(found))
+    share = sum(outcomes) / len(outcomes)
+    return Rate(share, *interval(share, len(outcomes)), len(outcomes))
 
 
 def interval(share: float, count: int) -> tuple[float, float]:

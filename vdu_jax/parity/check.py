@@ -31,14 +31,14 @@ class Result(NamedTuple):
 
 def result(component: Component, precision: str, ours, reference) -> Result:
     """The comparison of a component's arrays with the reference's."""
-    found = compare.difference(ours, reference)
+    differences = compare.difference(ours, reference)
     return Result(
         component.name,
         component.about,
         precision,
-        *found,
+        *differences,
         component.measure,
-        found.of(component.measure),
+        differences.of(component.measure),
         component.tolerance[precision],
     )
 

@@ -40,14 +40,14 @@ def difference(ours: Arrays, reference: Arrays) -> Difference:
             raise ValueError(f"{name}: shape {a.shape}, the reference has {b.shape}")
         gap = np.abs(a - b)
         with np.errstate(divide="ignore", invalid="ignore"):
-            found = [
+            errors = [
                 gap.max(),
                 gap.max() / np.abs(b).max(),
                 np.linalg.norm(gap) / np.linalg.norm(b),
             ]
         # 0/0, two arrays of zeros, is no difference; every other NaN is one.
-        found = [0.0 if gap.max() == 0 else np.inf if np.isnan(f) else f for f in found]
-        worst = np.maximum(worst, found)
+        errors = [0.0 if gap.max() == 0 else np.inf if np.isnan(f) else f for f in errors]
+        worst = np.maximum(worst, errors)
     return Difference(*map(float, worst))
 
 

@@ -350,8 +350,8 @@ def autoencoder(precision: str) -> dict:
 
     @jax.jit
     def both_ways(images, latents):
-        found = module.apply({"params": params}, images, method="encode")
-        return *found, module.apply({"params": params}, latents, method="decode")
+        moments = module.apply({"params": params}, images, method="encode")
+        return *moments, module.apply({"params": params}, latents, method="decode")
 
     results = both_ways(inputs.images(51, 2, 32, 24, 3), inputs.normal(52, 2, 4, 3, 4))
     return dict(zip(("mean", "log_variance", "decoded"), results, strict=True))

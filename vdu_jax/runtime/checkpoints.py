@@ -200,14 +200,14 @@ class Store:
         for step in reversed(self.steps()):
             items, error = {}, None
             try:
-                if found := self.damage(step):
-                    raise self._damaged(found)
+                if damage := self.damage(step):
+                    raise self._damaged(damage)
                 self._found_whole = step
                 items |= {name: self.restore(step, name, tree) for name, tree in like.items()}
                 items |= {name: self.restore_json(step, name) for name in json}
                 check(step, items)
-            except Damaged as found:
-                error = found
+            except Damaged as raised:
+                error = raised
             if any(processes.gather(np.array([error is not None]))):
                 self._found_whole = None
                 damaged.append((step, error or self._damaged(f"{self._folder(step)} is damaged")))
@@ -324,8 +324,8 @@ class Store:
         """Raises: Damaged, if a step is missing or its item damaged."""
         if step not in self._manager.all_steps():
             raise self._damaged(f"{self.directory} has no checkpoint of step {step}")
-        if step != self._found_whole and (found := self.damage(step, name)):
-            raise self._damaged(found)
+        if step != self._found_whole and (damage := self.damage(step, name)):
+            raise self._damaged(damage)
 
     def _damaged(self, what: str) -> Damaged:
         return Damaged(what, self.directory.parent)
@@ -340,16 +340,16 @@ class Store:
         try:
             with ocp.StandardCheckpointer() as reader:
                 stored = reader.metadata(self._folder(step) / name)
-            found = _shapes(stored.item_metadata.tree)
+            shapes = _shapes(stored.item_metadata.tree)
         except Exception as error:
             # Orbax finds nothing where a file of its own is gone.
             raise self._damaged(f"{where} is missing or damaged") from error
         wanted = _shapes(like)
-        for tensor in sorted(found.keys() | wanted.keys()):
-            if found.get(tensor) != wanted.get(tensor):
+        for tensor in sorted(shapes.keys() | wanted.keys()):
+            if shapes.get(tensor) != wanted.get(tensor):
                 raise UserError(
                     f"{where} belongs to another network: {tensor} is "
-                    f"{found.get(tensor, 'absent')} there and {wanted.get(tensor, 'absent')} in "
+                    f"{shapes.get(tensor, 'absent')} there and {wanted.get(tensor, 'absent')} in "
                     "the config's model"
                 )
         self._doubtful.discard(step)

@@ -74,13 +74,13 @@ def parse_cell(config: ConfigDict, text: str) -> Cell:
     Raises:
       UserError: if it is not one.
     """
-    found = {str(cell): cell for cell in cells(config)}
-    if text not in found:
+    named = {str(cell): cell for cell in cells(config)}
+    if text not in named:
         raise UserError(
             f"--only={text}: no cell METHOD/CLASS/SEED of this config; its methods are "
-            f"{', '.join(sorted(config.methods))}, e.g. --only={next(iter(found))}"
+            f"{', '.join(sorted(config.methods))}, e.g. --only={next(iter(named))}"
         )
-    return found[text]
+    return named[text]
 
 
 def cells(config: ConfigDict) -> list[Cell]:
@@ -222,11 +222,11 @@ def trainings(config: ConfigDict) -> dict[Path, ConfigDict]:
     if not config.unlearn.init_from:
         return {}
     original.unlearn.init_from = original.train.get("init_from", "")
-    found = {Path(config.unlearn.init_from): original}
+    models = {Path(config.unlearn.init_from): original}
     for folder in map(Path, config.posterior.runs):
-        new = found[folder] = original.copy_and_resolve_references()
+        new = models[folder] = original.copy_and_resolve_references()
         new.train.seed += RUN_STEP * int(folder.name.removeprefix("run-"))
-    return found
+    return models
 
 
 def train_model(config: ConfigDict, workdir: Path, folder: Path) -> None:
@@ -331,7 +331,7 @@ def run(config: ConfigDict, workdir: Path, onto: str = "") -> None:
             models[name] = functools.partial(train_model, of_model, workdir, folder)
     share(workdir, models, wait=False)
     share(workdir, {f"tuning/{m}": functools.partial(tune, config, workdir, m) for m in untuned})
-    given_settings = {m: found["settings"] for m, found in given["tuned"].items()}
+    given_settings = {m: tuned["settings"] for m, tuned in given["tuned"].items()}
     settings = {m: comparison.complete_method(s) for m, s in given_settings.items()}
     settings |= {m: tune(config, workdir, m) for m in untuned}
     started, made = time.monotonic(), 0
@@ -363,8 +363,8 @@ def run(config: ConfigDict, workdir: Path, onto: str = "") -> None:
         root = workdir / f"seed-{cell.seed}"
         new, folder = open_cell(config, workdir, root, cell, settings[cell.method])
         rows[cell] = figures(new, folder, cell.method)
-    found = given["tuned"] | {m: tuning(config, workdir, m) for m in untuned}
-    published = comparison.results(config, found, rows, given, tasks.of(config).columns)
+    tuned = given["tuned"] | {m: tuning(config, workdir, m) for m in untuned}
+    published = comparison.results(config, tuned, rows, given, tasks.of(config).columns)
     with lock(workdir, workdir / "results"):
         artifacts.write_json(workdir / "results.json", published)
         comparison.write(published, workdir, grids(config, workdir, todo))
@@ -408,27 +408,27 @@ def read_published(config: ConfigDict, file: Path) -> dict:
 
 def tuning(config: ConfigDict, workdir: Path, method: str) -> dict:
     """What a method's tuning found, and the settings chosen."""
-    found, entry = {}, config.methods[method]
+    summary, entry = {}, config.methods[method]
     if method in config.benchmark.grids:
-        found = artifacts.upstream(workdir, f"tuning/{method}")["summary"]
-        entry = candidates(config, method)[found["chosen"]]
-    return found | {"settings": config_lib.method_inputs(entry)}
+        summary = artifacts.upstream(workdir, f"tuning/{method}")["summary"]
+        entry = candidates(config, method)[summary["chosen"]]
+    return summary | {"settings": config_lib.method_inputs(entry)}
 
 
 def grids(
     config: ConfigDict, workdir: Path, made: list[Cell]
 ) -> dict[int | str, dict[str, np.ndarray]]:
     """class or target -> model -> its first images (GRID, H, W, C), of the first training seed."""
-    found = {}
+    by_forget = {}
     for cell in made:
         if cell.seed == config.benchmark.seeds[0]:
             folder = place(config, workdir / f"seed-{cell.seed}", cell.method, cell.forget)
-            rows = found.setdefault(cell.forget, {})
+            rows = by_forget.setdefault(cell.forget, {})
             for model in (ORIGINAL, cell.method):
                 if model not in rows:
                     drawn = sample.load(folder, model)
                     rows[model] = tasks.of(config, folder).shown(drawn, GRID)
-    return found
+    return by_forget
 
 
 def run_only(config: ConfigDict, workdir: Path, text: str, against: str = "") -> int:

@@ -59,27 +59,27 @@ def columns(cells: Mapping, own_columns: Mapping[str, str]) -> dict[str, tuple[s
 
 def settings(config: ConfigDict) -> dict:
     """A config as it is published; where files lie and devices are is nobody else's business."""
-    found = json.loads(artifacts.dumps(config.to_dict()))
-    del found["parallel"]
+    published = json.loads(artifacts.dumps(config.to_dict()))
+    del published["parallel"]
     for key in ("dir", "manual_dir"):
-        del found["data"][key]
-    if not found["data"].get("background"):  # all images are opaque: it changes nothing
-        del found["data"]["background"]
-    if found["model"].get("num_class_embeds") == 0:  # nothing is asked for
-        del found["condition"]
-    found["model"] = vdu_config.model_inputs(found["model"])
-    found["methods"] = {m: vdu_config.method_inputs(e) for m, e in found["methods"].items()}
-    return found
+        del published["data"][key]
+    if not published["data"].get("background"):  # all images are opaque: it changes nothing
+        del published["data"]["background"]
+    if published["model"].get("num_class_embeds") == 0:  # nothing is asked for
+        del published["condition"]
+    published["model"] = vdu_config.model_inputs(published["model"])
+    published["methods"] = {m: vdu_config.method_inputs(e) for m, e in published["methods"].items()}
+    return published
 
 
 def complete(published: Mapping) -> dict:
     """The config of a results.json; settings that are younger than the file have their defaults."""
     defaults = settings(vdu_config.default(published["model"].get("name", "unet")))
-    found = {
+    sections = {
         section: defaults.get(section, {}) | dict(values) for section, values in published.items()
     }
     methods = {m: complete_method(entry).to_dict() for m, entry in published["methods"].items()}
-    return found | {"methods": methods}
+    return sections | {"methods": methods}
 
 
 def complete_method(published: Mapping) -> ConfigDict:
@@ -307,12 +307,12 @@ def counts(published: Mapping) -> list[str]:
 
 def _images(published: Mapping, of_original: bool = False) -> list[int]:
     """The numbers of images of the original, or of all other models, in every cell."""
-    found = []
+    counts = []
     for name, row in published["cells"].items():
         method, forget, _ = _split(name)
         if (method == ORIGINAL) == of_original:
-            found.append(image_count(method, row, _classes(forget)))
-    return found
+            counts.append(image_count(method, row, _classes(forget)))
+    return counts
 
 
 def _several(count: int, one: str, more: str) -> str:

@@ -36,9 +36,9 @@ def run(
     if config is None:
         if model != ORIGINAL or weights:
             raise UserError("--config is missing; without it only an imported model is exported")
-        found = importing.unchanged(workdir / "import")
-        folder.write(directory, found, overwrite)
-        count, note = sum(tensor.size for tensor in found.tensors.values()), ""
+        imported = importing.unchanged(workdir / "import")
+        folder.write(directory, imported, overwrite)
+        count, note = sum(tensor.size for tensor in imported.tensors.values()), ""
     else:
         if model not in sample.models(config):
             raise UserError(f"--model={model}: one of {', '.join(sample.models(config))}")

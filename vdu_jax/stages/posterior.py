@@ -40,14 +40,14 @@ def checkpoint_list(task: tasks.Task) -> list[Checkpoint]:
     section = task.config.posterior
     if section.family == "fisher":
         return [task.last_checkpoint()]
-    found = task.trajectory() if section.source == "trajectory" else task.runs()
-    wanted = section.count or len(found)
-    if len(found) < max(2, wanted):
+    checkpoints = task.trajectory() if section.source == "trajectory" else task.runs()
+    wanted = section.count or len(checkpoints)
+    if len(checkpoints) < max(2, wanted):
         raise UserError(
             f"config key posterior.count: {max(2, wanted)} checkpoints are needed and "
-            f"{len(found)} are there; lower it or train with more train.snapshots"
+            f"{len(checkpoints)} are there; lower it or train with more train.snapshots"
         )
-    return found[-wanted:]
+    return checkpoints[-wanted:]
 
 
 def stream(task: tasks.Task, checkpoints: list[Checkpoint]) -> Iterator[Params]:
@@ -65,14 +65,14 @@ def groups(leaves: list) -> list[list]:
     A group is folded in by one program: one for each array would be dozens to compile, one for all
     would hold intermediate results of their whole size.
     """
-    found, left = [], -1
+    grouped, left = [], -1
     for leaf in leaves:
         if leaf.nbytes > left:
-            found.append([])
+            grouped.append([])
             left = GROUP_BYTES
-        found[-1].append(leaf)
+        grouped[-1].append(leaf)
         left -= leaf.nbytes
-    return found
+    return grouped
 
 
 def reduce(task: tasks.Task, checkpoints: list[Checkpoint]) -> posterior.GaussianPosterior:
@@ -99,15 +99,15 @@ def reduce(task: tasks.Task, checkpoints: list[Checkpoint]) -> posterior.Gaussia
             jax.block_until_ready(moments[index])
             del part, leaves, some
             bar.update(index == 0)
-    found = []
+    posteriors = []
     for index, structure in sorted(structures.items()):
         counts, *trees = zip(*moments.pop(index), strict=True)
         of_part = posterior.Moments(
             counts[0], *(structure.unflatten(itertools.chain(*some)) for some in trees)
         )
-        found.append(posterior.finish(of_part))
+        posteriors.append(posterior.finish(of_part))
         del trees, of_part
-    means, variances, counts = zip(*found, strict=True)
+    means, variances, counts = zip(*posteriors, strict=True)
     return posterior.GaussianPosterior(whole(means), whole(variances), counts[0])
 
 

@@ -28,7 +28,7 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     replay, more = task.clean(images)
     forget_like = replay.forget_like
     artifacts.write_npz(path / "images.npz", images=images, forget_like=forget_like)
-    artifacts.write_npz(path / "found.npz", **replay.found)
+    artifacts.write_npz(path / "found.npz", **replay.for_scorer)
     pictures.save(path / "grid.png", pictures.grid(images[~forget_like][:SHOWN]))
     stage.finish(
         {
@@ -45,5 +45,5 @@ def load(workdir: Path) -> tasks.Replay:
     artifacts.upstream(workdir, "replay")
     folder = Path(workdir) / "replay"
     stored = artifacts.read_npz(folder / "images.npz")
-    found = artifacts.read_npz(folder / "found.npz")
-    return tasks.Replay(stored["images"], stored["forget_like"], found)
+    for_scorer = artifacts.read_npz(folder / "found.npz")
+    return tasks.Replay(stored["images"], stored["forget_like"], for_scorer)

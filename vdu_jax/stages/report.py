@@ -117,7 +117,7 @@ def make_table(task: tasks.Task, metrics: dict) -> dict:
 def page(task: tasks.Task, table: dict, metrics: dict) -> str:
     """The whole report as HTML: the template report.html, filled in."""
     config, workdir, models = task.config, task.workdir, metrics["models"]
-    found = artifacts.upstream(workdir, "replay")
+    replayed = artifacts.upstream(workdir, "replay")
     posterior, layers = None, []
     if vdu_config.needs_posterior(config):
         posterior = artifacts.upstream(workdir, "posterior")["summary"]
@@ -146,7 +146,7 @@ def page(task: tasks.Task, table: dict, metrics: dict) -> str:
         histogram=has_histogram and [[m, *figures["histogram"]] for m, figures in models.items()],
         class_names=list(task.class_names) if has_histogram else [],
         relearning=_relearning(config, workdir) if config.relearn.images else None,
-        replay=found["summary"],
+        replay=replayed["summary"],
         replay_seconds=artifacts.timings(workdir / "replay")["total"],
         posterior=posterior,
         layers=[
@@ -154,7 +154,7 @@ def page(task: tasks.Task, table: dict, metrics: dict) -> str:
             for layer in layers
         ],
         layer_columns=LAYER_COLUMNS,
-        provenance=artifacts.dumps(found["provenance"]),
+        provenance=artifacts.dumps(replayed["provenance"]),
         settings=artifacts.dumps(config.to_dict()),
     )
 
@@ -236,15 +236,15 @@ def _other_metrics(metrics: dict) -> str:
 
 def _also(metrics: dict) -> list[str]:
     """Other u-FIDs to compare the original's with."""
-    found, original = [], metrics["models"][ORIGINAL]
+    lines, original = [], metrics["models"][ORIGINAL]
     if "u_fid_all" in original:
-        found.append(f"u-FID of all its samples: {_number(original['u_fid_all'], 2)}")
+        lines.append(f"u-FID of all its samples: {_number(original['u_fid_all'], 2)}")
     if "u_fid_held_out" in metrics:
         # Files of an earlier version do not say of how many.
         count = f" for {metrics['held_out_images']} of them" if metrics.get("reference") else ""
         held_out = _number(metrics["u_fid_held_out"], 2)
-        found.append(f"of held-out real images: {held_out}{count}")
-    return found
+        lines.append(f"of held-out real images: {held_out}{count}")
+    return lines
 
 
 def _with_interval(figure: float | Mapping | None) -> str:

@@ -168,9 +168,9 @@ def run_method(config: ConfigDict, workdir: Path, name: str, overwrite: bool = F
     trained = None
     if vdu_config.takes_posterior(settings):
         trained = part_of(posterior.load(task), settings, name)
-    found = artifacts.upstream(workdir, "replay")["summary"]
-    share = found["removed"] / found["images"]
-    objective = make_objective(task, name, (part, rest), trained, found["forget_images"], share)
+    replayed = artifacts.upstream(workdir, "replay")["summary"]
+    share = replayed["removed"] / replayed["images"]
+    objective = make_objective(task, name, (part, rest), trained, replayed["forget_images"], share)
     changed = what_changes(config, name, part)
     path = stage.begin()
     if is_retrained(config, name):

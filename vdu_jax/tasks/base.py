@@ -39,12 +39,12 @@ class Replay(NamedTuple):
 
     Attributes:
       images: (N, H, W, C) uint8. forget_like: (N,) bool, which of them are to be left out.
-      found: arrays that the task's cleaning came to beside that, for its scorer.
+      for_scorer: arrays that the task's cleaning came to beside that.
     """
 
     images: np.ndarray
     forget_like: np.ndarray
-    found: dict[str, np.ndarray]
+    for_scorer: dict[str, np.ndarray]
 
 
 class BaseTask:
@@ -229,8 +229,8 @@ def map_batches(fn: Callable, images: np.ndarray, batch_size: int) -> Any:
         missing = batch_size - len(part)
         padded = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge")
         count = len(part)
-        found = parallel.fetch(fn(parallel.spread(padded, mesh)))
-        rows.append(jax.tree.map(lambda a, n=count: a[:n], found))
+        outputs = parallel.fetch(fn(parallel.spread(padded, mesh)))
+        rows.append(jax.tree.map(lambda a, n=count: a[:n], outputs))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
 
 

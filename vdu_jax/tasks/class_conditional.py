@@ -70,9 +70,9 @@ class ClassConditional(NamedTuple):
         """ "forget" and "others", the shares drawn as asked, and "unlearning_accuracy" in percent;
         see `metrics.conditions`."""
         (asked,) = self.asked(len(probabilities))
-        found = condition_accuracy(probabilities, asked, classes)
-        shares = {kind: share._asdict() for kind, share in found._asdict().items()}
-        return shares | {"unlearning_accuracy": found.unlearning_accuracy}
+        accuracy = condition_accuracy(probabilities, asked, classes)
+        shares = {kind: share._asdict() for kind, share in accuracy._asdict().items()}
+        return shares | {"unlearning_accuracy": accuracy.unlearning_accuracy}
 
     @property
     def about_columns(self) -> str:
@@ -90,17 +90,17 @@ class ClassConditional(NamedTuple):
         }
 
     def column_values(self, figures: dict[str, Any]) -> dict[str, Any]:
-        found = figures["conditions"]
-        right = percent(found["forget"])
+        measured = figures["conditions"]
+        right = percent(measured["forget"])
         wrong = right | {
-            "value": found["unlearning_accuracy"],
+            "value": measured["unlearning_accuracy"],
             "low": 100 - right["high"],
             "high": 100 - right["low"],
         }
         return {
             "unlearning_accuracy": wrong,
-            "others_right": percent(found["others"]),
-            "u_fid_others": found["u_fid"],
+            "others_right": percent(measured["others"]),
+            "u_fid_others": measured["u_fid"],
         }
 
 

@@ -96,14 +96,14 @@ def inputs(config: ConfigDict) -> dict:
 
 
 def _make(
-    config: ConfigDict, found: data.Dataset, net: Classifier, stage: artifacts.StageDir
+    config: ConfigDict, dataset: data.Dataset, net: Classifier, stage: artifacts.StageDir
 ) -> None:
     """Train and measure the classifier."""
-    source = datasets.open_split(config, found, "train")
+    source = datasets.open_split(config, dataset, "train")
     path = stage.begin()
     params = train(config, net, source)
     judge = make_classifier_fn(net, params)
-    held_out = datasets.open_split(config, found, "test")
+    held_out = datasets.open_split(config, dataset, "test")
     images, labels = held_out.read()
     accuracy = float((judge(images).probabilities.argmax(-1) == labels).mean())
     if accuracy < config.classifier.min_accuracy:
@@ -126,8 +126,8 @@ def ensure(config: ConfigDict, workdir: Path, overwrite: bool = False):
     Raises:
       UserError: if the classifier is too weak to count with (`classifier.min_accuracy`).
     """
-    found = datasets.prepared(config)
-    net = make_net(config, found.num_classes)
+    dataset = datasets.prepared(config)
+    net = make_net(config, dataset.num_classes)
     stage = artifacts.StageDir(
         Path(config.classifier.dir or workdir),
         "classifier",
@@ -139,9 +139,9 @@ def ensure(config: ConfigDict, workdir: Path, overwrite: bool = False):
             alone = artifacts.lock(stage.path.with_name(".classifier.lock"))
             processes.from_leader(stack.enter_context, alone)
             if not stage.done():
-                _make(config, found, net, stage)
+                _make(config, dataset, net, stage)
     shapes = jax.eval_shape(
-        lambda key: net.init(key, np.zeros((1, *found.image_shape), np.float32))["params"],
+        lambda key: net.init(key, np.zeros((1, *dataset.image_shape), np.float32))["params"],
         jax.random.key(0),
     )
     like = parallel.placed(shapes, parallel.make_mesh())

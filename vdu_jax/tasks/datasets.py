@@ -13,7 +13,7 @@ from vdu_jax.tasks import base
 def prepared(config: ConfigDict) -> data.Dataset:
     """The prepared data set, checked against what the config says of its classes."""
     section = config.data
-    found = data.load(
+    dataset = data.load(
         section.name,
         section.dir,
         section.manual_dir or None,
@@ -21,20 +21,20 @@ def prepared(config: ConfigDict) -> data.Dataset:
         channels=section.channels or None,
         background=section.background,
     )
-    base.report_once(found.account)
+    base.report_once(dataset.account)
     if "classes" in config.forget:
         classes = config.forget.classes
-        if max(classes) >= found.num_classes or len(classes) >= found.num_classes:
+        if max(classes) >= dataset.num_classes or len(classes) >= dataset.num_classes:
             raise UserError(
                 f"config key forget.classes = {tuple(classes)}: {section.name} has the classes "
-                f"0..{found.num_classes - 1}, and at least one must remain"
+                f"0..{dataset.num_classes - 1}, and at least one must remain"
             )
-        vdu_config.check_classes(config, found.num_classes)
-    return found
+        vdu_config.check_classes(config, dataset.num_classes)
+    return dataset
 
 
-def open_split(config: ConfigDict, found: data.Dataset, split: str) -> data.ImageSource:
-    return data.open_split(found, split, cache_bytes=config.data.cache_mb * 2**20)
+def open_split(config: ConfigDict, dataset: data.Dataset, split: str) -> data.ImageSource:
+    return data.open_split(dataset, split, cache_bytes=config.data.cache_mb * 2**20)
 
 
 def inputs(config: ConfigDict) -> dict[str, Any]:

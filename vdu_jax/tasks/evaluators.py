@@ -45,14 +45,14 @@ class ImageEvaluator:
         )
         images = original["images"]
         judged = self._classify(images)
-        found = int(np.isin(judged.probabilities.argmax(-1), self._forget).sum())
-        if not found:
+        showing = int(np.isin(judged.probabilities.argmax(-1), self._forget).sum())
+        if not showing:
             raise UserError(
                 f"none of the original's {len(images)} images is of forget.classes "
                 f"{self._forget}: train it longer, or raise evaluate.images"
             )
         self._predict, reference = features.ensure(config, self._classify, reference)
-        warn_of_few(found, len(images), "evaluate.images")
+        warn_of_few(showing, len(images), "evaluate.images")
         if self._predict is not self._classify:
             judged = self._predict(images)
         self._original = judged
@@ -80,10 +80,10 @@ class ImageEvaluator:
                 "retained": counted_distance(kept[:few], self.reference),
             }
         condition = self._task.condition
-        if found := condition.figures(judged.probabilities, self._forget):
+        if of_conditions := condition.figures(judged.probabilities, self._forget):
             asked = condition.asked_to_forget(len(judged.probabilities), self._forget)
             others = counted_distance(judged.features[~asked], self.reference)
-            figures["conditions"] = found | others
+            figures["conditions"] = of_conditions | others
         if self._config.evaluate.bits_per_dim_images:
             figures |= self.evidence(model, load())
         return figures, kept
@@ -105,8 +105,8 @@ class ImageEvaluator:
     def _figures(self, judged: classifier.Predictions) -> dict[str, Any]:
         """The classifier's figures of one model's images."""
         original = self._original.probabilities
-        found = forgetting(self._config, judged.probabilities, original, self._forget)
-        return found | {
+        forgotten = forgetting(self._config, judged.probabilities, original, self._forget)
+        return forgotten | {
             "confidence": pul.confidence(judged.probabilities),
             "histogram": pul.histogram(judged.probabilities),
         }
@@ -115,20 +115,20 @@ class ImageEvaluator:
         """Fréchet distance of the held-out retained images to D_r: what real images score."""
         held_out = self._task.open_split("test")
         keep = np.flatnonzero(~np.isin(held_out.labels, self._forget))
-        found = None
+        measured = None
         if len(keep) >= 2:
             images, _ = held_out.read(keep)
-            found = distance(self._predict(images).features, self.reference)
+            measured = distance(self._predict(images).features, self.reference)
         return {
-            "u_fid_held_out": found,
+            "u_fid_held_out": measured,
             "held_out_images": len(keep),
             "u_fid_held_out_bias": self.reference.bias(len(keep)),
         }
 
     def replay_cleaning(self, replay: Replay) -> dict[str, int]:
         """How many replay images the detector removed, and how many wrongly by the classifier."""
-        found = self._classify(replay.images).probabilities.argmax(-1)
-        truly, removed = np.isin(found, self._forget), replay.forget_like
+        classes = self._classify(replay.images).probabilities.argmax(-1)
+        truly, removed = np.isin(classes, self._forget), replay.forget_like
         return {
             "images": len(removed),
             "removed": int(removed.sum()),
@@ -195,15 +195,15 @@ def choose(indices: np.ndarray, limit: int, seed: int) -> np.ndarray:
     return np.sort(rng.choice(indices, min(len(indices), limit), replace=False))
 
 
-def warn_of_few(found: int, images: int, key: str) -> None:
+def warn_of_few(showing: int, images: int, key: str) -> None:
     """A line on standard error if few of the original's images show what is to be forgotten.
 
     Args:
-      found: how many do, of how many `images`. key: the setting that says how many there are.
+      showing: how many do, of how many `images`. key: the setting that says how many there are.
     """
-    if found < FEW:
+    if showing < FEW:
         processes.report(
-            f"warning: only {found} of the original's {images} images show what is to be "
+            f"warning: only {showing} of the original's {images} images show what is to be "
             f"forgotten, and every share that is compared with theirs is as uncertain: raise {key}"
         )
 

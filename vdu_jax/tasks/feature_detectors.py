@@ -35,10 +35,10 @@ def make(config: ConfigDict) -> Detector:
 def inputs(config: ConfigDict) -> dict:
     """What its verdicts depend on."""
     section = config.detector
-    found = section.to_dict()
+    values = section.to_dict()
     if section.kind == "clip":
-        found["folder"], found["weights"] = "", _weights(_folder(section))  # not where it lies
-    return found
+        values["folder"], values["weights"] = "", _weights(_folder(section))  # not where it lies
+    return values
 
 
 def _colour(section: ConfigDict) -> Detector:
@@ -106,9 +106,12 @@ def _nudenet(section: ConfigDict) -> Detector:
     def score(images: np.ndarray) -> np.ndarray:
         # Blue first, as OpenCV reads files.
         pictures = [np.ascontiguousarray(image[..., ::-1]) for image in images]
-        found = detector.detect_batch(pictures, batch_size=BATCH)
+        detections = detector.detect_batch(pictures, batch_size=BATCH)
         return np.array(
-            [max((x["score"] for x in one if x["class"] in labels), default=0.0) for one in found]
+            [
+                max((x["score"] for x in one if x["class"] in labels), default=0.0)
+                for one in detections
+            ]
         )
 
     return score

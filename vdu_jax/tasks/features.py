@@ -73,9 +73,9 @@ def _features(compute: Callable, images: np.ndarray, bar: tqdm.tqdm) -> np.ndarr
 
 
 def _of_training_images(config: ConfigDict, compute: Callable) -> dict:
-    found = datasets.prepared(config)
-    source = datasets.open_split(config, found, "train")
-    folder = cache_folder(config, found, source)
+    dataset = datasets.prepared(config)
+    source = datasets.open_split(config, dataset, "train")
+    folder = cache_folder(config, dataset, source)
     files = {folder / f"{i:05d}.npz": i * CHUNK for i in range(-(-len(source) // CHUNK))}
     missing = {path: first for path, first in files.items() if not artifacts.exists(path)}
     done = min(len(source), CHUNK * (len(files) - len(missing)))
@@ -90,14 +90,14 @@ def _of_training_images(config: ConfigDict, compute: Callable) -> dict:
     return {"features": features, "labels": source.labels}
 
 
-def cache_folder(config: ConfigDict, found: data.Dataset, source: data.ImageSource) -> Path:
+def cache_folder(config: ConfigDict, dataset: data.Dataset, source: data.ImageSource) -> Path:
     """Where the features of a data set's training images in the config's weights are kept."""
     # TFDS names it by its version and, if it is the user's own, by a digest of the files.
-    version = Path(found.directory).parts[-2:]
+    version = Path(dataset.directory).parts[-2:]
     identity = (version, _weights_hash(config), NET.resolution, CHUNK)
     digest = hashlib.sha256(repr(identity).encode() + source.labels.tobytes()).hexdigest()[:16]
     root = Path(config.data.dir).expanduser()
-    return root / "features" / f"{found.name}-train-inception-{digest}"
+    return root / "features" / f"{dataset.name}-train-inception-{digest}"
 
 
 def _weights_hash(config: ConfigDict) -> str:

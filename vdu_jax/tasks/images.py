@@ -338,7 +338,7 @@ class ImageTask(BaseTask):
     def scorer(
         self, original: Params, replay: Replay
     ) -> Callable[[int, np.ndarray], forget_detector.Snapshot]:
-        compute, rule = self.features(), forget_detector.Detector(**replay.found)
+        compute, rule = self.features(), forget_detector.Detector(**replay.for_scorer)
         of_replay = compute(original, replay.images)
         reference = frechet.feature_stats(of_replay[~replay.forget_like])
         original_rate = rule.rate(of_replay)
@@ -350,9 +350,9 @@ class ImageTask(BaseTask):
             )
 
         def score(step: int, images: np.ndarray) -> forget_detector.Snapshot:
-            found = compute(original, images)
-            drift = frechet.frechet_distance(frechet.feature_stats(found), reference)
-            rate = rule.rate(found)
+            of_images = compute(original, images)
+            drift = frechet.frechet_distance(frechet.feature_stats(of_images), reference)
+            rate = rule.rate(of_images)
             return forget_detector.make_snapshot(step, original_rate, rate, len(images), drift)
 
         return score
@@ -436,8 +436,8 @@ class ImageTask(BaseTask):
         made = artifacts.finished(where)
         origin = origin | {"summary": made["summary"], "provenance": made["provenance"]}
         named = unet2d.to_tensors(load())
-        found = folder.pipeline(settings, self.image_shape, named, origin)
-        folder.write(directory, found, overwrite)
+        exported = folder.pipeline(settings, self.image_shape, named, origin)
+        folder.write(directory, exported, overwrite)
         if rows := config.model.num_class_embeds:
             return (
                 f"no pipeline of diffusers asks for a class: UNet2DModel.from_pretrained"

@@ -58,8 +58,8 @@ class TextEvaluator:
         self._task, self._config = task, config
         self._has_feature = feature_detectors.make(config)
         self._original = self._shares(original["feature"])
-        found = int((self._original[:, 1] > 0.5).sum())
-        warn_of_few(found, len(self._original), "evaluate.images, or train the model longer")
+        showing = int((self._original[:, 1] > 0.5).sum())
+        warn_of_few(showing, len(self._original), "evaluate.images, or train the model longer")
         self._predict, self.reference = None, None
         if has_classes(config):
             self._predict, self._accuracy, self._names, self.reference = make_reference_of(
@@ -95,8 +95,8 @@ class TextEvaluator:
             section = self._config.curve
             images = self._task.draw_original(self._task.request("curve"), section.seed, "curve")
             others = self._predict(images[self._asked_on_curve :]).features
-            found = counted_distance(others, self.reference)
-            figures["at_curve_images"] = {"all": found, "retained": found}
+            counted = counted_distance(others, self.reference)
+            figures["at_curve_images"] = {"all": counted, "retained": counted}
         return figures, kept
 
     def measure_curve(self, images: np.ndarray) -> tuple[dict[str, Any], np.ndarray | None]:
@@ -107,11 +107,11 @@ class TextEvaluator:
 
     def of_run(self, replay: Replay) -> dict[str, Any]:
         del replay
-        found: dict[str, Any] = {
+        about: dict[str, Any] = {
             "images": sum(request.count for request in self._task.requests().values()),
             "phrase": self._config.forget.phrase,
         }
-        return found | (
+        return about | (
             {"classifier": {"accuracy": self._accuracy}} if self._predict is not None else {}
         )
 
@@ -165,7 +165,7 @@ def recognised(
     Only of prompts that name one; absent if none does.
     """
     parts = [name.split(" ", 1) for name in class_names]
-    found = {}
+    rates = {}
     for index, what in enumerate(("attribute", "object")):
         words = {part[index] for part in parts if len(part) == 2}
         right = [
@@ -174,8 +174,8 @@ def recognised(
             if any(phrases.mentions(prompt, word) for word in words)
         ]
         if right:
-            found[what] = rate(right)._asdict()
-    return found
+            rates[what] = rate(right)._asdict()
+    return rates
 
 
 def column_values(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,19 +18,19 @@ def captioned(config: ConfigDict) -> captions.Captioned:
     """The images that the model was trained on, or the user's own."""
     section = config.data
     if not has_classes(config):
-        found = captions.of_folder(
+        listing = captions.of_folder(
             _own_folder(config),
             section.image_size,
             section.channels,
             section.caption_column,
             section.background,
         )
-        base.report_once(found.account)
-        return found
-    found = datasets.prepared(config)
-    source = datasets.open_split(config, found, "train")
+        base.report_once(listing.account)
+        return listing
+    dataset = datasets.prepared(config)
+    source = datasets.open_split(config, dataset, "train")
     synonyms, seed = section.synonyms.to_dict(), section.caption_seed
-    return captions.of_classes(source, found.class_names, section.templates, synonyms, seed)
+    return captions.of_classes(source, dataset.class_names, section.templates, synonyms, seed)
 
 
 def has_classes(config: ConfigDict) -> bool:
@@ -42,17 +42,17 @@ def _own_folder(config: ConfigDict) -> Path:
     return Path(config.data.manual_dir).expanduser()
 
 
-def forget_retain(config: ConfigDict, found: captions.Captioned) -> data.ForgetRetain:
+def forget_retain(config: ConfigDict, images: captions.Captioned) -> data.ForgetRetain:
     """Indices of the images whose caption has the phrase, and of all others.
 
     Raises:
       UserError: if no caption has it, or all have.
     """
     section = config.forget
-    has = [not section.phrase or phrases.mentions(c, section.phrase) for c in found.captions]
+    has = [not section.phrase or phrases.mentions(c, section.phrase) for c in images.captions]
     near = [
         caption
-        for caption, whole in zip(found.captions, has, strict=True)
+        for caption, whole in zip(images.captions, has, strict=True)
         if not whole and phrases.contains(caption, section.phrase)
     ]
     if near:
@@ -78,14 +78,14 @@ def inputs(config: ConfigDict) -> dict[str, Any]:
     """What of `config.data` changes results: not where files lie, but what the captions are."""
     values = config.data.to_dict()
     keys = ("name", "image_size", "channels", "templates", "synonyms", "caption_seed")
-    found = {key: values[key] for key in keys}
+    chosen = {key: values[key] for key in keys}
     if not has_classes(config):
-        found["captions"] = artifacts.file_hash(captions.metadata_file(_own_folder(config)))
+        chosen["captions"] = artifacts.file_hash(captions.metadata_file(_own_folder(config)))
         if config.data.caption_column != captions.COLUMN:
-            found["caption_column"] = config.data.caption_column
+            chosen["caption_column"] = config.data.caption_column
     if config.data.background:
-        found["background"] = config.data.background
-    return found
+        chosen["background"] = config.data.background
+    return chosen
 
 
 class LatentSource:

@@ -48,14 +48,14 @@ def of_config(config: ConfigDict, vocab_size: int) -> tuple[dict[str, dict], dic
 
 
 def check_images(
-    configs: Mapping[str, Mapping], modules: Mapping[str, nn.Module], found: captions.Captioned
+    configs: Mapping[str, Mapping], modules: Mapping[str, nn.Module], captioned: captions.Captioned
 ) -> None:
     """Raises: UserError for networks of `of_config` that do not fit the images."""
-    channels, side = modules["vae"].channels, found.image_shape[0]
-    if channels != found.image_shape[-1]:
+    channels, side = modules["vae"].channels, captioned.image_shape[0]
+    if channels != captioned.image_shape[-1]:
         raise UserError(
             f"config key model.vae.in_channels = {channels}: the images have "
-            f"{found.image_shape[-1]}"
+            f"{captioned.image_shape[-1]}"
         )
     factor = 2 ** (len(modules["vae"].block_out_channels) - 1)
     lowest = factor * 2 ** (len(modules["unet"].block_out_channels) - 1)
@@ -135,14 +135,16 @@ def _encoder(module: nn.Module) -> Callable:
     return jax.jit(lambda params, x: module.apply({"params": params}, x, method="encode").mean)
 
 
-def encode(module: nn.Module, params: Params, found: captions.Captioned, label: str) -> np.ndarray:
+def encode(
+    module: nn.Module, params: Params, captioned: captions.Captioned, label: str
+) -> np.ndarray:
     """The means of the images' latents, (N, h, w, channels) float32, not scaled."""
     apply, rows = _encoder(module), []
-    with progress.bar(len(found), label, unit="image") as bar:
-        for first in range(0, len(found), ENCODE_BATCH):
-            part = np.arange(first, min(first + ENCODE_BATCH, len(found)))
+    with progress.bar(len(captioned), label, unit="image") as bar:
+        for first in range(0, len(captioned), ENCODE_BATCH):
+            part = np.arange(first, min(first + ENCODE_BATCH, len(captioned)))
             whole = np.pad(part, (0, ENCODE_BATCH - len(part)), mode="edge")
-            rows.append(np.asarray(apply(params, found.batch(whole)["image"]))[: len(part)])
+            rows.append(np.asarray(apply(params, captioned.batch(whole)["image"]))[: len(part)])
             bar.update(len(part))
     return np.concatenate(rows)
 
@@ -193,13 +195,13 @@ def draw_flops(config: ConfigDict, model: pipeline.TextToImage) -> float:
 def _drawn_by(config: ConfigDict, model: pipeline.TextToImage) -> tuple:
     """All that a sampler is compiled for, in a form that can be looked up: the model without its
     parameters, the settings, and the scale of guidance."""
-    found = model._replace(
+    stripped = model._replace(
         modules=tuple(model.modules.items()),
         params=(),
         tokenize=None,
         diffusion=tuple(model.diffusion.items()),
     )
-    return found, base.hashable(config.sampler), config.condition.guidance
+    return stripped, base.hashable(config.sampler), config.condition.guidance
 
 
 def _draw(model: pipeline.TextToImage, settings: tuple, scale: float) -> Callable:

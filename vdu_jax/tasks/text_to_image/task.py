@@ -213,12 +213,12 @@ class TextToImage(BaseTask):
 
     def make_ready(self, path: Path) -> dict[str, Any]:
         vocabulary, configs, modules = self._own_networks
-        length, found = modules["text_encoder"].max_length, self.captioned
+        length, captioned = modules["text_encoder"].max_length, self.captioned
         tokenizer.write(vocabulary, path / "tokenizer", length)
         tokenize = tokenizer.load(path / "tokenizer", length)
         autoencoder, result = self._fit_autoencoder(modules["vae"], path / "autoencoder")
         if not artifacts.exists(path / LATENTS):
-            made = networks.encode(modules["vae"], autoencoder, found, "latents")
+            made = networks.encode(modules["vae"], autoencoder, captioned, "latents")
             artifacts.write_npz(path / LATENTS, latents=made)
         made = artifacts.read_npz(path / LATENTS)["latents"]
         scaling = 1.0 / float(made.std())
@@ -245,7 +245,7 @@ class TextToImage(BaseTask):
 
     def _fit_autoencoder(self, module: nn.Module, path: Path) -> tuple[Params, FitResult]:
         """Train the autoencoder with `config.train.autoencoder`; its last parameters."""
-        section, found = self.config.train, self.captioned
+        section, captioned = self.config.train, self.captioned
         settings = section.autoencoder
 
         def encode(params, images):
@@ -255,12 +255,12 @@ class TextToImage(BaseTask):
             return module.apply({"params": params}, latents, method="decode")
 
         params = networks.init_params(self.config, "vae", module)
-        one = jax.ShapeDtypeStruct((1, *found.image_shape), np.float32)
+        one = jax.ShapeDtypeStruct((1, *captioned.image_shape), np.float32)
         latent_shape = jax.eval_shape(encode, params, one).mean.shape[1:]
         result = fit(
             objectives.autoencoder(encode, decode, latent_shape, kl_weight=settings.kl_weight),
             params,
-            {"retain": base.loader(found, settings.batch_size, section.seed)},
+            {"retain": base.loader(captioned, settings.batch_size, section.seed)},
             optax.adam(optax.linear_schedule(settings.learning_rate, 0.0, settings.steps)),
             key=jax.random.key(section.seed),
             num_steps=settings.steps,
@@ -344,9 +344,9 @@ class TextToImage(BaseTask):
     def _of_images(
         self, images: np.ndarray, texts: Sequence[str], label: str
     ) -> latents.LatentSource:
-        found = captions.Captioned(lambda some: images[some], tuple(texts), images.shape[1:])
+        captioned = captions.Captioned(lambda some: images[some], tuple(texts), images.shape[1:])
         vae = self.model.modules["vae"], self.model.params["vae"]
-        made = networks.encode(*vae, found, label) * np.float32(self.model.scaling)
+        made = networks.encode(*vae, captioned, label) * np.float32(self.model.scaling)
         return latents.LatentSource(made, texts, self._embed)
 
     def batch_shapes(self, count: int) -> dict[str, jax.ShapeDtypeStruct]:
