@@ -439,9 +439,10 @@ def test_a_model_of_another_workdir_is_unlearned(text_run, text_settings, tmp_pa
         own.original_folder()
 
 
-def test_a_benchmark_of_targets(text_config_file, text_settings, tmp_path):
+def test_a_benchmark_of_targets(text_run, text_settings, tmp_path):
     """Two targets and a third one for tuning; a second run makes nothing."""
     config, workdir = text_settings, tmp_path / "work"
+    shutil.copytree(text_run / "train", workdir / "seed-0" / "train")  # what it would train
     config.unlock()
     config.methods = {"esd": vdu_config.method("esd", teacher="condition", **STEPS)}
     config.relearn.images = 0

@@ -204,21 +204,24 @@ def _drawn_by(config: ConfigDict, model: pipeline.TextToImage) -> tuple:
     return stripped, base.hashable(config.sampler), config.condition.guidance
 
 
-def _draw(model: pipeline.TextToImage, settings: tuple, scale: float) -> Callable:
+def _draw(model: pipeline.TextToImage, settings: tuple, scale: float) -> tuple:
+    """What `_drawn_by` stands for: the model, and how it draws."""
     model = model._replace(modules=dict(model.modules), diffusion=dict(model.diffusion))
-    return make_draw(model, scale=scale, **base.plan_settings(dict(settings)))
+    return model, make_draw(model, scale=scale, **base.plan_settings(dict(settings)))
 
 
 @functools.lru_cache(maxsize=4)
 def _sampler(model: pipeline.TextToImage, settings: tuple, scale: float, fsdp: int) -> Callable:
-    draw, size = _draw(model, settings, scale), dict(settings)["batch_size"]
+    size, (model, draw) = dict(settings)["batch_size"], _draw(model, settings, scale)
     return sampling.make_sampler(draw, model.image_shape, batch_size=size, fsdp=fsdp)
 
 
 @functools.lru_cache(maxsize=4)
 def _draw_flops(model: pipeline.TextToImage, settings: tuple, scale: float) -> float:
-    modules = dict(model.modules)
-    shapes = {n: stable_diffusion.PARTS[n].param_shapes(modules[n]) for n in ("unet", "vae")}
-    text = (1, *text_shape(model._replace(modules=modules)))
-    shapes["negative"] = prompt = jax.ShapeDtypeStruct(text, jnp.float32)
-    return base.draw_flops(_draw(model, settings, scale), shapes, (prompt,))
+    model, draw = _draw(model, settings, scale)
+    shapes = {
+        name: stable_diffusion.PARTS[name].param_shapes(model.modules[name])
+        for name in ("unet", "vae")
+    }
+    shapes["negative"] = prompt = jax.ShapeDtypeStruct((1, *text_shape(model)), jnp.float32)
+    return base.draw_flops(draw, shapes, (prompt,))
