@@ -175,6 +175,10 @@ def test_figures_are_those_of_the_stages(finished):
     assert gold["percent_of_training"] == pytest.approx(100, rel=0.02)
     # 4 steps of 8 images, of 12 of 16.
     assert row["percent_of_training"] == pytest.approx(100 * 4 * 8 / (12 * 16), rel=0.1)
+    # The retrained model needs neither replay nor a curve.
+    assert gold["percent_in_all"] == gold["percent_of_training"]
+    assert row["percent_in_all"] > row["percent_of_training"] + 1
+    assert all(row["cost"][part] > 0 for part in ("updates", "replay", "curve", "training"))
     assert set(row["relearning"]) == {"steps", "checks", "original_rate"}
     values = [results["cells"][f"plain/8/{seed}"]["u_fid"] for seed in (0, 4)]
     spread = results["summary"]["plain"]["u_fid"]

@@ -275,6 +275,7 @@ def test_the_report_is_one_file_with_all_that_is_promised(finished_run):
         "60 images a model",
         "50 images a point",
         "bits per dimension, forget (images)",
+        "in all, % of training",
     ):
         assert text in page
 
