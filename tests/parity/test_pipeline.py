@@ -100,9 +100,9 @@ def test_the_same_noise_gives_the_same_image_after_50_ddim_steps(round_trip):
     assert np.abs(np.asarray(mine) - theirs).max() <= 1e-3
 
 
-def test_an_unlearned_model_is_loaded_by_pytorch(finished_run, config_file, tmp_path):
+def test_an_unlearned_model_is_loaded_by_pytorch(unet_run, unet_file, tmp_path):
     out = tmp_path / "plain"
-    argv = [f"--config={config_file}", f"--workdir={finished_run}", "--model=plain"]
+    argv = [f"--config={unet_file}", f"--workdir={unet_run}", "--model=plain"]
     assert cli.main(["export", str(out), *argv]) == 0
     score_fn, params, _, shape = ours(out)
     x = np.random.RandomState(0).randn(3, *shape).astype(np.float32)
