@@ -186,12 +186,12 @@ def test_the_data_set_keeps_the_contract_of_every_data_set(squares, tmp_path):
         test("squares", *([folder] if "refused" in name else [None, folder]))
 
 
-def test_its_config_is_valid_and_planned(squares):
-    names = {}
+def test_its_config_is_valid_and_planned(squares, config):
+    names, small = {}, config.model
     exec(BLOCKS["configs/squares.py"], names)
     config = names["get_config"]()
     vdu_config.validate(config)
-    config.model = vdu_config.model("dit", patch_size=2, hidden_size=16, depth=1, num_heads=2)
+    config.model = small
     assert plan.make(config, 1)["parameters"] > 0
     config.forget.classes = (2,)
     with pytest.raises(UserError, match=r"forget.classes = \(2,\)"):

@@ -80,14 +80,13 @@ def test_every_config_is_valid_and_says_how_to_run_it(path):
     ],
 )
 def test_impossible_values_are_refused_by_key(unet_config, key, value, said):
-    config = unet_config
-    section, name = config, key
+    section, name = unet_config, key
     while "." in name:
         first, name = name.split(".", 1)
         section = section[first]
     section[name] = value
     with pytest.raises(UserError) as caught:
-        vdu_config.validate(config)
+        vdu_config.validate(unet_config)
     assert said in str(caught.value)
     assert key.rsplit(".", 1)[0].split(".params")[0] in str(caught.value)
 

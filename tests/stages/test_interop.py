@@ -118,19 +118,15 @@ def test_half_precision_weights_survive(exported, tmp_path, dtype):
     assert files(tmp_path / "again") == files(tmp_path / "half")
 
 
-def test_old_attention_names_survive(unet_file, unet_run, exported, tmp_path):
+def test_old_attention_names_survive(unet_config, exported, tmp_path):
     model = folder.read(exported / "original")
-    like = tasks.of(_config(unet_file)).abstract_params
+    like = tasks.of(unet_config).abstract_params
     params = unet2d.to_params(model.tensors, like, "original")
     old = unet2d.to_tensors(params, unet2d.DEPRECATED)
     folder.write(tmp_path / "old", without_checksums(model)._replace(tensors=old))
     assert cli.main(["import", str(tmp_path / "old"), f"--workdir={tmp_path / 'w'}"]) == 0
     assert cli.main(["export", str(tmp_path / "again"), f"--workdir={tmp_path / 'w'}"]) == 0
     assert files(tmp_path / "again") == files(tmp_path / "old")
-
-
-def _config(unet_file):
-    return cli.parse([f"--config={unet_file}", "--workdir=x"])[0]["config"].value
 
 
 def test_importing_twice_does_nothing_and_another_model_is_refused(

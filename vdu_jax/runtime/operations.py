@@ -26,12 +26,10 @@ def count(function: Callable, *arguments: Any) -> float:
     """
     try:
         if jax.default_backend() == "cpu":
-            traced = function.trace(*arguments)  # as the call is, and so only once
-        else:
-            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-            with jax.default_device(jax.local_devices(backend="cpu")[0]):
-                return count_traced(function.trace(*shapes))
-        return count_traced(traced)
+            return _count(function.trace(*arguments))  # as the call is traced, and so only once
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            return _count(function.trace(*shapes))
     except RuntimeError:
         return math.nan
 
@@ -45,8 +43,7 @@ def countable(compiled: Callable, layout: parallel.Layout, step: Callable) -> Ca
     return compiled if layout.mode == "jit" and layout.accumulate == 1 else jax.jit(step)
 
 
-def count_traced(traced: jax.stages.Traced) -> float:
-    """The same of a traced function."""
+def _count(traced: jax.stages.Traced) -> float:
     return _bodies_once(traced) + _more_of_scans(traced)
 
 
@@ -57,7 +54,7 @@ def _bodies_once(traced: jax.stages.Traced) -> float:
 def _more_of_scans(traced: jax.stages.Traced) -> float:
     """What the bodies of scans add to `_bodies_once`."""
     total = 0.0
-    for scan in scans(traced.jaxpr.jaxpr):
+    for scan in _scans(traced.jaxpr.jaxpr):
         body, length = scan.params["jaxpr"], scan.params["length"]
         shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in body.in_avals]
         inner = jax.jit(core.jaxpr_as_fun(body)).trace(*shapes)
@@ -65,7 +62,7 @@ def _more_of_scans(traced: jax.stages.Traced) -> float:
     return total
 
 
-def scans(jaxpr: Any) -> Iterator[Any]:
+def _scans(jaxpr: Any) -> Iterator[Any]:
     """The outermost `lax.scan`s of a program, wherever they are called from."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "scan":
@@ -76,4 +73,4 @@ def scans(jaxpr: Any) -> Iterator[Any]:
             ):
                 inner = getattr(inner, "jaxpr", inner)
                 if hasattr(inner, "eqns"):
-                    yield from scans(inner)
+                    yield from _scans(inner)

@@ -282,13 +282,16 @@ class ImageTask(BaseTask):
         Each image is noised to the levels `replay.feature_times`, with one fixed noise pattern for
         all images, and the features of the levels are concatenated.
         """
-        return _features(
+        compute = _features(
             self.module,
             base.hashable(self.config.diffusion),
             tuple(self.config.replay.feature_times),
-            self.config.sampler.batch_size,
             self.condition,
             self.image_shape,
+        )
+        size = self.config.sampler.batch_size
+        return lambda params, images: base.map_batches(
+            functools.partial(compute, params), images, size
         )
 
     # What is forget-like
@@ -570,23 +573,6 @@ def _features(
     module: nn.Module,
     diffusion: tuple,
     times: tuple,
-    batch_size: int,
-    condition: conditions.Condition,
-    image_shape: Shape,
-) -> Callable:
-    compute = _compute_features(module, diffusion, times, condition, image_shape)
-
-    def run(params: Params, images: np.ndarray) -> np.ndarray:
-        return base.map_batches(functools.partial(compute, params), images, batch_size)
-
-    return run
-
-
-@functools.lru_cache(maxsize=4)
-def _compute_features(
-    module: nn.Module,
-    diffusion: tuple,
-    times: tuple,
     condition: conditions.Condition,
     image_shape: Shape,
 ) -> Callable:
@@ -619,7 +605,7 @@ def _image_flops(
 ) -> tuple[float, float]:
     params = _param_shapes(module, image_shape)
     draw = _draw(module, diffusion, settings, condition, image_shape)
-    compute = _compute_features(module, diffusion, times, condition, image_shape)
+    compute = _features(module, diffusion, times, condition, image_shape)
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     drawn = base.draw_flops(draw, params, condition.asked(1))
     return drawn, operations.count(compute, params, image)

@@ -114,6 +114,19 @@ def text_shape(model: pipeline.TextToImage) -> tuple[int, int]:
     return encoder.max_length, encoder.hidden_size
 
 
+def drawing_shapes(model: pipeline.TextToImage, count: int) -> tuple[Params, tuple]:
+    """Shapes of what `make_draw`'s function is given for `count` images: its params, and the
+    rest but the keys."""
+    params = {
+        name: stable_diffusion.PARTS[name].param_shapes(model.modules[name])
+        for name in ("unet", "vae")
+    }
+    params["negative"], texts = (
+        jax.ShapeDtypeStruct((rows, *text_shape(model)), jnp.float32) for rows in (1, count)
+    )
+    return params, (texts,)
+
+
 def embed(model: pipeline.TextToImage, prompts: Sequence[str]) -> np.ndarray:
     """The text encoder's embeddings of prompts, (N, L, D) float32."""
     apply = _embedder(model.modules["text_encoder"])
@@ -219,9 +232,4 @@ def _sampler(model: pipeline.TextToImage, settings: tuple, scale: float, fsdp: i
 @functools.lru_cache(maxsize=4)
 def _draw_flops(model: pipeline.TextToImage, settings: tuple, scale: float) -> float:
     model, draw = _draw(model, settings, scale)
-    shapes = {
-        name: stable_diffusion.PARTS[name].param_shapes(model.modules[name])
-        for name in ("unet", "vae")
-    }
-    shapes["negative"] = prompt = jax.ShapeDtypeStruct((1, *text_shape(model)), jnp.float32)
-    return base.draw_flops(draw, shapes, (prompt,))
+    return base.draw_flops(draw, *drawing_shapes(model, 1))

@@ -390,14 +390,8 @@ class TextToImage(BaseTask):
         return np.concatenate([images[::each] for images in drawn.values()])[:count]
 
     def drawing(self, count: int) -> tuple[Callable, Params, tuple]:
-        text = networks.text_shape(self.model)
-        params = {
-            "unet": self.model.params["unet"],
-            "vae": self.model.params["vae"],
-            "negative": jax.ShapeDtypeStruct((1, *text), jnp.float32),
-        }
-        texts = jax.ShapeDtypeStruct((count, *text), jnp.float32)
-        return networks.draw_of_config(self.config, self.model), params, (texts,)
+        draw = networks.draw_of_config(self.config, self.model)
+        return draw, *networks.drawing_shapes(self.model, count)
 
     # Judging
 
