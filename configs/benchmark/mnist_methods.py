@@ -13,7 +13,12 @@ import fashion_methods
 def get_config():
     config = fashion_methods.get_config()
     config.data.name = "mnist"
-    config.classifier.min_accuracy = 0.985
+    config.classifier.min_accuracy = 0.99
+    config.classifier.widths = (32, 64)
+    config.classifier.stride = 2
+    config.classifier.epochs = 4
+    config.classifier.learning_rate = 2e-3
+    config.classifier.weight_decay = 0.05
     config.evaluate.images = 2000
     config.forget.classes = (3,)
     config.benchmark.classes = (1, 3, 7)

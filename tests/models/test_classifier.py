@@ -54,9 +54,10 @@ def test_dropout_needs_a_key(run):
     assert np.abs(one - apply(x)[0]).max() > 1e-3 and np.abs(one - two).max() > 1e-3
 
 
-def test_resolution_halves_from_width_to_width():
-    net = Classifier(3, widths=(8, 8, 16), blocks=2)
-    x = np.zeros((1, 8, 8, 3), np.float32)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_resolution_halves_from_width_to_width_and_by_the_first_stride(stride):
+    net = Classifier(3, widths=(8, 8, 16), blocks=2, stride=stride)
+    x = np.zeros((1, 8 * stride, 8 * stride, 3), np.float32)
 
     def capture():
         mutable = ["params", "intermediates"]

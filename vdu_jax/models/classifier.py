@@ -35,16 +35,18 @@ class Classifier(nn.Module):
       widths: channels at each resolution; the resolution halves from one to the next.
       blocks: residual blocks at each resolution.
       dropout: rate inside the blocks, active with a `dropout` key only.
+      stride: of the first convolution.
     """
 
     num_classes: int
     widths: Sequence[int] = (32, 64, 128)
     blocks: int = 1
     dropout: float = 0.1
+    stride: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, *, deterministic: bool = True) -> tuple[jax.Array, jax.Array]:
-        x = layers.conv(self.widths[0])(x)
+        x = layers.conv(self.widths[0], stride=self.stride)(x)
         for level, width in enumerate(self.widths):
             for block in range(self.blocks):
                 stride = 2 if level > 0 and block == 0 else 1

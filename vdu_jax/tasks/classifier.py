@@ -36,7 +36,9 @@ class Predictions(NamedTuple):
 
 def make_net(config: ConfigDict, num_classes: int) -> Classifier:
     section = config.classifier
-    return Classifier(num_classes, tuple(section.widths), section.blocks, section.dropout)
+    return Classifier(
+        num_classes, tuple(section.widths), section.blocks, section.dropout, section.stride
+    )
 
 
 def train(config: ConfigDict, net: Classifier, source: data.ImageSource):
