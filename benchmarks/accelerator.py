@@ -44,6 +44,7 @@ import network
 import posterior as posterior_benchmark
 import steps as steps_benchmark
 import timing
+from ml_collections import ConfigDict
 
 from vdu_jax import cli
 
@@ -60,7 +61,8 @@ class Sizes(NamedTuple):
       components: of `vdu check`; () for all.
       network: in `network.SIZES`. batch, images, repeats: see `network`.
       data: whose images have the size of the steps' and the posterior's networks.
-      model: settings of `config.model` that differ from configs/cifar10.py.
+      model: settings of `config.model` that differ from configs/cifar10.py; all of them if they
+        name another architecture.
       steps_batch, steps_repeats: images in a step, of all kinds together, and steps.
       checkpoints: of the posterior.
       pixels: side of the images of part train. train_batch: of training.
@@ -157,7 +159,7 @@ REHEARSAL = Sizes(
     images=2,
     repeats=1,
     data="digits",
-    model=network.TINY | {"mid_attention": False, "dropout": 0.0},
+    model={"name": "dit", "patch_size": 2, "hidden_size": 16, "depth": 1, "num_heads": 2},
     steps_batch=4,
     steps_repeats=1,
     checkpoints=3,
@@ -270,7 +272,7 @@ def network_part(visit: Visit) -> None:
     if not all(importlib.util.find_spec(name) for name in ("torch", "diffusers")):
         visit.put(without="PyTorch or diffusers is not installed: ours alone")
         pairs = [(dtype, None, tuned) for dtype, _, tuned in pairs[:3]]
-    for dtype, other, tuned in pairs[: 3 if sizes is REHEARSAL else None]:
+    for dtype, other, tuned in pairs[: 2 if sizes is REHEARSAL else None]:
         names = ["ours", *filter(None, [other])]
         made = network.sides(sizes.network, size, dtype, names, None if tuned else untuned())
         about = made["ours"].said
@@ -344,7 +346,7 @@ def steps(visit: Visit) -> None:
     def made(method: str | None, **parallel: Any) -> timing.Step:
         config = steps_benchmark.read(str(CONFIG), list(METHODS))
         config.data.name = sizes.data
-        config.model.update({"dtype": "bfloat16", **sizes.model})
+        set_model(config, sizes.model)
         config.parallel.update(parallel)
         kinds = len(vdu_config.tiny_objective(config.methods[method]).sees) if method else 1
         return steps_benchmark.step_of(config, method, sizes.steps_batch // kinds)
@@ -366,6 +368,15 @@ def steps(visit: Visit) -> None:
             row = {"step": name, "seconds": medians[name], "all_seconds": times[name]}
             row |= {"times_training": medians[name] / medians[base]}
             visit.add("steps", row | {"flops": step.flops, "memory": step.memory})
+
+
+def set_model(config: ConfigDict, settings: dict) -> None:
+    """Set `config.model`, in bfloat16."""
+    from vdu_jax import config as vdu_config
+
+    if "name" in settings:
+        config.model = vdu_config.model(**settings)
+    config.model.update({"dtype": "bfloat16", **settings})
 
 
 def compile_together(calls: dict[str, timing.Step]) -> None:
@@ -392,10 +403,10 @@ def steps_tables(figures: dict) -> str:
 
 def posterior(visit: Visit) -> None:
     """Both read the same checkpoints, in turns."""
-    count, model = visit.sizes.checkpoints, visit.sizes.model
-    changes = [f"--config.model.{key}={value!r}" for key, value in model.items()]
+    count = visit.sizes.checkpoints
     with tempfile.TemporaryDirectory(dir=visit.work) as folder:
-        config, checkpoints = posterior_benchmark.set_up(Path(folder), count, *changes)
+        config, checkpoints = posterior_benchmark.set_up(Path(folder), count)
+        set_model(config, visit.sizes.model)
         posterior_benchmark.write(config, checkpoints)
         calls = {
             "reading": lambda: posterior_benchmark.read(config, checkpoints),
@@ -455,7 +466,7 @@ def training_config(visit: Visit):
     config.data.update({"name": "image_folder", "manual_dir": str(images), "channels": 3})
     config.data.image_size = sizes.pixels
     config.data.dir = str(visit.work / "data")
-    config.model.update({"dtype": "bfloat16", **sizes.model})
+    set_model(config, sizes.model)
     config.train.update({"batch_size": sizes.train_batch, "ema_decay": 0.995, "warmup_steps": 100})
     config.sampler.update({"name": "dpm++2m", "steps": 20, "eta": 1.0, "batch_size": 256})
     config.replay.images, config.curve.images = 2000, 1000

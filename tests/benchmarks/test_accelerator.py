@@ -50,7 +50,7 @@ def test_each_part_has_its_figures(rehearsal):
     assert {row["verdict"] for row in of["check"]["results"]} == {"ok"}
     calls = [row for row in of["network"]["calls"] if row["side"] == "ours"]
     tuned = {(row["dtype"], row["what"]) for row in calls if row["tuned"]}
-    assert len(tuned) == 6 and len(calls) == 9
+    assert len(tuned) == 3 and len(calls) == 6
     for row in of["network"]["calls"]:
         assert row["images_per_second"] == pytest.approx(row["images"] / row["seconds"])
     steps = {row["step"]: row for row in of["steps"]["steps"]}
