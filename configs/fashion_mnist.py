@@ -4,7 +4,7 @@
 
 The four IDX files are downloaded, or read from --config.data.manual_dir (Debian's package
 dataset-fashion-mnist puts them in /usr/share/datasets/fashion-mnist). Cost and figures:
-docs/results.md.
+docs/notes/results_history.md.
 """
 
 from vdu_jax import config as vdu_config

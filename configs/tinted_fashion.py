@@ -6,7 +6,7 @@
 A model of Stable Diffusion's architecture (own autoencoder, fixed text encoder, conditional U-Net)
 is trained on captions such as "a red sneaker"; in a fifth of the red images' captions the colour is
 called crimson. Then each method unlearns "red", from the images whose caption has that word. Cost
-and figures: docs/results.md. Needs the extra sd (`pip install 'vdu-jax[sd]'`).
+and figures: docs/results/tinted_fashion.md. Needs the extra sd (`pip install 'vdu-jax[sd]'`).
 """
 
 from vdu_jax import config as vdu_config

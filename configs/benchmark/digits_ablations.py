@@ -7,7 +7,8 @@ gamma, anchor, the floor of the variances, the size of D_f (some 145 images a cl
 is nothing to learn a detector from: see fashion_forget_size), and what goes beyond the paper: the
 other families of the posterior, shrinkage and the natural step. Every other setting is that of
 `vdu` here: gamma = 0.5, K = 8, not the gamma = 0.1 that tuning chose in digits_methods, with which
-the variances have little weight. 19 further models are trained. Cost and figures: docs/results.md.
+the variances have little weight. 19 further models are trained. Cost and figures:
+docs/results/digits_ablations.md.
 """
 
 import digits_methods

@@ -2,9 +2,9 @@
 
     vdu benchmark --config=configs/benchmark/digits_methods.py --workdir=runs/benchmark/digits
 
-Cost and figures: docs/results.md. Each method but the retrained model has the same budget for
-tuning: four settings, on a class that is not reported, chosen by the rule that sees the forget
-images and the model alone.
+Cost and figures: docs/results/digits_methods.md. Each method but the retrained model has the same
+budget for tuning: four settings, on a class that is not reported, chosen by the rule that sees the
+forget images and the model alone.
 """
 
 import digits

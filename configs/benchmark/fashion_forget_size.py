@@ -5,7 +5,7 @@
         --config.data.manual_dir=/usr/share/datasets/fashion-mnist
 
 The settings are those of configs/benchmark/fashion_methods.py before tuning, the same for every
-size. Cost and figures: docs/results.md.
+size. Cost and figures: docs/results/fashion_forget_size.md.
 """
 
 import fashion_methods

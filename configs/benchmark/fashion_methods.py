@@ -6,7 +6,7 @@
 A network smaller than that of configs/fashion_mnist.py, for it is trained six times; it predicts v,
 with which one pass over the data is enough for garments that are seen for what they are. Methods
 that see retained data, and the retrained model, on the first seed alone. Cost and figures:
-docs/results.md.
+docs/results/fashion_methods.md.
 """
 
 import fashion_mnist
