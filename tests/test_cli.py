@@ -519,7 +519,7 @@ def test_what_a_locale_cannot_write_is_written_otherwise():
 
 def documented():
     """Every `vdu …` of the docs, configs, scripts and benchmarks, with the file that has it."""
-    files = [ROOT / "README.md", ROOT / "Makefile", *ROOT.glob("docs/*.md")]
+    files = [ROOT / "README.md", ROOT / "Makefile", *ROOT.glob("docs/**/*.md")]
     files += [
         *ROOT.glob("configs/**/*.py"),
         *ROOT.glob("launch/*.*"),
