@@ -116,7 +116,7 @@ SCALES = {"equal": np.ones(64), "falling": 1 / np.sqrt(np.arange(1, 65))}
 
 
 @pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
-@pytest.mark.parametrize("count", [20, 60, 500, 2000, 8000])
+@pytest.mark.parametrize("count", [20, 500, 8000])
 def test_the_expected_bias_is_the_mean_distance_of_equal_gaussians(count, scale):
     """With fewer and more images than features, and with more than half of the reference."""
     actual = [
@@ -132,12 +132,12 @@ def test_the_expected_bias_is_the_mean_distance_of_equal_gaussians(count, scale)
 
 def test_the_expected_bias_in_far_more_features_than_images():
     """One sample each is enough: of so many features the distance hardly scatters."""
-    scale = np.ones(768)
-    reference = gaussian(0, 1875, scale).astype(np.float32)
+    scale = np.ones(512)
+    reference = gaussian(0, 1250, scale).astype(np.float32)
     whole = feature_stats(reference)
-    actual = frechet_distance(feature_stats(gaussian(1, 188, scale)), whole)
-    assert actual > 0.5 * 768  # and 0 for infinitely many images
-    assert expected_bias(reference, whole, 188, splits=1) == pytest.approx(actual, rel=0.03)
+    actual = frechet_distance(feature_stats(gaussian(1, 125, scale)), whole)
+    assert actual > 0.5 * 512  # and 0 for infinitely many images
+    assert expected_bias(reference, whole, 125, splits=1) == pytest.approx(actual, rel=0.03)
 
 
 @pytest.mark.parametrize("count", [400, 4000, 40_000])

@@ -440,7 +440,7 @@ def test_a_model_of_another_workdir_is_unlearned(text_run, text_settings, tmp_pa
 
 
 def test_a_benchmark_of_targets(text_run, text_settings, tmp_path):
-    """Two targets and a third one for tuning; a second run makes nothing."""
+    """One target to report and one to tune on; a second run makes nothing."""
     config, workdir = text_settings, tmp_path / "work"
     shutil.copytree(text_run / "train", workdir / "seed-0" / "train")  # what it would train
     config.unlock()
@@ -448,23 +448,21 @@ def test_a_benchmark_of_targets(text_run, text_settings, tmp_path):
     config.relearn.images = 0
     blue = {"forget": {"phrase": "blue", "prompts": ("a blue bag",)}}
     blue |= {"replay": {"prompts": ("a red bag",)}, "evaluate": {"other_prompts": ("a red bag",)}}
-    config.benchmark.targets = {"red": {}, "blue": blue, "tuned": blue}
+    config.benchmark.targets = {"blue": blue, "tuned": {}}
     config.benchmark.update(tuning_target="tuned", seeds=(0,))
-    config.benchmark.grids = {"esd": ({"learning_rate": 1e-3}, {"learning_rate": 1e-4})}
+    config.benchmark.grids = {"esd": ({"learning_rate": 1e-4},)}
     vdu_config.validate(config)
     vdu_config.validate_benchmark(config)
     benchmark.run(config, workdir)
     published = artifacts.read_json(workdir / "results.json")
-    assert set(published["cells"]) == {
-        f"{m}/{t}/0" for m in ("original", "esd") for t in ("red", "blue")
-    }
+    assert set(published["cells"]) == {"original/blue/0", "esd/blue/0"}
+    assert published["tuned"]["esd"]["settings"]["learning_rate"] == 1e-4
     assert published["columns"][0] == ["feature", "feature %"]
     table = (workdir / "table.md").read_text()
     assert "by paraphrase %" in table and "| esd |" in table
     before = files(workdir / "seed-0")
     benchmark.run(config, workdir)
     assert files(workdir / "seed-0") == before
-    assert benchmark.run_only(config, workdir, "esd/blue/0") == 0
 
 
 def test_a_deleted_stage_is_made_again(text_run, text_config_file, tmp_path):
