@@ -15,7 +15,7 @@ class UserError(Exception):
     any other exception and keep their traceback. Addresses of objects are left out of the message.
     """
 
-    def __init__(self, message: str):
+    def __init__(self, message: str) -> None:
         super().__init__(re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(str(message).split())))
 
 

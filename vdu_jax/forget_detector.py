@@ -91,7 +91,7 @@ def fit_detector(
     rows = (np.concatenate([forget_features, replay_features]) - centre) / scale
     is_forget = np.arange(len(rows)) < len(forget_features)
 
-    def score(positive, negative):
+    def score(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
         if negative.sum() < 2 * FOLDS:
             raise ValueError("every replay image looks like the forget data; use more of either")
         return _cross_scores(rows, positive, negative, seed)
@@ -103,7 +103,7 @@ def fit_detector(
     positive = is_forget | detected
     scores = score(positive, ~positive)
     weight, bias = _fit(rows[positive], rows[~positive])
-    detector = Detector(centre, scale, weight, np.float64(bias))
+    detector = Detector(centre, scale, weight, np.asarray(bias))
     detected = scores >= 0
     return Cleaning(detector, detected[~is_forget], float(detected[is_forget].mean()))
 

@@ -7,24 +7,23 @@ logs, saves and resumes is `vdu_jax.runtime.fit`. The README's example uses them
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from vdu_jax.types import Batch, Noise, Objective, Params
+from vdu_jax.types import Batch, Metrics, Noise, Objective, Params
 
 
 class FitState(NamedTuple):
     """step () int32: updates made so far. ema: None if no average is kept."""
 
-    step: chex.Array
+    step: jax.Array
     params: Params
     ema: Params | None
-    opt_state: Any
+    opt_state: optax.OptState
 
 
-def draw_noise(objective: Objective, key: chex.PRNGKey, batch: Batch) -> Noise:
+def draw_noise(objective: Objective, key: jax.Array, batch: Batch) -> Noise:
     """`objective.draw(key, batch)`, checked to have a row for each image.
 
     Raises:
@@ -47,7 +46,7 @@ def make_update(
     optimizer: optax.GradientTransformation,
     ema_decay: float = 0.0,
     wrap: Callable[[Callable], Callable] = lambda gradients: gradients,
-) -> Callable:
+) -> Callable[[FitState, Any, Batch, Noise], tuple[FitState, Metrics]]:
     """`(state, objective_state, batch, noise) -> (state, metrics)`: a step without its randomness.
 
     Args:
@@ -58,7 +57,9 @@ def make_update(
     """
     gradients = wrap(jax.value_and_grad(objective.loss, has_aux=True))
 
-    def update(state: FitState, objective_state: Any, batch: Batch, noise: Noise):
+    def update(
+        state: FitState, objective_state: Any, batch: Batch, noise: Noise
+    ) -> tuple[FitState, Metrics]:
         (loss, metrics), grads = gradients(state.params, objective_state, batch, noise)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -77,14 +78,16 @@ def make_step(
     optimizer: optax.GradientTransformation,
     ema_decay: float = 0.0,
     wrap: Callable[[Callable], Callable] = lambda gradients: gradients,
-) -> Callable:
+) -> Callable[[FitState, Any, Batch, jax.Array], tuple[FitState, Metrics]]:
     """The pure step of an objective, `(state, objective_state, batch, key) -> (state, metrics)`.
 
     Jit it, shard it, or call it as it is. The arguments are those of `make_update`.
     """
     update = make_update(objective, optimizer, ema_decay, wrap)
 
-    def step(state: FitState, objective_state: Any, batch: Batch, key: chex.PRNGKey):
+    def step(
+        state: FitState, objective_state: Any, batch: Batch, key: jax.Array
+    ) -> tuple[FitState, Metrics]:
         return update(state, objective_state, batch, draw_noise(objective, key, batch))
 
     return step

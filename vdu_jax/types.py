@@ -4,23 +4,31 @@ Shapes in docstrings: B images in a batch, H×W pixels, C channels, T training t
 d parameters. Images of the model are float arrays (B, H, W, C) in [-1, 1].
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import chex
+import jax
 
-Params = chex.ArrayTree
-Batch = Mapping[str, Mapping[str, chex.Array]]
+Params: TypeAlias = chex.ArrayTree
+
+Part = Mapping[str, jax.Array]
+Batch = Mapping[str, Part]
 """One entry per kind of data ("forget", "retain", "replay"); each is a dict with "image", and for a
 conditional network "cond"."""
 
-Metrics = Mapping[str, chex.Array]
+Batches = Mapping[str, Iterator[Part]]
 
-Noise = chex.ArrayTree
+Metrics = Mapping[str, jax.Array]
+
+Cond: TypeAlias = chex.ArrayTree | None
+"""What a batch of images is asked for with: a pytree with a row for each image, or None."""
+
+Noise: TypeAlias = chex.ArrayTree
 """Every random number of one update step. Each array has a row for each image of one kind of data,
 so it is split over devices, processes and parts of a batch exactly as those images are."""
 
-ScoreFn = Callable[..., chex.Array]
+ScoreFn = Callable[..., jax.Array]
 """A network, `score_fn(params, xt, t, cond=None, *, dropout_key=None) -> prediction`.
 
 xt (B, H, W, C); t (B,) integer or real time in [0, T); returns (B, H, W, C). What it predicts is
@@ -59,14 +67,14 @@ class Objective(NamedTuple):
 
     sees: frozenset[str]
     needs: frozenset[str]
-    init: Callable[[Params, Mapping[str, Any], chex.PRNGKey], Any]
-    draw: Callable[[chex.PRNGKey, Batch], Noise]
-    loss: Callable[[Params, Any, Batch, Noise], tuple[chex.Array, Metrics]]
+    init: Callable[[Params, Batches, jax.Array], Any]
+    draw: Callable[[jax.Array, Batch], Noise]
+    loss: Callable[[Params, Any, Batch, Noise], tuple[jax.Array, Metrics]]
     is_mean: bool
     init_computes: bool
 
 
-def no_state(params: Params, batches: Mapping[str, Any], key: chex.PRNGKey) -> tuple:
+def no_state(params: Params, batches: Batches, key: jax.Array) -> tuple:
     """`Objective.init` of a method that needs no state."""
     del params, batches, key
     return ()

@@ -1,13 +1,11 @@
 """Guidance: other predictions from a trained network, while sampling."""
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 
 from vdu_jax.diffusion import empirical, process
 from vdu_jax.diffusion.schedule import Schedule
-from vdu_jax.types import ScoreFn
+from vdu_jax.types import Cond, Params, Part, ScoreFn
 
 
 def guided(score_fn: ScoreFn, scale: float) -> ScoreFn:
@@ -22,7 +20,16 @@ def guided(score_fn: ScoreFn, scale: float) -> ScoreFn:
       scale: s; 1 is the text alone.
     """
 
-    def predict(params, xt, t, cond=None, *, dropout_key=None):
+    def predict(
+        params: Params,
+        xt: jax.Array,
+        t: jax.Array,
+        cond: Cond = None,
+        *,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        if cond is None:
+            raise ValueError("guidance needs cond = (condition, negative), not None")
         both = jax.tree.map(lambda *parts: jnp.concatenate(parts), *cond)
         twice = jax.tree.map(lambda a: jnp.concatenate([a, a]), (xt, t, dropout_key))
         eps = score_fn(params, *twice[:2], both, dropout_key=twice[2])
@@ -48,7 +55,14 @@ def without_forget(
       share: of the model's images that are forget-like, in (0, 1).
     """
 
-    def predict(params, xt, t, cond=None, *, dropout_key=None):
+    def predict(
+        params: Params,
+        xt: jax.Array,
+        t: jax.Array,
+        cond: Cond = None,
+        *,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
         eps = score_fn(params, xt, t, cond, dropout_key=dropout_key)
         return eps + empirical.correction(schedule, forget, replay, share, xt, t)
 
@@ -70,9 +84,7 @@ def draw_dropped(key: jax.Array, share: float, count: int) -> tuple[jax.Array, j
     return key, jax.random.bernoulli(drop_key, share, (count,))
 
 
-def drop_condition(
-    part: Mapping[str, jax.Array], dropped: jax.Array | None
-) -> Mapping[str, jax.Array]:
+def drop_condition(part: Part, dropped: jax.Array | None) -> Part:
     """A part of a batch in which the `dropped` images have no condition.
 
     So one network learns both predictions that guidance needs (Ho and Salimans 2022, alg. 1).

@@ -1,6 +1,5 @@
 """The evidence bound in bits per dimension (Ho et al. 2020, eq. 5 and 13)."""
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -44,7 +43,7 @@ def bits_per_dim(
     params: Params,
     schedule: Schedule,
     x0: jax.Array,
-    key: chex.PRNGKey,
+    key: jax.Array,
     *,
     levels: int = 256,
 ) -> jax.Array:
@@ -62,7 +61,7 @@ def bits_per_dim(
     batch, dims = x0.shape[0], x0[0].size
     weights = process.exact_weights(schedule)
 
-    def term(total, t):
+    def term(total: jax.Array, t: jax.Array) -> tuple[jax.Array, None]:
         eps = jax.random.normal(jax.random.fold_in(key, t), x0.shape)
         times = jnp.full((batch,), t)
         error = process.eps_error(score_fn, params, schedule, x0, process.Noising(times, eps))

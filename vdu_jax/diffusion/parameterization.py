@@ -6,7 +6,7 @@ Everything else works with predictors of ε.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,9 @@ class Parameterization(NamedTuple):
     def noise_predictor(self, score_fn: ScoreFn) -> ScoreFn:
         """The network as a predictor of ε."""
 
-        def predict(params, xt, t, *cond, **given):
+        def predict(
+            params: Params, xt: jax.Array, t: jax.Array, *cond: Any, **given: Any
+        ) -> jax.Array:
             return self.eps(score_fn(params, xt, t, *cond, **given), xt, t)
 
         return predict
@@ -60,7 +62,7 @@ def v_prediction(schedule: Schedule) -> Parameterization:
     predicted ε; of a predicted v it is nearly all.
     """
 
-    def eps(v, xt, t):
+    def eps(v: jax.Array, xt: jax.Array, t: jax.Array) -> jax.Array:
         a = process.bcast(schedule.alphas_cumprod[t], xt)
         return jnp.sqrt(a) * v + jnp.sqrt(1 - a) * xt
 

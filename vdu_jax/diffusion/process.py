@@ -3,7 +3,6 @@
 import functools
 import itertools
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import chex
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdu_jax.diffusion.schedule import Schedule
-from vdu_jax.types import Params, ScoreFn
+from vdu_jax.types import Params, Part, ScoreFn
 
 
 def bcast(values: jax.Array, like: jax.Array) -> jax.Array:
@@ -37,7 +36,7 @@ def predict_x0(schedule: Schedule, xt: jax.Array, t: jax.Array, eps: jax.Array) 
     return (xt - jnp.sqrt(1 - a) * eps) / jnp.sqrt(a)
 
 
-def bind_condition(score_fn: ScoreFn, part: Mapping[str, jax.Array]) -> ScoreFn:
+def bind_condition(score_fn: ScoreFn, part: Part) -> ScoreFn:
     """The score function with the condition of a part of a batch, if it has one.
 
     Args:
@@ -68,7 +67,7 @@ class Noising(NamedTuple):
 
 
 def draw_noising(
-    key: chex.PRNGKey,
+    key: jax.Array,
     schedule: Schedule,
     x0: jax.Array,
     stratified: bool = False,
@@ -98,18 +97,14 @@ def draw_noising(
     return Noising(jnp.minimum(t, last).astype(jnp.int32), eps)
 
 
-def network_inputs(
-    schedule: Schedule, part: Mapping[str, jax.Array], noising: Noising
-) -> dict[str, jax.Array]:
+def network_inputs(schedule: Schedule, part: Part, noising: Noising) -> dict[str, jax.Array]:
     """What the network is told of a part of a batch: "xt" (B, H, W, C), "t" (B,), and "cond"."""
     xt = q_sample(schedule, part["image"], noising.t, noising.eps)
     told = {"xt": xt, "t": noising.t}
     return told | {"cond": part["cond"]} if "cond" in part else told
 
 
-def predict_together(
-    score_fn: ScoreFn, params: Params, *parts: Mapping[str, jax.Array]
-) -> list[jax.Array]:
+def predict_together(score_fn: ScoreFn, params: Params, *parts: Part) -> list[jax.Array]:
     """ε_θ(x_t, t) of each part, by one call of the network.
 
     The parts' rows alternate in it as their numbers allow: devices that share each part's batch
@@ -120,13 +115,13 @@ def predict_together(
     """
     count = math.gcd(*(len(part["t"]) for part in parts))
 
-    def folded(array):
+    def folded(array: jax.Array) -> jax.Array:
         return array.reshape(count, -1, *array.shape[1:])
 
-    def unfolded(array):
+    def unfolded(array: jax.Array) -> jax.Array:
         return array.reshape(-1, *array.shape[2:])
 
-    def join(*arrays):
+    def join(*arrays: jax.Array) -> jax.Array:
         return unfolded(jnp.concatenate([folded(array) for array in arrays], axis=1))
 
     whole = jax.tree.map(join, *parts)

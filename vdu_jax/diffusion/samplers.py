@@ -13,13 +13,12 @@ where x̂_0 is the image predicted at this step and x̂_0,prev that of the step 
 from collections.abc import Callable
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vdu_jax.diffusion.schedule import Schedule
-from vdu_jax.types import Params, ScoreFn
+from vdu_jax.types import Cond, Params, ScoreFn
 
 NAMES = ("ddpm", "ddim", "dpm++2m")
 SPACINGS = ("leading", "trailing", "linspace")
@@ -54,8 +53,8 @@ def time_grid(num_train_steps: int, num_steps: int, spacing: str = "trailing") -
     if not 1 <= num_steps <= num_train_steps:
         raise ValueError(f"the number of sampling steps must lie in 1..{num_train_steps}")
     if spacing == "leading":
-        grid = np.arange(num_steps) * (num_train_steps // num_steps)
-        return grid[::-1].astype(np.int64)
+        rising = np.arange(num_steps) * (num_train_steps // num_steps)
+        return rising[::-1].astype(np.int64)
     if spacing == "trailing":
         grid = num_train_steps - np.arange(num_steps) * (num_train_steps / num_steps)
         return np.round(grid).astype(np.int64) - 1
@@ -97,7 +96,7 @@ def _dpm_2m(here: np.ndarray, there: np.ndarray, last: np.ndarray, eta: float) -
     """
     safe_there = np.where(last, here, there)  # the last step is set by hand below
 
-    def log_snr(level):
+    def log_snr(level: np.ndarray) -> np.ndarray:
         return 0.5 * (np.log(level) - np.log1p(-level))
 
     h = log_snr(safe_there) - log_snr(here)
@@ -149,8 +148,9 @@ def make_plan(
         coefficients = _dpm_2m(here, there, last, eta)
     else:
         raise ValueError(f"unknown sampler {name!r}; one of {', '.join(NAMES)}")
-    plan = SamplerPlan(grid, np.sqrt(here), np.sqrt(1 - here), *coefficients)
-    return jax.tree.map(lambda a: jnp.asarray(a, jnp.int32 if a is grid else jnp.float32), plan)
+    columns = np.sqrt(here), np.sqrt(1 - here), *coefficients
+    columns = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), columns)
+    return SamplerPlan(jnp.asarray(grid, jnp.int32), *columns)
 
 
 def step(
@@ -177,18 +177,22 @@ def step(
     if clip_x0:
         x0 = jnp.clip(x0, -1.0, 1.0)
     x = row.x * x + row.x0 * x0 + row.x0_previous * x0_previous
-    return (x if row.noise is None else x + row.noise * noise), x0
+    if row.noise is None:
+        return x, x0
+    if noise is None:
+        raise ValueError("a stochastic sampler needs noise")
+    return x + row.noise * noise, x0
 
 
 def sample(
     score_fn: ScoreFn,
     params: Params,
     plan: SamplerPlan,
-    keys: chex.PRNGKey,
+    keys: jax.Array,
     image_shape: tuple[int, int, int],
     *,
     clip_x0: bool = True,
-    cond=None,
+    cond: Cond = None,
 ) -> jax.Array:
     """Draw one image for each key.
 
@@ -204,7 +208,7 @@ def sample(
     """
 
     def normal(step: jax.Array) -> jax.Array:
-        def draw(key):
+        def draw(key: jax.Array) -> jax.Array:
             return jax.random.normal(jax.random.fold_in(key, step), image_shape)
 
         return jax.vmap(draw)(keys)
@@ -227,7 +231,7 @@ def integrate(
     start: jax.Array,
     *,
     clip_x0: bool = True,
-    cond=None,
+    cond: Cond = None,
     noise_fn: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """Run a plan from the given noise (B, H, W, C).
@@ -242,11 +246,13 @@ def integrate(
         raise ValueError("a stochastic sampler needs noise_fn")
     batch = start.shape[0]
 
-    def body(carry, inputs):
+    def body(
+        carry: tuple[jax.Array, jax.Array], inputs: tuple[jax.Array, SamplerPlan]
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
         x, x0_previous = carry
         index, row = inputs
         eps = score_fn(params, x, jnp.full((batch,), row.t), cond)
-        noise = None if row.noise is None else noise_fn(index)
+        noise = None if row.noise is None or noise_fn is None else noise_fn(index)
         return step(row, x, eps, x0_previous, noise, clip_x0=clip_x0), None
 
     steps = jnp.arange(plan.t.shape[0], dtype=jnp.int32)

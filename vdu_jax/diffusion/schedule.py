@@ -6,6 +6,7 @@ Time t runs from 0 (almost clean) to T − 1 (almost pure noise), as in code; th
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,10 +23,10 @@ class Schedule(NamedTuple):
       inverse_alphas_cumprod: 1/ᾱ_t.
     """
 
-    betas: jnp.ndarray
-    alphas_cumprod: jnp.ndarray
-    posterior_variance: jnp.ndarray
-    inverse_alphas_cumprod: jnp.ndarray
+    betas: jax.Array
+    alphas_cumprod: jax.Array
+    posterior_variance: jax.Array
+    inverse_alphas_cumprod: jax.Array
 
     @property
     def num_steps(self) -> int:

@@ -14,7 +14,7 @@ class FeatureStats(NamedTuple):
 
     mean: np.ndarray
     covariance: np.ndarray
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
 
 
 def feature_stats(features: np.ndarray, weights: np.ndarray | None = None) -> FeatureStats:
@@ -36,7 +36,7 @@ def feature_stats(features: np.ndarray, weights: np.ndarray | None = None) -> Fe
     return FeatureStats(
         features.mean(0) if weights is None else np.average(features, axis=0, weights=weights),
         np.cov(features, rowvar=False, aweights=weights).reshape(size, size),
-        counted,
+        int(counted),
     )
 
 

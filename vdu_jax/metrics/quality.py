@@ -29,7 +29,7 @@ class Metric(NamedTuple):
 
     key: str
     name: str
-    compute: Callable[[np.ndarray, np.ndarray, int], Any]
+    compute: Callable[[np.ndarray, np.ndarray, int], float | NamedTuple]
     needs: int
     digits: int = 3
     scale: int = 1
@@ -151,5 +151,5 @@ def quality(features: np.ndarray, reference: Reference, seed: int) -> dict[str, 
     for metric in METRICS:
         enough = min(len(features), len(reference.some)) >= metric.needs
         figure = metric.compute(features, reference.some, seed) if enough else None
-        figures[metric.key] = figure._asdict() if hasattr(figure, "_asdict") else figure
+        figures[metric.key] = figure._asdict() if isinstance(figure, tuple) else figure
     return figures

@@ -1,7 +1,7 @@
 """Shares of images, with intervals."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 
@@ -11,10 +11,10 @@ class Rate(NamedTuple):
     value: float
     low: float
     high: float
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
 
 
-def rate(outcomes) -> Rate:
+def rate(outcomes: Iterable[Any]) -> Rate:
     """The share of true ones, with its `interval`.
 
     Args:

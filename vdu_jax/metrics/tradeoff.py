@@ -10,7 +10,7 @@ class Spread(NamedTuple):
 
     mean: float
     standard_error: float | None
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
 
 
 def spread(values: Sequence[float]) -> Spread:

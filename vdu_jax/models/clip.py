@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vdu_jax.models import layers
 from vdu_jax.models.stable_diffusion.text_encoder import EncoderLayer, TextEncoder
 from vdu_jax.types import Params
 
@@ -32,8 +33,8 @@ class VisionEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        types = dict(dtype=jnp.float32, param_dtype=jnp.float32)
-        norm = dict(epsilon=self.epsilon, use_fast_variance=False, **types)
+        types: layers.Settings = dict(dtype=jnp.float32, param_dtype=jnp.float32)
+        norm: layers.Settings = dict(epsilon=self.epsilon, use_fast_variance=False, **types)
         sides = (self.patch_size, self.patch_size)
         patches = nn.Conv(
             self.hidden_size,
@@ -76,7 +77,7 @@ class CLIP(nn.Module):
     text: TextEncoder
     projection_size: int = 768
 
-    def setup(self):
+    def setup(self) -> None:
         self.visual_projection = nn.Dense(self.projection_size, use_bias=False)
         self.text_projection = nn.Dense(self.projection_size, use_bias=False)
         # Radford et al. 2021, section 2.5: the temperature's logarithm, learned from 0.07.

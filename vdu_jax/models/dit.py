@@ -110,7 +110,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        types: layers.Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         batch, tokens, features = x.shape
 
         def project(name: str) -> jax.Array:
@@ -168,8 +168,8 @@ class Block(nn.Module):
     def __call__(
         self, x: jax.Array, conditioning: jax.Array, deterministic: bool = True
     ) -> jax.Array:
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        dense = dict(kernel_init=layers.default_init, **types)
+        types: layers.Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        dense: layers.Settings = dict(kernel_init=layers.default_init, **types)
         features = x.shape[-1]
         drop = nn.Dropout(self.dropout, deterministic=deterministic)
 
@@ -235,8 +235,8 @@ class DiT(nn.Module):
         deterministic: bool = True,
     ) -> jax.Array:
         network.check_cond(self, label)
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        zero = dict(kernel_init=layers.zero_init, **types)
+        types: layers.Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        zero: layers.Settings = dict(kernel_init=layers.zero_init, **types)
         block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
 
         conditioning = self.embed_condition(t, label)
@@ -265,7 +265,7 @@ class DiT(nn.Module):
 
     def embed_condition(self, t: jax.Array, label: jax.Array | None) -> jax.Array:
         """Embedding of the time, plus the label's if there is one, (B, hidden_size)."""
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        types: layers.Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         sinusoidal = layers.timestep_embedding(t, FREQUENCIES, flip_sin_to_cos=True, freq_shift=0.0)
         embedding = layers.TimestepEmbedding(
             self.hidden_size, kernel_init=small_init, name="time_embedding", **types

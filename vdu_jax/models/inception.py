@@ -6,6 +6,7 @@ batch norms use their stored statistics. Modules are named as in torchvision.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -237,8 +238,10 @@ def make_feature_fn(net: InceptionV3) -> Callable[[Params, jax.Array], jax.Array
     Grey images are repeated in the three channels.
     """
 
+    apply: Callable[..., Any] = net.apply  # its own type also has what `mutable` adds
+
     def feature_fn(params: Params, x: jax.Array) -> jax.Array:
         x = jnp.broadcast_to(x, (*x.shape[:-1], 3))
-        return net.apply({"params": params}, (x + 1) / 2)
+        return apply({"params": params}, (x + 1) / 2)
 
     return feature_fn

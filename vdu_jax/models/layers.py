@@ -5,12 +5,17 @@ Images are (B, H, W, C). Every layer computes in `dtype` and stores its paramete
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 Dtype = jnp.dtype
+
+Settings = dict[str, Any]
+"""Keyword arguments of a linen module."""
 
 variance_scaling = nn.initializers.variance_scaling
 default_init = variance_scaling(1.0, "fan_avg", "uniform")
@@ -56,7 +61,13 @@ class GroupNorm(nn.Module):
         )
 
 
-def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **settings) -> jax.Array:
+def convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **settings: Any,
+) -> jax.Array:
     """`lax.conv_general_dilated` of (B, H, W, C) with (h, w, C, K), for a `flax.linen.Conv`.
 
     Where fewer pixels come out than the kernel has, XLA exchanges image and kernel, for which a
@@ -85,7 +96,14 @@ def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **settings) -> j
     )
 
 
-def conv(features: int, kernel: int = 3, *, stride: int = 1, padding=None, **kwargs) -> nn.Conv:
+def conv(
+    features: int,
+    kernel: int = 3,
+    *,
+    stride: int = 1,
+    padding: Sequence[tuple[int, int]] | None = None,
+    **kwargs: Any,
+) -> nn.Conv:
     """A square convolution with symmetric zero padding (as PyTorch pads), unless told otherwise."""
     if padding is None:
         padding = [(kernel // 2, kernel // 2)] * 2
@@ -137,7 +155,9 @@ class TimestepEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=self.kernel_init)
+        kwargs: Settings = dict(
+            dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=self.kernel_init
+        )
         x = nn.Dense(self.features, name="linear_1", **kwargs)(x)
         return nn.Dense(self.features, name="linear_2", **kwargs)(nn.silu(x))
 
@@ -162,11 +182,11 @@ class ResnetBlock(nn.Module):
     def __call__(
         self, x: jax.Array, temb: jax.Array | None, deterministic: bool = True
     ) -> jax.Array:
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        norm = dict(num_groups=self.num_groups, epsilon=self.epsilon, **types)
+        types: Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        norm: Settings = dict(num_groups=self.num_groups, epsilon=self.epsilon, **types)
         h = nn.silu(GroupNorm(name="norm1", **norm)(x))
         h = conv(self.features, name="conv1", **types)(h)
-        scale_shift = self.time_scale_shift == "scale_shift" and temb is not None
+        scale_shift = self.time_scale_shift == "scale_shift"
         if temb is not None:
             temb = nn.Dense(
                 self.features * (2 if scale_shift else 1),
@@ -177,7 +197,7 @@ class ResnetBlock(nn.Module):
             if not scale_shift:
                 h = h + temb
         h = GroupNorm(name="norm2", **norm)(h)
-        if scale_shift:
+        if scale_shift and temb is not None:
             scale, shift = jnp.split(temb, 2, axis=-1)
             h = h * (1 + scale) + shift
         h = nn.Dropout(self.dropout)(nn.silu(h), deterministic=deterministic)
@@ -218,7 +238,7 @@ def attend(
         and size % 8 == 0
         and query.shape == key.shape
     )
-    chosen = "cudnn" if fused else "xla"
+    chosen: Literal["cudnn", "xla"] = "cudnn" if fused else "xla"
     return jax.nn.dot_product_attention(query, key, value, implementation=chosen)
 
 
@@ -240,7 +260,7 @@ class AttentionBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        types: Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         batch, height, width, channels = x.shape
         heads = channels // (self.head_dim or channels)
         h = GroupNorm(self.num_groups, self.epsilon, name="group_norm", **types)(x)
@@ -270,7 +290,7 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         pads = [(0, 1)] * 2 if self.padding == 0 else [(self.padding, self.padding)] * 2
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        types: Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         return conv(self.features, stride=2, padding=pads, name="conv", **types)(x)
 
 
@@ -287,5 +307,5 @@ class Upsample(nn.Module):
         x = jnp.broadcast_to(
             x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels)
         ).reshape(batch, 2 * height, 2 * width, channels)
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        types: Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         return conv(self.features, name="conv", **types)(x)

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vdu_jax.types import Params, ScoreFn
+from vdu_jax.types import Cond, Params, ScoreFn
 
 
 class Architecture(NamedTuple):
@@ -59,7 +59,7 @@ def label_rows(module: nn.Module) -> jax.Array | None:
     return jnp.zeros((1,), jnp.int32) if module.num_class_embeds else None
 
 
-def check_cond(module: nn.Module, cond: Any) -> None:
+def check_cond(module: nn.Module, cond: Cond) -> None:
     """Raises: ValueError if there is a condition and none is known, or the other way round."""
     if (cond is None) == bool(module.num_class_embeds):
         known = "needs the classes of its images" if cond is None else "knows no condition"
@@ -75,15 +75,24 @@ def init_params(module: nn.Module, key: jax.Array, image_shape: tuple[int, int, 
 def make_score_fn(module: nn.Module) -> ScoreFn:
     """The pure `ScoreFn` of a network; see `vdu_jax.types.ScoreFn`."""
 
-    def score_fn(params, xt, t, cond=None, *, dropout_key=None):
+    apply: Callable[..., Any] = module.apply  # its own type also has what `mutable` adds
+
+    def score_fn(
+        params: Params,
+        xt: jax.Array,
+        t: jax.Array,
+        cond: Cond = None,
+        *,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
         if dropout_key is None:
-            return module.apply({"params": params}, xt, t, cond)
+            return apply({"params": params}, xt, t, cond)
 
         # Each image by its own key: its masks do not depend on the batch that it is part of.
-        def one(x, t, key, cond):
+        def one(x: jax.Array, t: jax.Array, key: jax.Array, cond: Cond) -> jax.Array:
             x, t, cond = jax.tree.map(lambda a: a[None], (x, t, cond))
             rngs = {"dropout": key}
-            return module.apply({"params": params}, x, t, cond, deterministic=False, rngs=rngs)[0]
+            return apply({"params": params}, x, t, cond, deterministic=False, rngs=rngs)[0]
 
         return jax.vmap(one)(xt, t, dropout_key, cond)
 
@@ -98,7 +107,7 @@ def make_feature_fn(module: nn.Module) -> Callable[..., jax.Array]:
     arXiv 2303.09769).
     """
 
-    def feature_fn(params, xt, t, cond=None):
+    def feature_fn(params: Params, xt: jax.Array, t: jax.Array, cond: Cond = None) -> jax.Array:
         _, state = module.apply({"params": params}, xt, t, cond, mutable=["intermediates"])
         maps = state["intermediates"]["features"]
         means = [m.astype(jnp.float32).mean(tuple(range(1, m.ndim - 1))) for m in maps]

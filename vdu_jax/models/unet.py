@@ -75,8 +75,8 @@ class UNet(nn.Module):
         deterministic: bool = True,
     ) -> jax.Array:
         network.check_cond(self, label)
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        norm = dict(num_groups=self.num_groups, epsilon=self.norm_eps, **types)
+        types: layers.Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        norm: layers.Settings = dict(num_groups=self.num_groups, epsilon=self.norm_eps, **types)
         channels = tuple(self.block_out_channels)
         resnet_block, attention_block = layers.ResnetBlock, layers.AttentionBlock
         if self.remat:
@@ -188,7 +188,9 @@ def from_settings(settings: Mapping[str, Any], channels: int) -> UNet:
     They are `UNet`'s attributes as a config file writes them: types by name, tuples perhaps as
     lists, and `attention_head_dim = 0` for a single head.
     """
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
+    }
     values |= {key: jnp.dtype(values[key]) for key in ("dtype", "param_dtype")}
     values["attention_head_dim"] = values["attention_head_dim"] or None
     return UNet(channels, **values)

@@ -2,8 +2,10 @@
 
 from typing import Any, NamedTuple
 
+import jax
+
 from vdu_jax.models import lora
-from vdu_jax.types import Objective, Params
+from vdu_jax.types import Batch, Batches, Metrics, Noise, Objective, Params
 
 
 class AdaptedState(NamedTuple):
@@ -20,11 +22,13 @@ def adapted(objective: Objective, start: Params) -> Objective:
     gradients and the optimiser's state are of the adapters alone.
     """
 
-    def init(adapters, batches, key):
+    def init(adapters: Params, batches: Batches, key: jax.Array) -> AdaptedState:
         merged = lora.merge_adapters(adapters, start)
         return AdaptedState(objective.init(merged, batches, key), start)
 
-    def loss(adapters, state, batch, noise):
+    def loss(
+        adapters: Params, state: AdaptedState, batch: Batch, noise: Noise
+    ) -> tuple[jax.Array, Metrics]:
         merged = lora.merge_adapters(adapters, state.start)
         return objective.loss(merged, state.inner, batch, noise)
 

@@ -5,12 +5,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from vdu_jax.types import Objective, no_state
+from vdu_jax.models.stable_diffusion.vae import Latents
+from vdu_jax.types import Batch, Metrics, Objective, Params, no_state
 
 
 def autoencoder(
-    encode: Callable,
-    decode: Callable,
+    encode: Callable[[Params, jax.Array], Latents],
+    decode: Callable[[Params, jax.Array], jax.Array],
     latent_shape: tuple[int, int, int],
     *,
     kl_weight: float = 1e-6,
@@ -32,10 +33,12 @@ def autoencoder(
     if kl_weight < 0:
         raise ValueError(f"kl_weight must be ≥ 0, not {kl_weight}")
 
-    def draw(key, batch):
+    def draw(key: jax.Array, batch: Batch) -> jax.Array:
         return jax.random.normal(key, (len(batch["retain"]["image"]), *latent_shape))
 
-    def loss(params, state, batch, noise):
+    def loss(
+        params: Params, state: tuple, batch: Batch, noise: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
         del state
         images = batch["retain"]["image"]
         latents = encode(params, images)

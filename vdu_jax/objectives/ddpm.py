@@ -6,7 +6,7 @@ import jax
 
 from vdu_jax.diffusion import guidance, process
 from vdu_jax.diffusion.parameterization import Parameterization, loss_weights
-from vdu_jax.types import Objective, ScoreFn, no_state
+from vdu_jax.types import Batch, Metrics, Objective, Params, ScoreFn, no_state
 
 
 class DDPMNoise(NamedTuple):
@@ -46,7 +46,7 @@ def ddpm(
     schedule = parameterization.schedule
     predict_eps = parameterization.noise_predictor(score_fn)
 
-    def draw(key, batch):
+    def draw(key: jax.Array, batch: Batch) -> DDPMNoise:
         x0 = batch[kind]["image"]
         noise_key, dropout_key = jax.random.split(key)
         noise_key, dropped = guidance.draw_dropped(noise_key, drop_condition, len(x0))
@@ -54,7 +54,9 @@ def ddpm(
         dropout_keys = jax.random.split(dropout_key, len(x0)) if dropout else None
         return DDPMNoise(noising, dropped, dropout_keys)
 
-    def loss(params, state, batch, noise):
+    def loss(
+        params: Params, state: tuple, batch: Batch, noise: DDPMNoise
+    ) -> tuple[jax.Array, Metrics]:
         del state
         part, noising = guidance.drop_condition(batch[kind], noise.dropped), noise.noising
         error = process.eps_error(

@@ -11,6 +11,7 @@ there D_f and cleaned replay stand for them: w, ε_f and ε_r on the right are t
 sets, in closed form (`diffusion.empirical`). No retained data is needed, and nothing is maximised.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from vdu_jax.diffusion import empirical, guidance, process
 from vdu_jax.diffusion.parameterization import Parameterization
 from vdu_jax.objectives.vdu import anchored, check_anchor
 from vdu_jax.posterior import Posterior, energy, num_parameters
-from vdu_jax.types import Objective, Params, ScoreFn
+from vdu_jax.types import Batch, Batches, Metrics, Objective, Params, Part, ScoreFn
 
 
 class DemixingState(NamedTuple):
@@ -129,35 +130,39 @@ def distil(
     schedule = parameterization.schedule
     predict_eps = parameterization.noise_predictor(score_fn)
 
-    def take(batches, count):
-        parts = []
+    def take(batches: Iterator[Part], count: int) -> jax.Array:
+        parts: list[jax.Array] = []
         while sum(map(len, parts)) < count:
             parts.append(next(batches)["image"])
         return jnp.concatenate(parts)[:count]
 
-    def init(params, batches, key):
+    def init(params: Params, batches: Batches, key: jax.Array) -> DemixingState:
         del key
         forget = take(batches["forget"], min(reference_images, num_forget))
         replay = take(batches["replay"], reference_images)
         return DemixingState(params, forget, replay, anchored(posterior, params, anchor))
 
-    def draw(key, batch):
-        noisings, drops = [], []
-        for kind, of_kind in zip(("forget", "replay"), jax.random.split(key), strict=True):
+    def draw(key: jax.Array, batch: Batch) -> DemixingNoise:
+        def of_kind(key: jax.Array, kind: str) -> tuple[process.Noising, jax.Array | None]:
             images = batch[kind]["image"]
-            of_kind, dropped = guidance.draw_dropped(of_kind, drop_condition, len(images))
-            noisings.append(process.draw_noising(of_kind, schedule, images, True, density))
-            drops.append(dropped)
-        return DemixingNoise(*noisings, *drops)
+            key, dropped = guidance.draw_dropped(key, drop_condition, len(images))
+            return process.draw_noising(key, schedule, images, True, density), dropped
 
-    def shares(part, dropped, certain):
+        forget_key, replay_key = jax.random.split(key)
+        forget, forget_dropped = of_kind(forget_key, "forget")
+        replay, replay_dropped = of_kind(replay_key, "replay")
+        return DemixingNoise(forget, replay, forget_dropped, replay_dropped)
+
+    def shares(part: Part, dropped: jax.Array | None, certain: float) -> float | jax.Array:
         """π of each image: a condition, where it is seen, leaves no doubt about the part."""
         if not everywhere or "cond" not in part:
             return forget_share
         known = jnp.full(len(part["image"]), certain)
         return known if dropped is None else jnp.where(dropped, forget_share, known)
 
-    def loss(params, state, batch, noise):
+    def loss(
+        params: Params, state: DemixingState, batch: Batch, noise: DemixingNoise
+    ) -> tuple[jax.Array, Metrics]:
         parts, priors = [], []
         for kind, noising, dropped, certain in (
             ("forget", noise.forget, noise.forget_dropped, 1.0),

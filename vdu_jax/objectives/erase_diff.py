@@ -9,7 +9,7 @@ import optax
 from vdu_jax.diffusion import process
 from vdu_jax.diffusion.parameterization import Parameterization, simple_error
 from vdu_jax.posterior import Posterior
-from vdu_jax.types import Objective, ScoreFn, no_state
+from vdu_jax.types import Batch, Metrics, Objective, Params, ScoreFn, no_state
 
 
 class EraseDiffNoise(NamedTuple):
@@ -20,7 +20,7 @@ class EraseDiffNoise(NamedTuple):
     target: jax.Array
 
 
-def multiplier(retain_grad, forget_grad, strength: float) -> jax.Array:
+def multiplier(retain_grad: Params, forget_grad: Params, strength: float) -> jax.Array:
     """λ = max(0, (η‖∇g‖² − ∇f·∇g) / ‖∇g‖²), f retain and g forget loss.
 
     The least weight of ∇g with which a step along −(∇f + λ ∇g) also lowers g, at the rate η.
@@ -57,7 +57,7 @@ def erase_diff(
     schedule = parameterization.schedule
     predict_eps = parameterization.noise_predictor(score_fn)
 
-    def draw(key, batch):
+    def draw(key: jax.Array, batch: Batch) -> EraseDiffNoise:
         retain_key, forget_key, target_key = jax.random.split(key, 3)
         retained, x0 = batch["retain"]["image"], batch["forget"]["image"]
         return EraseDiffNoise(
@@ -66,7 +66,9 @@ def erase_diff(
             jax.random.uniform(target_key, x0.shape),
         )
 
-    def loss(params, state, batch, noise):
+    def loss(
+        params: Params, state: tuple, batch: Batch, noise: EraseDiffNoise
+    ) -> tuple[jax.Array, Metrics]:
         del state
         retained, x0 = batch["retain"]["image"], batch["forget"]["image"]
         kept, noising, target = noise
@@ -75,10 +77,10 @@ def erase_diff(
         predict = process.bind_condition(predict_eps, batch["forget"])
         weights = process.bcast(parameterization.simple_weights[noising.t], x0)
 
-        def retain_loss(p):
+        def retain_loss(p: Params) -> jax.Array:
             return simple_error(retained_fn, p, parameterization, retained, kept).mean()
 
-        def forget_loss(p):
+        def forget_loss(p: Params) -> jax.Array:
             return (weights * jnp.square(predict(p, xt, noising.t) - target)).mean()
 
         fixed = jax.lax.stop_gradient(params)  # the weight is a constant of the loss

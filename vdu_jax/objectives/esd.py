@@ -9,7 +9,7 @@ import optax
 from vdu_jax.diffusion import process
 from vdu_jax.diffusion.parameterization import Parameterization, simple_error
 from vdu_jax.posterior import Posterior
-from vdu_jax.types import Objective, Params, ScoreFn
+from vdu_jax.types import Batch, Batches, Metrics, Objective, Params, Part, ScoreFn
 
 TEACHERS = ("fine_tuned", "condition")
 
@@ -58,7 +58,9 @@ def esd(
     predict_eps = parameterization.noise_predictor(score_fn)
 
     @jax.jit
-    def teach(params, opt_state, part, key):
+    def teach(
+        params: Params, opt_state: optax.OptState, part: Part, key: jax.Array
+    ) -> tuple[Params, optax.OptState]:
         x0, bound = part["image"], process.bind_condition(score_fn, part)
         noising = process.draw_noising(key, schedule, x0)
         grads = jax.grad(lambda p: simple_error(bound, p, parameterization, x0, noising).mean())(
@@ -67,7 +69,7 @@ def esd(
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    def init(params, batches, key):
+    def init(params: Params, batches: Batches, key: jax.Array) -> ESDState:
         if teacher == "condition":
             return ESDState(params, None)
         tuned, opt_state = params, optimizer.init(params)
@@ -76,10 +78,12 @@ def esd(
             tuned, opt_state = teach(tuned, opt_state, part, jax.random.fold_in(key, step))
         return ESDState(params, tuned)
 
-    def draw(key, batch):
+    def draw(key: jax.Array, batch: Batch) -> process.Noising:
         return process.draw_noising(key, schedule, batch["forget"]["image"])
 
-    def loss(params, state, batch, noising):
+    def loss(
+        params: Params, state: ESDState, batch: Batch, noising: process.Noising
+    ) -> tuple[jax.Array, Metrics]:
         x0 = batch["forget"]["image"]
         xt = process.q_sample(schedule, x0, noising.t, noising.eps)
         predict = process.bind_condition(predict_eps, batch["forget"])

@@ -1,9 +1,11 @@
 """Gradient ascent on the forget data, also called NegGrad."""
 
+import jax
+
 from vdu_jax.diffusion import process
 from vdu_jax.diffusion.parameterization import Parameterization
 from vdu_jax.posterior import Posterior
-from vdu_jax.types import Objective, ScoreFn, no_state
+from vdu_jax.types import Batch, Metrics, Objective, Params, ScoreFn, no_state
 
 
 def gradient_ascent(
@@ -18,10 +20,12 @@ def gradient_ascent(
     schedule = parameterization.schedule
     predict_eps = parameterization.noise_predictor(score_fn)
 
-    def draw(key, batch):
+    def draw(key: jax.Array, batch: Batch) -> process.Noising:
         return process.draw_noising(key, schedule, batch["forget"]["image"])
 
-    def loss(params, state, batch, noising):
+    def loss(
+        params: Params, state: tuple, batch: Batch, noising: process.Noising
+    ) -> tuple[jax.Array, Metrics]:
         del state
         x0 = batch["forget"]["image"]
         error = process.eps_error(

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+
 from vdu_jax.models import subset
-from vdu_jax.types import Objective, Params, ScoreFn
+from vdu_jax.types import Batch, Batches, Metrics, Noise, Objective, Params, ScoreFn
 
 
 class PartState(NamedTuple):
@@ -26,15 +28,17 @@ def on_part(make: Callable[[ScoreFn], Objective], score_fn: ScoreFn, rest: Param
     """
 
     def with_rest(rest: Params) -> Objective:
-        def of_part(part, *arguments, **settings):
+        def of_part(part: Params, *arguments: Any, **settings: Any) -> jax.Array:
             return score_fn(subset.merge(part, rest), *arguments, **settings)
 
         return make(of_part)
 
-    def init(params, batches, key):
+    def init(params: Params, batches: Batches, key: jax.Array) -> PartState:
         return PartState(with_rest(rest).init(params, batches, key), rest)
 
-    def loss(params, state, batch, noise):
+    def loss(
+        params: Params, state: PartState, batch: Batch, noise: Noise
+    ) -> tuple[jax.Array, Metrics]:
         # Of arrays that are given, not closed over: a compiled step would hold those as constants.
         return with_rest(state.rest).loss(params, state.inner, batch, noise)
 

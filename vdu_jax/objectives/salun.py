@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from vdu_jax.diffusion import process
 from vdu_jax.diffusion.parameterization import Parameterization, relabelled_error, simple_error
 from vdu_jax.posterior import Posterior
-from vdu_jax.types import Objective, Params, ScoreFn
+from vdu_jax.types import Batch, Batches, Metrics, Objective, Params, Part, ScoreFn
 
 RELABELS = ("image", "condition")
 
@@ -74,14 +74,14 @@ def salun(
     of_partner = {"image": "image", "condition": "cond"}[relabel]
 
     @jax.jit
-    def forget_gradient(params, part, key):
+    def forget_gradient(params: Params, part: Part, key: jax.Array) -> Params:
         x0, bound = part["image"], process.bind_condition(score_fn, part)
         noising = process.draw_noising(key, schedule, x0)
         return jax.grad(lambda p: simple_error(bound, p, parameterization, x0, noising).mean())(
             params
         )
 
-    def init(params, batches, key):
+    def init(params: Params, batches: Batches, key: jax.Array) -> SalUnState:
         total = jax.tree.map(jnp.zeros_like, params)
         for index in range(mask_batches):
             part = next(batches["forget"])
@@ -89,7 +89,7 @@ def salun(
             total = jax.tree.map(jnp.add, total, gradient)
         return SalUnState(salient(total, share))
 
-    def draw(key, batch):
+    def draw(key: jax.Array, batch: Batch) -> SalUnNoise:
         forget_key, replay_key, pair_key = jax.random.split(key, 3)
         x0, replay = batch["forget"]["image"], batch["replay"]["image"]
         return SalUnNoise(
@@ -98,7 +98,9 @@ def salun(
             batch["replay"][of_partner][jax.random.randint(pair_key, (len(x0),), 0, len(replay))],
         )
 
-    def loss(params, state, batch, noise):
+    def loss(
+        params: Params, state: SalUnState, batch: Batch, noise: SalUnNoise
+    ) -> tuple[jax.Array, Metrics]:
         # A parameter outside the mask is a constant: no gradient reaches it.
         params = jax.tree.map(
             lambda p, m: jnp.where(m, p, jax.lax.stop_gradient(p)), params, state.mask

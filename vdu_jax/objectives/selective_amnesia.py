@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from vdu_jax.diffusion import process
 from vdu_jax.diffusion.parameterization import Parameterization, relabelled_error, simple_error
 from vdu_jax.posterior import Posterior, diagonal_fisher
-from vdu_jax.types import Objective, Params, ScoreFn
+from vdu_jax.types import Batch, Batches, Metrics, Objective, Params, ScoreFn
 
 
 class AmnesiaState(NamedTuple):
@@ -57,12 +57,12 @@ def selective_amnesia(
         raise ValueError("replay_weight and fisher_weight must be ≥ 0, fisher_batches ≥ 1")
     schedule = parameterization.schedule
 
-    def init(params, batches, key):
+    def init(params: Params, batches: Batches, key: jax.Array) -> AmnesiaState:
         replay = (next(batches["replay"]) for _ in range(fisher_batches))
         fisher = diagonal_fisher(score_fn, parameterization, params, replay, key)
         return AmnesiaState(params, fisher)
 
-    def draw(key, batch):
+    def draw(key: jax.Array, batch: Batch) -> AmnesiaNoise:
         forget_key, replay_key, target_key = jax.random.split(key, 3)
         x0, replay = batch["forget"]["image"], batch["replay"]["image"]
         return AmnesiaNoise(
@@ -71,7 +71,9 @@ def selective_amnesia(
             jax.random.uniform(target_key, x0.shape, minval=-1.0),
         )
 
-    def loss(params, state, batch, noise):
+    def loss(
+        params: Params, state: AmnesiaState, batch: Batch, noise: AmnesiaNoise
+    ) -> tuple[jax.Array, Metrics]:
         x0, replay = batch["forget"]["image"], batch["replay"]["image"]
         bound = process.bind_condition(score_fn, batch["forget"])
         amnesia = relabelled_error(

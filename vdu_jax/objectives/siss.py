@@ -9,7 +9,7 @@ import optax
 from vdu_jax.diffusion import process
 from vdu_jax.diffusion.parameterization import Parameterization
 from vdu_jax.posterior import Posterior
-from vdu_jax.types import Objective, ScoreFn, no_state
+from vdu_jax.types import Batch, Metrics, Objective, Params, ScoreFn, no_state
 
 
 class SISSNoise(NamedTuple):
@@ -49,13 +49,15 @@ def siss(
     schedule = parameterization.schedule
     predict_eps = parameterization.noise_predictor(score_fn)
 
-    def draw(key, batch):
+    def draw(key: jax.Array, batch: Batch) -> SISSNoise:
         noise_key, choice_key = jax.random.split(key)
         a = batch["forget"]["image"]
         noising = process.draw_noising(noise_key, schedule, a)
         return SISSNoise(noising, jax.random.bernoulli(choice_key, mixture, (len(a),)))
 
-    def loss(params, state, batch, noise):
+    def loss(
+        params: Params, state: tuple, batch: Batch, noise: SISSNoise
+    ) -> tuple[jax.Array, Metrics]:
         del state
         noising, from_a = noise
         a = batch["forget"]["image"]
@@ -71,10 +73,10 @@ def siss(
         mt = process.q_sample(schedule, source, noising.t, noising.eps)
         level = process.bcast(schedule.alphas_cumprod[noising.t], a)
 
-        def noise_from(image):
+        def noise_from(image: jax.Array) -> jax.Array:
             return (mt - jnp.sqrt(level) * image) / jnp.sqrt(1 - level)
 
-        def log_density(eps):  # log q(m_t | image), up to what both share
+        def log_density(eps: jax.Array) -> jax.Array:  # log q(m_t | image), up to what both share
             return -0.5 * jnp.square(eps).sum(tuple(range(1, a.ndim)))
 
         eps_x, eps_a = noise_from(x), noise_from(a)
@@ -83,7 +85,7 @@ def siss(
         weight_x = 1 / (1 - mixture + mixture * jnp.exp(ratio))
         weight_a = 1 / ((1 - mixture) * jnp.exp(-ratio) + mixture)
 
-        def terms(p):
+        def terms(p: Params) -> tuple[jax.Array, jax.Array]:
             prediction = predict(p, mt, noising.t)
             axes = tuple(range(1, a.ndim))
             simple = parameterization.simple_weights[noising.t]

@@ -3,11 +3,12 @@
 from typing import NamedTuple
 
 import chex
+import jax
 
 from vdu_jax.diffusion import process
 from vdu_jax.diffusion.parameterization import Parameterization, loss_weights
 from vdu_jax.posterior import Posterior, energy, num_parameters
-from vdu_jax.types import Objective, ScoreFn
+from vdu_jax.types import Batch, Batches, Metrics, Objective, Params, ScoreFn
 
 ANCHORS = ("mean", "pretrained")
 REDUCTIONS = ("sum", "mean")
@@ -19,7 +20,7 @@ class VDUState(NamedTuple):
     posterior: Posterior
 
 
-def anchored(posterior: Posterior, params, anchor: str) -> Posterior:
+def anchored(posterior: Posterior, params: Params, anchor: str) -> Posterior:
     """The posterior with μ* as its mean ("mean") or the pretrained θ* ("pretrained").
 
     Raises:
@@ -88,14 +89,16 @@ def vdu(
     schedule = parameterization.schedule
     predict_eps = parameterization.noise_predictor(score_fn)
 
-    def init(params, batches, key):
+    def init(params: Params, batches: Batches, key: jax.Array) -> VDUState:
         del batches, key
         return VDUState(anchored(posterior, params, anchor))
 
-    def draw(key, batch):
+    def draw(key: jax.Array, batch: Batch) -> process.Noising:
         return process.draw_noising(key, schedule, batch["forget"]["image"])
 
-    def loss(params, state, batch, noising):
+    def loss(
+        params: Params, state: VDUState, batch: Batch, noising: process.Noising
+    ) -> tuple[jax.Array, Metrics]:
         x0 = batch["forget"]["image"]
         error = process.eps_error(
             process.bind_condition(predict_eps, batch["forget"]), params, schedule, x0, noising

@@ -21,7 +21,7 @@ from vdu_jax.diffusion import guidance, process
 from vdu_jax.diffusion.parameterization import Parameterization, loss_weights
 from vdu_jax.objectives.vdu import anchored, check_anchor, reduction_scale
 from vdu_jax.posterior import Posterior, energy, num_parameters
-from vdu_jax.types import Objective, Params, ScoreFn
+from vdu_jax.types import Batch, Batches, Metrics, Objective, Params, ScoreFn
 
 STABILITIES = ("posterior", "function", "both")
 PLASTICITIES = ("linear", "capped", "mismatched")
@@ -105,11 +105,11 @@ def vdu_extended(
     schedule = parameterization.schedule
     predict_eps = parameterization.noise_predictor(score_fn)
 
-    def init(params, batches, key):
+    def init(params: Params, batches: Batches, key: jax.Array) -> ExtendedState:
         del batches, key
         return ExtendedState(anchored(posterior, params, anchor), params)
 
-    def draw(key, batch):
+    def draw(key: jax.Array, batch: Batch) -> ExtendedNoise:
         forget_key, replay_key = jax.random.split(key)
         x0 = batch["forget"]["image"]
         forget = process.draw_noising(forget_key, schedule, x0)
@@ -123,10 +123,12 @@ def vdu_extended(
             other_cond = others[jnp.arange(len(x0)) % len(others)]
         return ExtendedNoise(forget, replay, dropped, other_cond)
 
-    def loss(params, state, batch, noise):
+    def loss(
+        params: Params, state: ExtendedState, batch: Batch, noise: ExtendedNoise
+    ) -> tuple[jax.Array, Metrics]:
         x0, noising, again = batch["forget"]["image"], noise.forget, noise.replay
         parts = [process.network_inputs(schedule, batch["forget"], noising)]
-        if use_function:
+        if again is not None:
             part = guidance.drop_condition(batch["replay"], noise.dropped)
             parts.append(process.network_inputs(schedule, part, again))
         predictions = process.predict_together(predict_eps, params, *parts)
@@ -135,6 +137,7 @@ def vdu_extended(
             # In the units of what the network predicts, where an uninformed one has the error 1.
             bounded = jnp.minimum(error, cap / parameterization.simple_weights[noising.t])
         elif plasticity == "mismatched":
+            assert noise.other_cond is not None  # `draw` made it for this plasticity
             predict = process.bind_condition(predict_eps, {"cond": noise.other_cond})
             bound = process.eps_error(predict, state.teacher, schedule, x0, noising)
             bounded = jnp.minimum(error, cap * jax.lax.stop_gradient(bound))
@@ -145,7 +148,7 @@ def vdu_extended(
         metrics = {"forget_error": error.mean(), "energy": posterior_energy / dim}
         if use_posterior:
             total += gamma * stability_scale * posterior_energy
-        if use_function:
+        if again is not None:
             (target,) = process.predict_together(predict_eps, state.teacher, parts[1])
             simple = process.bcast(parameterization.simple_weights[again.t], target)
             drift = (simple * jnp.square(predictions[1] - jax.lax.stop_gradient(target))).mean()

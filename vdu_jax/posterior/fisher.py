@@ -9,15 +9,15 @@ import jax.numpy as jnp
 from vdu_jax.diffusion import process
 from vdu_jax.diffusion.parameterization import Parameterization, simple_error
 from vdu_jax.posterior.gaussian import GaussianPosterior
-from vdu_jax.types import Params, ScoreFn
+from vdu_jax.types import Params, Part, ScoreFn
 
 
 def diagonal_fisher(
     score_fn: ScoreFn,
     parameterization: Parameterization,
     params: Params,
-    batches: Iterable,
-    key: chex.PRNGKey,
+    batches: Iterable[Part],
+    key: jax.Array,
 ) -> Params:
     """F_i = E (∂e/∂θ_i)² over single images, each at one draw of t and ε.
 
@@ -35,10 +35,10 @@ def diagonal_fisher(
     """
 
     @jax.jit
-    def squares(params, part, key):
+    def squares(params: Params, part: Part, key: jax.Array) -> Params:
         noising = process.draw_noising(key, parameterization.schedule, part["image"])
 
-        def one(total, example):
+        def one(total: Params, example: tuple[Part, process.Noising]) -> tuple[Params, None]:
             single, drawn = jax.tree.map(lambda a: a[None], example)
             bound, x0 = process.bind_condition(score_fn, single), single["image"]
             gradient = jax.grad(

@@ -5,9 +5,8 @@ Floor, shrinkage and summary are of `variance`, whatever the family.
 
 import functools
 import math
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,10 +25,22 @@ class GaussianPosterior(NamedTuple):
 
     mean: Params
     variance: Params
-    count: chex.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
 
 
-Family = TypeVar("Family")  # any posterior with `mean` and `variance`
+class Gaussian(Protocol):
+    """A posterior of any family, with a mean and a diagonal part of its covariance."""
+
+    @property
+    def mean(self) -> Params: ...
+
+    @property
+    def variance(self) -> Params: ...
+
+    def _replace(self, *, variance: Params) -> Self: ...
+
+
+Family = TypeVar("Family", bound=Gaussian)
 
 
 def num_parameters(params: Params) -> int:
@@ -38,7 +49,7 @@ def num_parameters(params: Params) -> int:
 
 
 @functools.singledispatch
-def energy(posterior: GaussianPosterior, params: Params) -> jax.Array:
+def energy(posterior: Gaussian, params: Params) -> jax.Array:
     """½ (θ − μ*)ᵀ Σ⁻¹ (θ − μ*), the stability regulariser (the VDU loss without γ).
 
     Of the diagonal family it is Σ_i (θ_i − μ*_i)² / (2 σ*²_i); other families register theirs.
@@ -57,7 +68,7 @@ def energy(posterior: GaussianPosterior, params: Params) -> jax.Array:
     return jax.tree.reduce(jnp.add, terms)
 
 
-def relative_floor(posterior: Family, quantile: float) -> float:
+def relative_floor(posterior: Gaussian, quantile: float) -> float:
     """The `quantile` (in [0, 1]) of all variances, as a number for `floor_variance`."""
     values = np.concatenate([np.ravel(v) for v in jax.tree.leaves(posterior.variance)])
     return float(np.quantile(values, quantile, overwrite_input=True))
@@ -100,7 +111,7 @@ def _shrunk(variance: Params, amount: jax.Array) -> Params:
     return jax.tree.map(lambda v: (1 - amount) * v + amount * jnp.mean(v), variance)
 
 
-def layer_summary(posterior: Family) -> list[dict]:
+def layer_summary(posterior: Gaussian) -> list[dict[str, Any]]:
     """One row per parameter tensor: name, size, root mean square of μ*, quantiles of σ*."""
     rows = []
     means = jax.tree.leaves(posterior.mean)

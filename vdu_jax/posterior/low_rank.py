@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -25,7 +24,7 @@ class LowRankPosterior(NamedTuple):
     mean: Params
     variance: Params
     deviations: Params
-    count: chex.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
 
 
 def low_rank(checkpoints: Iterable[Params]) -> LowRankPosterior:

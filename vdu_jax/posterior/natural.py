@@ -31,11 +31,13 @@ def natural(
       ValueError: from `init`, for parameters of another structure or other shapes.
     """
 
-    def init(params):
+    def init(params: Params) -> NaturalState:
         chex.assert_trees_all_equal_shapes(variance, params, exception_type=ValueError)
         return NaturalState(variance)
 
-    def update(updates, state, params=None):
+    def update(
+        updates: Params, state: NaturalState, params: Params | None = None
+    ) -> tuple[Params, NaturalState]:
         del params
         return jax.tree.map(lambda g, v: v * g, updates, state.variance), state
 

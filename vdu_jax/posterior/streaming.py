@@ -21,7 +21,7 @@ from vdu_jax.types import Params
 class Moments(NamedTuple):
     """Running moments: count (), mean and m2 = Σ (θ − mean)² with the parameters' structure."""
 
-    count: chex.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     mean: Params
     m2: Params
 

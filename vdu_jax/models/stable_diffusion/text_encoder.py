@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vdu_jax.models import layers
 from vdu_jax.types import Params
 
 ACTIVATIONS = {
@@ -29,8 +30,8 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        norm = dict(epsilon=self.epsilon, use_fast_variance=False, **types)
+        types: layers.Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        norm: layers.Settings = dict(epsilon=self.epsilon, use_fast_variance=False, **types)
         batch, length, width = x.shape
         h = nn.LayerNorm(name="layer_norm1", **norm)(x)
 
@@ -69,8 +70,8 @@ class TextEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        embed = dict(features=self.hidden_size, **types)
+        types: layers.Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        embed: layers.Settings = dict(features=self.hidden_size, **types)
         x = nn.Embed(self.vocab_size, name="token_embedding", **embed)(tokens)
         positions = jnp.arange(tokens.shape[1])
         x = x + nn.Embed(self.max_length, name="position_embedding", **embed)(positions)

@@ -19,7 +19,7 @@ class CrossAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        types: layers.Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         width = x.shape[-1]
 
         def project(name: str, source: jax.Array) -> jax.Array:
@@ -43,7 +43,7 @@ class TransformerBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        types: layers.Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
 
         def norm(name: str) -> jax.Array:
             return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name, **types)(x)
@@ -76,7 +76,7 @@ class SpatialTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        types: layers.Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         batch, height, width, channels = x.shape
 
         def project(name: str, h: jax.Array) -> jax.Array:
@@ -139,8 +139,8 @@ class UNetCondition(nn.Module):
 
     @nn.compact
     def __call__(self, xt: jax.Array, t: jax.Array, text: jax.Array) -> jax.Array:
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        norm = dict(num_groups=self.num_groups, epsilon=self.norm_eps, **types)
+        types: layers.Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        norm: layers.Settings = dict(num_groups=self.num_groups, epsilon=self.norm_eps, **types)
         channels = tuple(self.block_out_channels)
         resnet_block, transformer = layers.ResnetBlock, SpatialTransformer
         if self.remat:

@@ -110,9 +110,9 @@ class AutoencoderKL(nn.Module):
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
-    def setup(self):
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        shared = dict(
+    def setup(self) -> None:
+        types: layers.Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        shared: layers.Settings = dict(
             block_out_channels=self.block_out_channels,
             layers_per_block=self.layers_per_block,
             num_groups=self.num_groups,
