@@ -1,16 +1,15 @@
 """vdu-jax: make a trained diffusion model forget.
 
-The functional core lives in the packages `diffusion`, `models`, `posterior`, `objectives`,
-`metrics`, and the modules `forget_detector` and `training`: pure functions of pytrees, free of
-files and devices. The shell (`data`, `interop`, `runtime`, `config`, `tasks`, `stages`, `cli`)
-feeds them.
+The functional core (`diffusion`, `models`, `posterior`, `objectives`, `metrics`, `forget_detector`,
+`training`) is pure functions of pytrees, free of files and devices. The shell (`data`, `interop`,
+`runtime`, `config`, `tasks`, `stages`, `cli`) touches files and devices and calls the core.
 
     import vdu_jax as vdu
 
     predicts = vdu.epsilon(vdu.make_schedule())
     objective = vdu.objectives.vdu(score_fn, predicts, posterior, num_forget, gamma=0.1)
 
-Names are imported when they are first asked for: `import vdu_jax` alone does not even load JAX.
+Names are imported on first use: `import vdu_jax` alone does not load JAX.
 """
 
 import importlib
@@ -18,7 +17,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# Name -> the module that has it, or "" for a module or package of its own.
+# Name -> the module that defines it; "" if the name is a module or package itself.
 _PUBLIC = {
     "config": "",
     "data": "",
@@ -26,7 +25,7 @@ _PUBLIC = {
     "objectives": "",
     "posterior": "",
     "training": "",
-    # The noise schedule, what a network predicts, and drawing.
+    # Noise schedule, parameterization, sampling.
     "make_schedule": "diffusion.schedule",
     "Parameterization": "diffusion.parameterization",
     "epsilon": "diffusion.parameterization",
@@ -41,7 +40,7 @@ _PUBLIC = {
     "init_params": "models.network",
     "make_feature_fn": "models.network",
     "make_score_fn": "models.network",
-    # A step.
+    # Objectives and update steps.
     "Objective": "types",
     "FitState": "training",
     "init_state": "training",

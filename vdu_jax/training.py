@@ -1,7 +1,7 @@
-"""One update step of any `Objective`: it trains and it unlearns.
+"""The update step of any `Objective`, for training and for unlearning.
 
-Pure functions, to be jitted, sharded, or called as they are; the loop around them that feeds data,
-logs, saves and resumes is `vdu_jax.runtime.fit`. The README's example uses them bare.
+Pure functions, to be jitted, sharded, or called as they are. `vdu_jax.runtime.fit` is the loop
+around them that feeds data, logs, saves and resumes. The README has an example without it.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,14 @@ from vdu_jax.types import Batch, Metrics, Noise, Objective, Params
 
 
 class FitState(NamedTuple):
-    """step () int32: updates made so far. ema: None if no average is kept."""
+    """Everything that an update step changes.
+
+    Attributes:
+      step: () int32, the number of updates made so far.
+      params: the parameters.
+      ema: their exponential moving average, the same structure; None if none is kept.
+      opt_state: the optimizer's state.
+    """
 
     step: jax.Array
     params: Params
@@ -24,10 +31,18 @@ class FitState(NamedTuple):
 
 
 def draw_noise(objective: Objective, key: jax.Array, batch: Batch) -> Noise:
-    """`objective.draw(key, batch)`, checked to have a row for each image.
+    """Draw the noise of one step and check that it has a row for each image.
+
+    Args:
+      objective: the method whose `draw` is called.
+      key: the random key of the step.
+      batch: the images of the step.
+
+    Returns:
+      `objective.draw(key, batch)`.
 
     Raises:
-      ValueError: naming the array that can't be split as the batch is.
+      ValueError: if an array of the noise cannot be split as the batch is; the message names it.
     """
     noise = objective.draw(key, batch)
     sizes = {len(part["image"]) for part in batch.values()}
@@ -47,13 +62,19 @@ def make_update(
     ema_decay: float = 0.0,
     wrap: Callable[[Callable], Callable] = lambda gradients: gradients,
 ) -> Callable[[FitState, Any, Batch, Noise], tuple[FitState, Metrics]]:
-    """`(state, objective_state, batch, noise) -> (state, metrics)`: a step without its randomness.
+    """Make the update step that is given its noise.
 
     Args:
-      ema_decay: of the exponential moving average of the parameters; it warms up as
-        min(decay, (1 + s) / (10 + s)). 0 keeps no average.
-      wrap: around the function that gives a batch's loss, metrics and gradients; see
+      objective: the method whose loss is minimised.
+      optimizer: turns the gradients into changes of the parameters.
+      ema_decay: decay of the parameters' exponential moving average, in [0, 1). It warms up as
+        min(ema_decay, (1 + s) / (10 + s)) at step s. 0 keeps no average.
+      wrap: wraps the function that computes a batch's loss, metrics and gradients. See
         `parallel.compile_step`.
+
+    Returns:
+      `(state, objective_state, batch, noise) -> (state, metrics)`, a pure function. `metrics` also
+      has "loss" and "grad_norm".
     """
     gradients = wrap(jax.value_and_grad(objective.loss, has_aux=True))
 
@@ -79,9 +100,17 @@ def make_step(
     ema_decay: float = 0.0,
     wrap: Callable[[Callable], Callable] = lambda gradients: gradients,
 ) -> Callable[[FitState, Any, Batch, jax.Array], tuple[FitState, Metrics]]:
-    """The pure step of an objective, `(state, objective_state, batch, key) -> (state, metrics)`.
+    """Make the update step of an objective, which draws its noise from a key.
 
-    Jit it, shard it, or call it as it is. The arguments are those of `make_update`.
+    Args:
+      objective: the method whose loss is minimised.
+      optimizer: turns the gradients into changes of the parameters.
+      ema_decay: as for `make_update`.
+      wrap: as for `make_update`.
+
+    Returns:
+      `(state, objective_state, batch, key) -> (state, metrics)`, a pure function. Jit it, shard it,
+      or call it as it is. `objective_state` comes from `objective.init`, `state` from `init_state`.
     """
     update = make_update(objective, optimizer, ema_decay, wrap)
 
@@ -96,6 +125,12 @@ def make_step(
 def init_state(
     params: Params, optimizer: optax.GradientTransformation, ema_decay: float = 0.0
 ) -> FitState:
-    """The state before the first step."""
+    """Return the state before the first step.
+
+    Args:
+      params: the parameters to start from.
+      optimizer: the one that `make_step` gets.
+      ema_decay: the one that `make_step` gets, in [0, 1); 0 keeps no average.
+    """
     ema = params if ema_decay > 0 else None
     return FitState(jnp.int32(0), params, ema, optimizer.init(params))

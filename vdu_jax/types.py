@@ -1,7 +1,14 @@
 """Type names used throughout the library.
 
-Shapes in docstrings: B images in a batch, H×W pixels, C channels, T training time steps,
-d parameters. Images of the model are float arrays (B, H, W, C) in [-1, 1].
+Letters in docstrings:
+  B: images in a batch.
+  H, W, C: height and width in pixels, and channels.
+  T: training time steps.
+  d: parameters of the network.
+  D_f, D_r: the forget data and the retained data.
+  θ, θ*: the parameters, and those of the original model.
+
+A model's images are float arrays (B, H, W, C) in [-1, 1].
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,58 +18,67 @@ import chex
 import jax
 
 Params: TypeAlias = chex.ArrayTree
+"""A pytree of arrays: the parameters of a network, or anything of their structure."""
 
 Part = Mapping[str, jax.Array]
+"""A batch of one kind of data: "image" (B, H, W, C), and for a conditional network "cond" (B, …).
+
+"negative" (B, …), where guidance needs it, is the condition of an image that has none.
+"""
+
 Batch = Mapping[str, Part]
-"""One entry per kind of data ("forget", "retain", "replay"); each is a dict with "image", and for a
-conditional network "cond"."""
+"""One `Part` per kind of data: "forget", "retain" or "replay"."""
 
 Batches = Mapping[str, Iterator[Part]]
+"""An endless iterator over batches per kind of data."""
 
 Metrics = Mapping[str, jax.Array]
+"""Scalars to log, by name."""
 
 Cond: TypeAlias = chex.ArrayTree | None
-"""What a batch of images is asked for with: a pytree with a row for each image, or None."""
+"""The condition of a batch of images: a pytree with a row for each image, or None."""
 
 Noise: TypeAlias = chex.ArrayTree
-"""Every random number of one update step. Each array has a row for each image of one kind of data,
-so it is split over devices, processes and parts of a batch exactly as those images are."""
+"""All random numbers of one update step.
+
+Each array has a row for each image of one kind of data, so that noise is split over devices,
+processes and parts of a batch exactly as those images are.
+"""
 
 ScoreFn = Callable[..., jax.Array]
 """A network, `score_fn(params, xt, t, cond=None, *, dropout_key=None) -> prediction`.
 
-xt (B, H, W, C); t (B,) integer or real time in [0, T); returns (B, H, W, C). What it predicts is
-said by a `Parameterization` beside it; where there is none, it predicts the noise ε.
-`dropout_key` (B,): a random key for each image, from which its dropout masks are drawn. Without it
-the network is deterministic.
+xt is (B, H, W, C), t (B,) an integer or real time in [0, T), the prediction (B, H, W, C). A
+`Parameterization` beside the network says what the prediction is; without one it is the noise ε.
+`dropout_key` (B,) is a random key for each image, from which its dropout masks are drawn; without
+it the network is deterministic.
 """
 
 KINDS = frozenset({"forget", "retain", "replay"})
 """The kinds of data that an objective may ask to see."""
 
 PREREQUISITES = frozenset({"posterior"})
-"""What an objective may need besides the model and the data that it sees."""
+"""What an objective may need besides the model and its data."""
 
 
 class Objective(NamedTuple):
     """A training or unlearning method, in the manner of `optax.GradientTransformation`.
 
-    One step is `loss(params, state, batch, draw(key, batch))`. Nothing has a default: whoever makes
-    an objective says all of it.
+    One step computes `loss(params, state, batch, draw(key, batch))`. No field has a default, so
+    that every method states each of them.
 
     Attributes:
-      sees: the kinds of data that the method may see, a subset of `KINDS`.
+      sees: the kinds of data that the method may open, a subset of `KINDS`.
       needs: what must have been made before, a subset of `PREREQUISITES`.
-      init: `(params, batches, key) -> state`, called once. `batches` maps each kind in `sees` to
-        an iterator over batches; the state is a pytree of arrays (a Fisher, a mask, a teacher) or
-        `()`.
-      draw: `(key, batch) -> noise`, all that is random in a step, drawn for a whole batch; see
-        `Noise`. What one image gets from another one of the batch (a partner) is part of it.
+      init: `(params, batches, key) -> state`, called once. `batches` has an iterator for each kind
+        in `sees`. The state is a pytree of arrays (a Fisher, a mask, a teacher) or `()`.
+      draw: `(key, batch) -> noise`, all random numbers of a step, see `Noise`. An image's partner
+        within the batch is part of the noise.
       loss: `(params, state, batch, noise) -> (scalar, metrics)`, deterministic and differentiable.
       is_mean: whether the loss is a mean over images, plus terms without images. Only then is the
         loss of a batch the mean of the losses of its parts.
-      init_computes: whether `init` passes the images that it takes through the network; for the
-        count of operations.
+      init_computes: whether `init` passes images through the network. The count of operations
+        needs to know.
     """
 
     sees: frozenset[str]
@@ -75,6 +91,6 @@ class Objective(NamedTuple):
 
 
 def no_state(params: Params, batches: Batches, key: jax.Array) -> tuple:
-    """`Objective.init` of a method that needs no state."""
+    """Return `()`: `Objective.init` of a method without state."""
     del params, batches, key
     return ()
