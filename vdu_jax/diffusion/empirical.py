@@ -10,21 +10,28 @@ from vdu_jax.diffusion.schedule import Schedule
 
 
 class Denoised(NamedTuple):
-    """eps (B, H, W, C): the noise that is predicted. log_density (B,): of x_t, up to a constant
-    that depends on t alone."""
+    """The optimal prediction at x_t for a finite set of images.
+
+    Attributes:
+      eps: (B, H, W, C), E[ε | x_t].
+      log_density: (B,) log-density of x_t, up to a constant that depends on t alone.
+    """
 
     eps: jax.Array
     log_density: jax.Array
 
 
 def denoise(schedule: Schedule, images: jax.Array, xt: jax.Array, t: jax.Array) -> Denoised:
-    """E[ε | x_t] if x_0 is one of `images`, each as likely as the others.
+    """Compute E[ε | x_t] and the density of x_t if x_0 is uniform over a finite set of images.
 
     x_t then has the density of a mixture of Gaussians around √ᾱ_t x, and E[x_0 | x_t] is the mean
-    of the images weighted by their shares of it.
+    of the images weighted by their responsibilities (Karras et al. 2022, arXiv 2206.00364, eq. 57).
 
     Args:
-      images: (N, H, W, C) in [-1, 1]. xt: (B, H, W, C). t: (B,) integers in [0, T).
+      schedule: the noise schedule.
+      images: (N, H, W, C) in [-1, 1], the set.
+      xt: (B, H, W, C), noised images.
+      t: (B,) integers in [0, T).
     """
     a = schedule.alphas_cumprod[t]
     flat, points = xt.reshape(len(xt), -1), images.reshape(len(images), -1)
@@ -49,18 +56,22 @@ def correction(
     xt: jax.Array,
     t: jax.Array,
 ) -> jax.Array:
-    """What a model of a mixture predicts too little of to be one of the retained part alone.
+    """Correction c that turns the ε of the mixture π p_f + (1 − π) p_r into the ε of p_r.
 
-    Returns:
-      c = w(x_t) (ε_r − ε_f)(x_t), (B, H, W, C), of the two finite sets; see `objectives.demixing`.
+    c = w(x_t) (ε_r − ε_f)(x_t), where w(x_t) is the probability that x_t comes from p_f. Two finite
+    sets of images stand for p_f and p_r. `objectives.demixing` derives it.
 
     Args:
+      schedule: the noise schedule.
       forget: (N, H, W, C) in [-1, 1], images that stand for p_f.
       replay: (M, H, W, C) in [-1, 1], images that stand for p_r.
-      share: π, of p_f in the mixture, in (0, 1); or (B,) in [0, 1], one for each x_t: 1 where a
-        condition says that it comes from p_f, 0 where it says that it does not.
-      xt: (B, H, W, C).
+      share: π, the share of p_f in the mixture, in (0, 1); or (B,) in [0, 1] with a share for each
+        x_t, which is 1 or 0 where a condition tells whether x_t comes from p_f.
+      xt: (B, H, W, C), noised images.
       t: (B,) integers in [0, T).
+
+    Returns:
+      c, (B, H, W, C).
     """
     of_forget = denoise(schedule, forget, xt, t)
     of_replay = denoise(schedule, replay, xt, t)

@@ -1,4 +1,4 @@
-"""Guidance: other predictions from a trained network, while sampling."""
+"""Guidance: change a trained network's prediction while sampling; drop conditions for training."""
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +9,19 @@ from vdu_jax.types import Cond, Params, Part, ScoreFn
 
 
 def guided(score_fn: ScoreFn, scale: float) -> ScoreFn:
-    """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598).
+    """Classifier-free guidance: combine the conditional and the unconditional prediction.
 
-    ε = ε(x_t; negative) + s (ε(x_t; text) − ε(x_t; negative)), eq. 6 with s = 1 + w.
-
-    The condition of the new function is a pair (text, negative), each (B, L, D); negative is the
-    embedding of an empty prompt, or of what the image is to be kept away from.
+    ε = ε(x_t; negative) + s (ε(x_t; cond) − ε(x_t; negative)), Ho and Salimans 2022 (arXiv
+    2207.12598), eq. 6 with s = 1 + w.
 
     Args:
-      scale: s; 1 is the text alone.
+      score_fn: a conditional network that predicts ε.
+      scale: s, the guidance scale; 1 is the conditional prediction alone.
+
+    Returns:
+      A predictor of ε whose condition is a pair (cond, negative), each with a row for each image:
+      class numbers (B,) or text embeddings (B, L, D). `negative` is the condition of an image that
+      has none, or one to keep images away from. The predictor raises ValueError without the pair.
     """
 
     def predict(
@@ -42,17 +46,21 @@ def guided(score_fn: ScoreFn, scale: float) -> ScoreFn:
 def without_forget(
     score_fn: ScoreFn, schedule: Schedule, forget: jax.Array, replay: jax.Array, share: float
 ) -> ScoreFn:
-    """The predictor of ε of the retained data alone: ε_θ + c, with no training.
+    """Predict the ε of the retained data alone, ε_θ + c, without training.
 
-    c is `empirical.correction`. Kin to Safe Denoiser (Kim et al. 2025, arXiv 2502.08011). Every
-    call costs two products of x_t with the images, which must be kept; `objectives.retained_score`
-    distils it into the network.
+    c is `empirical.correction`, as in Safe Denoiser (Kim et al. 2025, arXiv 2502.08011). Every call
+    costs two products of x_t with the images, and the images must be kept.
+    `objectives.retained_score` distils the corrected prediction into the network.
 
     Args:
-      score_fn: predicts ε of all training data.
+      score_fn: a network that predicts ε of all training data.
+      schedule: its noise schedule.
       forget: (N, H, W, C) in [-1, 1], D_f.
-      replay: (M, H, W, C) in [-1, 1], cleaned images of the model.
-      share: of the model's images that are forget-like, in (0, 1).
+      replay: (M, H, W, C) in [-1, 1], images drawn from the model, without forget-like ones.
+      share: share of the model's images that are forget-like, in (0, 1).
+
+    Returns:
+      A predictor of ε with the arguments of `score_fn`.
     """
 
     def predict(
@@ -70,13 +78,16 @@ def without_forget(
 
 
 def draw_dropped(key: jax.Array, share: float, count: int) -> tuple[jax.Array, jax.Array | None]:
-    """A key for what else is drawn, and which of `count` images are seen without their condition.
+    """Draw which images are seen without their condition.
 
     Args:
-      share: of the images, in [0, 1].
+      key: the random key.
+      share: share of the images whose condition is dropped, in [0, 1].
+      count: number of images.
 
     Returns:
-      The key, and (count,) bool, or None if `share` is 0; nothing is drawn then.
+      A key for further draws, and (count,) bool. With `share` 0 nothing is drawn: `key` itself and
+      None.
     """
     if share <= 0:
         return key, None
@@ -85,13 +96,16 @@ def draw_dropped(key: jax.Array, share: float, count: int) -> tuple[jax.Array, j
 
 
 def drop_condition(part: Part, dropped: jax.Array | None) -> Part:
-    """A part of a batch in which the `dropped` images have no condition.
+    """Replace the condition of the dropped images by "negative".
 
-    So one network learns both predictions that guidance needs (Ho and Salimans 2022, alg. 1).
+    One network then learns both predictions that guidance needs (Ho and Salimans 2022, alg. 1).
 
     Args:
-      part: "image", "cond" and "negative", the condition of an image that has none.
-      dropped: (B,) bool; None if none is.
+      part: the batch, with "cond" and "negative", the condition of an image that has none.
+      dropped: (B,) bool; None drops no condition.
+
+    Returns:
+      The batch with its new "cond".
     """
     if dropped is None:
         return part

@@ -9,7 +9,15 @@ from vdu_jax.types import Params, ScoreFn
 
 
 def prior_term(schedule: Schedule, x0: jax.Array) -> jax.Array:
-    """L_T = KL(q(x_T | x_0) ‖ N(0, I)) in nats, (B,)."""
+    """Prior term of the evidence bound, L_T = KL(q(x_T | x_0) ‖ N(0, I)).
+
+    Args:
+      schedule: the noise schedule.
+      x0: (B, H, W, C) in [-1, 1].
+
+    Returns:
+      (B,) nats.
+    """
     a = schedule.alphas_cumprod[-1]
     kl = 0.5 * (a * jnp.square(x0) - a - jnp.log1p(-a))
     return kl.sum(tuple(range(1, x0.ndim)))
@@ -18,15 +26,25 @@ def prior_term(schedule: Schedule, x0: jax.Array) -> jax.Array:
 def discretised_gaussian_nll(
     x0: jax.Array, mean: jax.Array, log_std: jax.Array, levels: int = 256
 ) -> jax.Array:
-    """−log of the mass that N(mean, std²) gives to each pixel's bin (eq. 13), summed: (B,) nats.
+    """Negative log-likelihood of a discretised Gaussian (Ho et al. 2020, eq. 13).
 
-    x0 lies on a grid of `levels` values in [-1, 1]; the outermost bins extend to infinity.
+    Each pixel has the mass that N(mean, std²) gives to its bin. The outermost bins extend to
+    infinity.
+
+    Args:
+      x0: (B, H, W, C) on a grid of `levels` values in [-1, 1].
+      mean: (B, H, W, C).
+      log_std: logarithm of the standard deviation, to be broadcast against `x0`.
+      levels: number of grid values, at least 2.
+
+    Returns:
+      (B,) nats, summed over pixels.
     """
     half = 1.0 / (levels - 1)
     scale = jnp.exp(-log_std)
     log_cdf = jax.scipy.stats.norm.logcdf
     upper, lower = (x0 - mean + half) * scale, (x0 - mean - half) * scale
-    # log(Φ(u) − Φ(l)) without cancellation in the tails: mirror so that both are ≤ 0 mostly.
+    # log(Φ(u) − Φ(l)) cancels in the upper tail, so both ends are mirrored into the lower one.
     flip = upper + lower > 0
     top, bottom = jnp.where(flip, -lower, upper), jnp.where(flip, -upper, lower)
     log_top, log_bottom = log_cdf(top), log_cdf(bottom)
@@ -47,16 +65,21 @@ def bits_per_dim(
     *,
     levels: int = 256,
 ) -> jax.Array:
-    """Upper bound on −log₂ p(x_0) per dimension, with one noise draw at every one of the T steps.
+    """Upper bound on −log₂ p(x_0) per dimension (Ho et al. 2020, eq. 5).
 
-    The reverse variance is β̃_t (at t = 0: β̃_1), as in `process.exact_weights`.
+    The bound is estimated with one noise draw at each of the T steps, which costs T evaluations of
+    the network. The reverse variance is β̃_t (at t = 0: β̃_1), as in `process.exact_weights`.
 
     Args:
-      score_fn: predicts ε.
-      x0: (B, H, W, C) in [-1, 1], on a grid of `levels` values.
+      score_fn: a network that predicts ε.
+      params: its parameters.
+      schedule: the noise schedule.
+      x0: (B, H, W, C) on a grid of `levels` values in [-1, 1].
+      key: the random key of the noise.
+      levels: number of grid values; 256 for 8-bit images.
 
     Returns:
-      (B,) bits per dimension. T network evaluations of the batch.
+      (B,) bits per dimension.
     """
     batch, dims = x0.shape[0], x0[0].size
     weights = process.exact_weights(schedule)

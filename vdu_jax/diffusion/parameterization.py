@@ -1,8 +1,7 @@
-"""What a network predicts, and how that becomes ε, x_0 and a weight of the loss.
+"""Parameterizations: what a network predicts (ε or v), and its conversion to ε and x_0.
 
-A `Parameterization` belongs to a schedule and is the one place where the kind of a prediction is
-said: whoever takes one takes the network as it is, and converts what the network gives through it.
-Everything else works with predictors of ε.
+A `Parameterization` belongs to a noise schedule. A function that takes one also takes the network
+as it is, and converts the network's output. All other functions take a predictor of ε.
 """
 
 from collections.abc import Callable
@@ -19,14 +18,14 @@ WEIGHTINGS = ("simple", "exact")
 
 
 class Parameterization(NamedTuple):
-    """What the output of a network means at the noise levels of a schedule.
+    """What a network's output means at the noise levels of a schedule.
 
     Attributes:
-      schedule: of the forward process.
-      eps: `(output, xt, t) -> ε`, the noise in x_t that an output of the network says; all
-        (B, H, W, C), t (B,) integers in [0, T).
-      simple_weights: (T,) float32, what turns the squared error of ε into that of the network's own
-        output, as the simple loss takes it (Ho et al. 2020, eq. 14).
+      schedule: the noise schedule of the forward process.
+      eps: `(output, xt, t) -> ε`, the noise in x_t according to the network's output. `output`,
+        `xt` and ε are (B, H, W, C), t is (B,) integers in [0, T).
+      simple_weights: (T,) float32, the factor from the squared error of ε to the squared error of
+        the network's own output, which the simple loss takes (Ho et al. 2020, eq. 14).
     """
 
     schedule: Schedule
@@ -34,11 +33,17 @@ class Parameterization(NamedTuple):
     simple_weights: jax.Array
 
     def x0(self, output: jax.Array, xt: jax.Array, t: jax.Array) -> jax.Array:
-        """The image behind `xt` that an output says."""
+        """Predict the clean image (B, H, W, C) from the network's output.
+
+        Args:
+          output: (B, H, W, C), the network's output at `xt` and `t`.
+          xt: (B, H, W, C), noised images.
+          t: (B,) integers in [0, T).
+        """
         return process.predict_x0(self.schedule, xt, t, self.eps(output, xt, t))
 
     def noise_predictor(self, score_fn: ScoreFn) -> ScoreFn:
-        """The network as a predictor of ε."""
+        """Turn the network into a predictor of ε with the same arguments."""
 
         def predict(
             params: Params, xt: jax.Array, t: jax.Array, *cond: Any, **given: Any
@@ -49,17 +54,24 @@ class Parameterization(NamedTuple):
 
 
 def epsilon(schedule: Schedule) -> Parameterization:
-    """The network predicts ε (Ho et al. 2020, arXiv 2006.11239); its errors weigh 1."""
+    """Parameterization of a network that predicts ε (Ho et al. 2020, arXiv 2006.11239).
+
+    Args:
+      schedule: the noise schedule.
+    """
     weights = jnp.ones_like(schedule.alphas_cumprod)
     return Parameterization(schedule, lambda output, xt, t: output, weights)
 
 
 def v_prediction(schedule: Schedule) -> Parameterization:
-    """The network predicts v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans and Ho 2022, arXiv 2202.00512).
+    """Parameterization of a network that predicts v = √ᾱ_t ε − √(1 − ᾱ_t) x_0.
 
-    Hence (sec. 4 there) ε = √ᾱ_t v + √(1 − ᾱ_t) x_t, and an error of v is 1/√ᾱ_t times that of ε.
-    At high noise ε is nearly x_t, and what is left of the image is in the last digits of a
-    predicted ε; of a predicted v it is nearly all.
+    Hence ε = √ᾱ_t v + √(1 − ᾱ_t) x_t, and an error of v is 1/√ᾱ_t times that of ε (Salimans and Ho
+    2022, arXiv 2202.00512, sec. 4). At high noise v is nearly −x_0, whereas a predicted ε is nearly
+    x_t and has the image in its last digits only.
+
+    Args:
+      schedule: the noise schedule.
     """
 
     def eps(v: jax.Array, xt: jax.Array, t: jax.Array) -> jax.Array:
@@ -70,11 +82,15 @@ def v_prediction(schedule: Schedule) -> Parameterization:
 
 
 PARAMETERIZATIONS = {"epsilon": epsilon, "v_prediction": v_prediction}
-"""By the names that configs and diffusers' `prediction_type` have for them."""
+"""Parameterizations by their names in configs and in diffusers' `prediction_type`."""
 
 
 def make_parameterization(name: str, schedule: Schedule) -> Parameterization:
-    """A named parameterization of a schedule.
+    """Make a parameterization by name.
+
+    Args:
+      name: "epsilon" or "v_prediction".
+      schedule: the noise schedule.
 
     Raises:
       ValueError: for an unknown name.
@@ -85,10 +101,15 @@ def make_parameterization(name: str, schedule: Schedule) -> Parameterization:
 
 
 def loss_weights(parameterization: Parameterization, weighting: str = "simple") -> jax.Array:
-    """w_t of the squared error of ε, (T,).
+    """Loss weights w_t of the squared error of ε.
 
-    "simple": the parameterization's `simple_weights`. "exact": `process.exact_weights`, those of
-    the evidence bound, whatever the network predicts.
+    Args:
+      parameterization: the network's parameterization.
+      weighting: "simple" for its `simple_weights`; "exact" for `process.exact_weights`, those of
+        the evidence bound, whatever the network predicts.
+
+    Returns:
+      (T,) float32.
 
     Raises:
       ValueError: for an unknown weighting.
@@ -107,7 +128,18 @@ def simple_error(
     x0: jax.Array,
     noising: process.Noising,
 ) -> jax.Array:
-    """The squared error of what the network predicts, the terms of the simple loss: (B,)."""
+    """Squared error of the network's own output, the term of the simple loss.
+
+    Args:
+      score_fn: the network.
+      params: its parameters.
+      parameterization: its parameterization.
+      x0: (B, H, W, C) in [-1, 1], clean images.
+      noising: times and noise of each image.
+
+    Returns:
+      (B,) means over pixels (Ho et al. 2020, eq. 14 without the expectation).
+    """
     predict = parameterization.noise_predictor(score_fn)
     error = process.eps_error(predict, params, parameterization.schedule, x0, noising)
     return parameterization.simple_weights[noising.t] * error
@@ -121,14 +153,23 @@ def relabelled_error(
     noising: process.Noising,
     target: jax.Array,
 ) -> jax.Array:
-    """How far the network is from denoising x_t, noised from x0, to another image: (B,).
+    """Error of denoising x_t, noised from x_0, to another image.
 
-    The mean over pixels of (ε_θ(x_t, t) − ε')², where ε' = (x_t − √ᾱ_t target) / √(1 − ᾱ_t) is the
-    noise that would lead from the target to x_t, weighted as the simple loss; but where ε' can be
-    arbitrarily large, at low noise, the squared error of the predicted image counts instead.
+    It is the mean over pixels of (ε_θ(x_t, t) − ε')², weighted as the simple loss, where
+    ε' = (x_t − √ᾱ_t target) / √(1 − ᾱ_t) is the noise that leads from the target to x_t. At low
+    noise ε' can be arbitrarily large; there the squared error of the predicted image counts
+    instead.
 
     Args:
-      x0, target: (B, H, W, C) in [-1, 1].
+      score_fn: the network.
+      params: its parameters.
+      parameterization: its parameterization.
+      x0: (B, H, W, C) in [-1, 1], the images that are noised.
+      noising: times and noise of each image.
+      target: (B, H, W, C) in [-1, 1], the images that the network is to denoise to.
+
+    Returns:
+      (B,) weighted squared errors.
     """
     schedule, t = parameterization.schedule, noising.t
     xt = process.q_sample(schedule, x0, t, noising.eps)

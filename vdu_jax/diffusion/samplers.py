@@ -1,13 +1,13 @@
 """Samplers as pure functions under `lax.scan`: DDPM, DDIM(η), DPM-Solver++(2M, η).
 
-All three share one form. A time grid t_0 > t_1 > … > t_{n−1} is chosen from the T training steps;
-each step moves x from the noise level of t_i to that of t_{i+1}, the last one to the clean image.
-Only the update differs, so a sampler is a function from the grid's levels to per-step
-coefficients (arrays of length n, computed once in float64) and one scan body serves them all:
+All three share one form. A time grid t_0 > t_1 > … > t_{n−1} is chosen from the T training steps.
+Step i moves x from the noise level of t_i to that of t_{i+1}; the last step ends at the clean
+image. The samplers differ only in the coefficients of the update, which are computed once in
+float64:
 
     x ← a_i x + b_i x̂_0 + c_i x̂_0,prev + s_i z,    z ~ N(0, I)
 
-where x̂_0 is the image predicted at this step and x̂_0,prev that of the step before.
+x̂_0 is the image predicted at this step, x̂_0,prev that of the step before.
 """
 
 from collections.abc import Callable
@@ -26,10 +26,16 @@ VARIANCES = ("fixed_small", "fixed_large")
 
 
 class SamplerPlan(NamedTuple):
-    """Per-step coefficients, arrays (n,); see the module's docstring.
+    """The times and coefficients of a sampler's n steps; see the module's docstring.
 
-    `alpha` and `sigma` are √ᾱ and √(1 − ᾱ) at the step's time, with which x̂_0 is predicted.
-    `noise` is `None` for a deterministic sampler.
+    Attributes:
+      t: (n,) int32, the time at which the network is evaluated.
+      alpha: (n,) √ᾱ at that time.
+      sigma: (n,) √(1 − ᾱ) at that time.
+      x: (n,) a, the coefficient of x.
+      x0: (n,) b, the coefficient of x̂_0.
+      x0_previous: (n,) c, the coefficient of x̂_0,prev.
+      noise: (n,) s, the coefficient of fresh noise; None for a deterministic sampler.
     """
 
     t: jax.Array
@@ -42,16 +48,24 @@ class SamplerPlan(NamedTuple):
 
 
 def time_grid(num_train_steps: int, num_steps: int, spacing: str = "trailing") -> np.ndarray:
-    """n decreasing integer times out of [0, T).
+    """Choose the times of a sampler's steps.
 
-    "leading" steps by ⌊T/n⌋ from 0, "trailing" by T/n back from T − 1 (Lin et al. 2024, arXiv
-    2305.08891, table 2), "linspace" includes both ends.
+    Args:
+      num_train_steps: T.
+      num_steps: n, in 1..T.
+      spacing: "leading" steps by ⌊T/n⌋ from 0, "trailing" by T/n back from T − 1 (Lin et al. 2024,
+        arXiv 2305.08891, table 2), "linspace" includes both ends.
+
+    Returns:
+      (n,) decreasing integers in [0, T).
 
     Raises:
-      ValueError: unless 1 ≤ n ≤ T, or for an unknown spacing.
+      ValueError: for n outside 1..T or an unknown spacing.
     """
     if not 1 <= num_steps <= num_train_steps:
-        raise ValueError(f"the number of sampling steps must lie in 1..{num_train_steps}")
+        raise ValueError(
+            f"{num_steps} sampling steps: their number must lie in 1..{num_train_steps}"
+        )
     if spacing == "leading":
         rising = np.arange(num_steps) * (num_train_steps // num_steps)
         return rising[::-1].astype(np.int64)
@@ -78,7 +92,7 @@ def _ddpm(here: np.ndarray, there: np.ndarray, last: np.ndarray, variance: str) 
 
 
 def _ddim(here: np.ndarray, there: np.ndarray, last: np.ndarray, eta: float) -> tuple:
-    """Song et al. 2021 (arXiv 2010.02502), eq. 12 and 16; η = 0 is deterministic."""
+    """DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16); η = 0 is deterministic."""
     noise = eta * np.sqrt((1 - there) / (1 - here) * (1 - here / there))
     x = np.sqrt(np.maximum(1 - there - noise**2, 0.0) / (1 - here))
     x0 = np.sqrt(there) - x * np.sqrt(here)
@@ -94,7 +108,7 @@ def _dpm_2m(here: np.ndarray, there: np.ndarray, last: np.ndarray, eta: float) -
     where D = (1 + 1/2r) x̂_0 − (1/2r) x̂_0,prev and r = h_prev/h.
     The first and the last step are of first order (D = x̂_0); the last one ends at σ' = 0.
     """
-    safe_there = np.where(last, here, there)  # the last step is set by hand below
+    safe_there = np.where(last, here, there)  # avoids log(0); the last step is set below
 
     def log_snr(level: np.ndarray) -> np.ndarray:
         return 0.5 * (np.log(level) - np.log1p(-level))
@@ -120,20 +134,24 @@ def make_plan(
     spacing: str = "trailing",
     variance: str = "fixed_large",
 ) -> SamplerPlan:
-    """The coefficients of a sampler.
+    """Make the plan of a sampler: the times and coefficients of its steps.
 
     Args:
+      schedule: the noise schedule that the network was trained with.
       name: "ddpm", "ddim" or "dpm++2m".
-      num_steps: n evaluations of the network, in 1..T.
-      eta: of DDIM and DPM-Solver++, in [0, 1]: how much noise is added anew; 0 for none.
-      spacing: see `time_grid`.
-      variance: of DDPM, "fixed_small" (β̃) or "fixed_large" (β).
+      num_steps: n, the evaluations of the network, in 1..T.
+      eta: η of DDIM and DPM-Solver++, in [0, 1]: 0 is deterministic, 1 fully stochastic.
+      spacing: how times are chosen, see `time_grid`.
+      variance: reverse variance of DDPM, "fixed_small" (β̃) or "fixed_large" (β).
+
+    Returns:
+      The plan, for `sample` and `integrate`.
 
     Raises:
       ValueError: for an unknown name or a number out of range.
     """
     grid = time_grid(schedule.num_steps, num_steps, spacing)
-    # ᾱ again from the betas, in float64: 1 − ᾱ at small t loses digits otherwise.
+    # The float32 ᾱ of the schedule would lose digits of 1 − ᾱ at small t.
     levels = np.cumprod(1.0 - np.asarray(schedule.betas, np.float64))
     here = levels[grid]
     there = np.append(levels[grid[1:]], 1.0)
@@ -162,16 +180,22 @@ def step(
     *,
     clip_x0: bool = True,
 ) -> tuple[jax.Array, jax.Array]:
-    """One step of a plan: the update of the module's docstring.
+    """Take one step of a plan: the update of the module's docstring.
 
     Args:
       row: one row of the plan, with scalars in place of its arrays.
-      x, eps: the image at this step and the noise predicted in it, (B, H, W, C).
-      x0_previous: x̂_0 of the step before (anything at the first step, where it has no weight).
-      noise: z, for a stochastic sampler.
+      x: (B, H, W, C), the images at this step.
+      eps: (B, H, W, C), the noise predicted in them.
+      x0_previous: (B, H, W, C), x̂_0 of the step before; any array at the first step, where its
+        coefficient is 0.
+      noise: (B, H, W, C), z of a stochastic sampler.
+      clip_x0: clip x̂_0 to [-1, 1].
 
     Returns:
-      x at the next step, and x̂_0 of this one.
+      x at the next step and x̂_0 of this step, both (B, H, W, C).
+
+    Raises:
+      ValueError: if the plan is stochastic and there is no noise.
     """
     x0 = (x - row.sigma * eps) / row.alpha
     if clip_x0:
@@ -196,12 +220,17 @@ def sample(
 ) -> jax.Array:
     """Draw one image for each key.
 
-    Each image depends on its own key alone (and on the parameters), not on the batch it is drawn
-    in, so the number of images and the batch size do not change what any key gives.
+    An image depends on its key and the parameters alone. The number of images and the batch size
+    do not change it.
 
     Args:
-      keys: (B,) PRNG keys. image_shape: (H, W, C).
+      score_fn: a network that predicts ε; see `Parameterization.noise_predictor`.
+      params: its parameters.
+      plan: the sampler, from `make_plan`.
+      keys: (B,) random keys.
+      image_shape: (H, W, C).
       clip_x0: clip every predicted x̂_0 to [-1, 1].
+      cond: the condition of the images, a pytree with a row for each; None without one.
 
     Returns:
       (B, H, W, C) float32; within [-1, 1] if clipped.
@@ -234,10 +263,20 @@ def integrate(
     cond: Cond = None,
     noise_fn: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
-    """Run a plan from the given noise (B, H, W, C).
+    """Run a plan from given noise.
 
-    `noise_fn(step)` gives the fresh noise (B, H, W, C) of step 0, 1, …; a deterministic sampler
-    needs none.
+    Args:
+      score_fn: a network that predicts ε.
+      params: its parameters.
+      plan: the sampler, from `make_plan`.
+      start: (B, H, W, C), the noise to start from.
+      clip_x0: clip every predicted x̂_0 to [-1, 1].
+      cond: the condition of the images, a pytree with a row for each; None without one.
+      noise_fn: `step -> (B, H, W, C)`, the fresh noise of step 0, 1, …. A deterministic sampler
+        needs none.
+
+    Returns:
+      (B, H, W, C) images; within [-1, 1] if clipped.
 
     Raises:
       ValueError: if the plan is stochastic and there is no `noise_fn`.

@@ -14,13 +14,14 @@ NAMES = ("linear", "scaled_linear", "cosine")
 
 
 class Schedule(NamedTuple):
-    """Arrays of length T, float32, computed in float64.
+    """A noise schedule: arrays of length T, float32, computed in float64.
 
     Attributes:
-      betas: β_t in (0, 1).
-      alphas_cumprod: ᾱ_t, decreasing in (0, 1).
-      posterior_variance: β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t), with β̃_0 = 0 (eq. 7).
-      inverse_alphas_cumprod: 1/ᾱ_t.
+      betas: (T,) β_t in (0, 1).
+      alphas_cumprod: (T,) ᾱ_t, decreasing, in (0, 1).
+      posterior_variance: (T,) β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t), with β̃_0 = 0 (Ho et al. 2020,
+        eq. 7).
+      inverse_alphas_cumprod: (T,) 1/ᾱ_t.
     """
 
     betas: jax.Array
@@ -30,14 +31,21 @@ class Schedule(NamedTuple):
 
     @property
     def num_steps(self) -> int:
+        """T, the number of training time steps."""
         return self.betas.shape[0]
 
 
 def from_betas(betas: np.ndarray) -> Schedule:
-    """A `Schedule` from β_0 … β_{T−1}.
+    """Make a `Schedule` from its betas.
+
+    Args:
+      betas: (T,) β_0 … β_{T−1}, each in (0, 1).
+
+    Returns:
+      The schedule of T steps.
 
     Raises:
-      ValueError: if the betas are not a vector in (0, 1).
+      ValueError: if the betas are not a vector of numbers in (0, 1).
     """
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or not (betas > 0).all() or not (betas < 1).all():
@@ -55,16 +63,20 @@ def make_schedule(
     beta_start: float = 1e-4,
     beta_end: float = 0.02,
 ) -> Schedule:
-    """A named schedule.
+    """Make a noise schedule by name.
 
     Args:
       name: "linear" (Ho et al. 2020), "scaled_linear" (linear in √β; Rombach et al. 2022), or
         "cosine" (Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17; ignores the two betas).
-      num_steps: T ≥ 1.
-      beta_start, beta_end: β_0 and β_{T−1}.
+      num_steps: T ≥ 1, the number of training time steps.
+      beta_start: β_0, in (0, 1).
+      beta_end: β_{T−1}, in (0, 1).
+
+    Returns:
+      The schedule of T steps.
 
     Raises:
-      ValueError: for an unknown name or impossible numbers.
+      ValueError: for an unknown name, no step, or betas outside (0, 1).
     """
     if num_steps < 1:
         raise ValueError(f"a schedule needs at least 1 step, not {num_steps}")
