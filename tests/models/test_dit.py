@@ -153,12 +153,12 @@ def test_position_embedding_by_hand():
         for column in range(3)
     ]  # fmt: skip
     np.testing.assert_allclose(found, expected, atol=1e-7)
-    with pytest.raises(ValueError, match="of 6 numbers: must be a multiple of 4"):
+    with pytest.raises(ValueError, match="of size 6: the size must be a multiple of 4"):
         dit.position_embedding(2, 2, 6)
 
 
 def test_images_that_patches_do_not_cover_are_refused():
-    with pytest.raises(ValueError, match="images of 9 x 8 pixels have no patches of 2"):
+    with pytest.raises(ValueError, match="9 x 8 pixels: both sides must be divisible by the patch size 2"):
         param_shapes(dit.DiT(**TINY), (9, 8, 3))
 
 

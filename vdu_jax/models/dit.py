@@ -1,8 +1,8 @@
-"""The diffusion transformer (DiT), unconditional or of classes.
+"""The diffusion transformer (DiT), unconditional or class-conditional.
 
 Peebles and Xie 2023 (arXiv 2212.09748) with adaLN-Zero, without a learned variance. Parameters have
-the names of diffusers' `DiTTransformer2DModel`, except that the embeddings of time and class, which
-it keeps a copy of in every block, are here once, as in the paper's code.
+the names of diffusers' `DiTTransformer2DModel`, with one difference: diffusers keeps a copy of the
+time and class embeddings in every block; here, as in the paper's code, there is one.
 """
 
 import math
@@ -16,36 +16,40 @@ import numpy as np
 
 from vdu_jax.models import layers, network
 
-FREQUENCIES = 256  # numbers of the sinusoidal time embedding
-EPSILON = 1e-6  # of every layer norm
+FREQUENCIES = 256  # size of the sinusoidal time embedding
+EPSILON = 1e-6  # ε of every layer norm
 small_init = nn.initializers.normal(0.02)
-# The paper's code draws queries, keys and values as one matrix (D, 3 D) within Xavier's bound.
+# Xavier's bound of one matrix (D, 3 D): the paper's code draws queries, keys and values as one.
 qkv_init = layers.variance_scaling(0.5, "fan_avg", "uniform")
 
 
 def patch_init(key: jax.Array, shape: tuple[int, ...], dtype: layers.Dtype) -> jax.Array:
-    """A kernel (h, w, C, D) within Xavier's bound of the matrix (h w C, D), not a convolution's."""
+    """Initialise the kernel (h, w, C, D) of a patch embedding.
+
+    The bound is Xavier's for the matrix (h w C, D), as in the paper's code, not a convolution's.
+    """
     return layers.default_init(key, (math.prod(shape[:-1]), shape[-1]), dtype).reshape(shape)
 
 
 def position_embedding(rows: int, columns: int, dim: int) -> np.ndarray:
-    """Fixed sine-cosine embedding of the place of each patch, which are numbered row by row.
+    """Fixed sine-cosine embedding of the patches' positions.
 
-    The first half describes the column, the second the row, each in dim/4 sines and dim/4 cosines
-    of the frequencies 10000^(-i / (dim/4)).
+    The first half of an embedding describes the column, the second the row, each by dim/4 sines and
+    dim/4 cosines of the frequencies 10000^(-i / (dim/4)).
 
     Args:
-      rows, columns: of the grid of patches.
+      rows: rows of the grid of patches.
+      columns: columns of the grid of patches.
       dim: size of the embedding, a multiple of 4.
 
     Returns:
-      (rows · columns, dim) float32.
+      (rows · columns, dim) float32, row by row.
 
     Raises:
-      ValueError: for another `dim`.
+      ValueError: if `dim` is not a multiple of 4.
     """
     if dim % 4:
-        raise ValueError(f"a position embedding of {dim} numbers: must be a multiple of 4")
+        raise ValueError(f"a position embedding of size {dim}: the size must be a multiple of 4")
     frequencies = 10_000.0 ** (-np.arange(dim // 4) / (dim // 4))
 
     def embed(places: np.ndarray) -> np.ndarray:
@@ -57,10 +61,17 @@ def position_embedding(rows: int, columns: int, dim: int) -> np.ndarray:
 
 
 def unpatchify(tokens: jax.Array, rows: int, columns: int, patch: int) -> jax.Array:
-    """Images from their patches: (B, rows · columns, patch² · C) -> (B, H, W, C).
+    """Assemble images from their patches.
 
-    Patches are numbered row by row, and so are the pixels of a patch; a pixel's channels are next
-    to each other.
+    Args:
+      tokens: (B, rows · columns, patch² · C). Patches are in row-major order, and so are the pixels
+        of a patch; the channels of a pixel are adjacent.
+      rows: rows of the grid of patches.
+      columns: columns of the grid of patches.
+      patch: side of a patch in pixels.
+
+    Returns:
+      (B, H, W, C) with H = rows · patch and W = columns · patch.
     """
     images = tokens.reshape(len(tokens), rows, columns, patch, patch, -1)
     images = images.transpose(0, 1, 3, 2, 4, 5)
@@ -68,12 +79,19 @@ def unpatchify(tokens: jax.Array, rows: int, columns: int, patch: int) -> jax.Ar
 
 
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
-    """x (1 + scale) + shift, for x (B, N, D), shift and scale (B, D)."""
+    """Scale and shift tokens: x (1 + scale) + shift, for x (B, N, D), shift and scale (B, D)."""
     return x * (1 + scale[:, None]) + shift[:, None]
 
 
 class PatchEmbed(nn.Module):
-    """A linear map of each patch, plus its position embedding: (B, H, W, C) -> (B, N, features)."""
+    """A linear map of each patch, plus its position embedding: (B, H, W, C) -> (B, N, features).
+
+    Attributes:
+      patch: side of a patch in pixels; divides H and W.
+      features: size of a token, a multiple of 4.
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
+    """
 
     patch: int
     features: int
@@ -84,7 +102,10 @@ class PatchEmbed(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         _, height, width, _ = x.shape
         if height % self.patch or width % self.patch:
-            raise ValueError(f"images of {height} x {width} pixels have no patches of {self.patch}")
+            raise ValueError(
+                f"images of {height} x {width} pixels: both sides must be divisible by the patch "
+                f"size {self.patch}"
+            )
         x = layers.conv(
             self.features,
             self.patch,
@@ -101,7 +122,14 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention between all tokens: (B, N, D) -> (B, N, D)."""
+    """Self-attention between all tokens: (B, N, D) -> (B, N, D).
+
+    Attributes:
+      num_heads: attention heads; divides D.
+      attention: an implementation of attention, see `layers.attend`.
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
+    """
 
     num_heads: int
     attention: str = "xla"
@@ -123,15 +151,24 @@ class Attention(nn.Module):
 
 
 def layer_norm(dtype: layers.Dtype) -> nn.LayerNorm:
-    """Layer norm without scale and bias, which the conditioning gives; statistics in float32."""
+    """Make a layer norm without scale and bias, which come from the conditioning.
+
+    Args:
+      dtype: compute type; the statistics are always in float32.
+    """
     return nn.LayerNorm(EPSILON, dtype, use_bias=False, use_scale=False, use_fast_variance=False)
 
 
 class AdaLayerNormZero(nn.Module):
-    """Layer norm modulated by the conditioning: what a block needs of both.
+    """Layer norm modulated by the conditioning (adaLN-Zero).
 
-    (B, N, D), (B, D) -> the modulated tokens that enter the attention, its gate, and the shift,
-    scale and gate of the perceptron, each (B, D). The vectors are 0 at initialisation.
+    (B, N, D), (B, D) -> the modulated tokens (B, N, D) that enter the attention, its gate (B, D),
+    and the shift, scale and gate of the perceptron, each (B, D). The vectors are 0 at
+    initialisation.
+
+    Attributes:
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
     """
 
     dtype: layers.Dtype = jnp.float32
@@ -153,8 +190,17 @@ class AdaLayerNormZero(nn.Module):
 class Block(nn.Module):
     """A transformer block with adaLN-Zero: (B, N, D), (B, D) -> (B, N, D).
 
-    The conditioning shifts and scales what enters attention and perceptron, and gates what they
-    add, with 0 at initialisation: then the block is the identity. Dropout acts before the gates.
+    The conditioning shifts and scales the inputs of attention and perceptron, and gates their
+    outputs. The gates are 0 at initialisation, where the block is the identity. Dropout acts before
+    the gates.
+
+    Attributes:
+      num_heads: attention heads; divides D.
+      mlp_ratio: width of the perceptron's inner layer, as a multiple of D.
+      dropout: dropout rate, in [0, 1).
+      attention: an implementation of attention, see `layers.attend`.
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
     """
 
     num_heads: int
@@ -185,27 +231,28 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """Noise predictor ε_θ(x_t, t, label): (B, H, W, C), (B,), (B,) -> (B, H, W, out_channels).
+    """The transformer ε_θ(x_t, t, label): (B, H, W, C), (B,), (B,) -> (B, H, W, out_channels).
 
-    H and W must be divisible by `patch_size`. The label is None for `num_class_embeds = 0`, else a
-    number below it, whose embedding is added to the time's.
+    H and W must be divisible by `patch_size`. The embedding of the label is added to that of the
+    time.
 
-    Sown as "features" are the tokens (B, N, hidden_size) after half of the blocks and after all:
-    features of the middle of a denoising network separate classes best (Xiang et al. 2023,
-    arXiv 2303.09769), and what enters the last layer is all that the prediction is made of.
+    The tokens (B, N, hidden_size) after half of the blocks and after all blocks are sown as
+    "features". Features from the middle of a denoising network separate classes best (Xiang et al.
+    2023, arXiv 2303.09769); the last layer computes the prediction from the final tokens alone.
 
     Attributes:
-      out_channels: channels of the predicted noise.
+      out_channels: channels C of the images and of the prediction.
       patch_size: side of a patch in pixels; a token is a patch.
-      hidden_size: numbers of a token, a multiple of 4 and of `num_heads`.
-      depth: transformer blocks.
+      hidden_size: size of a token, a multiple of 4 and of `num_heads`.
+      depth: number of transformer blocks.
       num_heads: attention heads of a block.
-      mlp_ratio: size of a perceptron's inner layer, as a multiple of `hidden_size`.
-      dropout: rate at the end of attention and perceptron, active only with a `dropout` key.
-      num_class_embeds: classes that it knows; 0 for an unconditional network.
-      dtype: compute type. param_dtype: storage type of the parameters.
-      remat: forget what a block computes and compute it again for its gradients, to save memory.
-      attention: an implementation of `layers.attend`.
+      mlp_ratio: width of a perceptron's inner layer, as a multiple of `hidden_size`.
+      dropout: dropout rate at the end of attention and perceptron, in [0, 1).
+      num_class_embeds: rows of the class embedding; 0 for an unconditional network.
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
+      remat: recompute the activations of a block for its gradients, to save memory.
+      attention: an implementation of attention, see `layers.attend`.
     """
 
     out_channels: int
@@ -222,7 +269,7 @@ class DiT(nn.Module):
     attention: str = "xla"
 
     def example_cond(self) -> jax.Array | None:
-        """See `network`."""
+        """Return the condition of one image, (1,) int32, or None; see `network`."""
         return network.label_rows(self)
 
     @nn.compact
@@ -234,6 +281,20 @@ class DiT(nn.Module):
         *,
         deterministic: bool = True,
     ) -> jax.Array:
+        """Predict the noise (or v) in noised images.
+
+        Args:
+          xt: (B, H, W, C), noised images.
+          t: (B,) times in [0, T).
+          label: (B,) integers in [0, num_class_embeds); None for an unconditional network.
+          deterministic: without dropout; if False, a "dropout" key is needed.
+
+        Returns:
+          (B, H, W, out_channels) float32.
+
+        Raises:
+          ValueError: if the label is missing, or the network is unconditional.
+        """
         network.check_cond(self, label)
         types: layers.Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         zero: layers.Settings = dict(kernel_init=layers.zero_init, **types)
@@ -264,7 +325,15 @@ class DiT(nn.Module):
         return unpatchify(x, rows, columns, self.patch_size).astype(jnp.float32)
 
     def embed_condition(self, t: jax.Array, label: jax.Array | None) -> jax.Array:
-        """Embedding of the time, plus the label's if there is one, (B, hidden_size)."""
+        """Embed the time and, if there is one, the label.
+
+        Args:
+          t: (B,) times in [0, T).
+          label: (B,) integers in [0, num_class_embeds), or None.
+
+        Returns:
+          The sum of the embeddings, (B, hidden_size).
+        """
         types: layers.Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         sinusoidal = layers.timestep_embedding(t, FREQUENCIES, flip_sin_to_cos=True, freq_shift=0.0)
         embedding = layers.TimestepEmbedding(
@@ -283,16 +352,26 @@ class DiT(nn.Module):
 
 
 def from_settings(settings: Mapping[str, Any], channels: int) -> DiT:
-    """The network of `config.model`'s settings, for images of `channels` channels.
+    """Make the network of `config.model`'s settings.
 
-    They are `DiT`'s attributes as a config file writes them, types by name.
+    Args:
+      settings: the attributes of `DiT` as a config file writes them: types by name.
+      channels: channels C of the images.
     """
     types = {key: jnp.dtype(settings[key]) for key in ("dtype", "param_dtype")}
     return DiT(channels, **{**settings, **types})
 
 
 def check(c: Any, image_size: int) -> None:
-    """Refuse settings that cannot work; see `network.Architecture`."""
+    """Check the settings of `config.model`; see `network.Architecture`.
+
+    Args:
+      c: a `vdu_jax.config.Check` of the config.
+      image_size: side of the square images in pixels.
+
+    Raises:
+      UserError: for a setting that cannot work; it names the key.
+    """
     model = c.config.model
     c.positive("model.patch_size", "model.num_heads", "model.mlp_ratio")
     c.require("model.depth", lambda v: 1 <= v <= 1000, "must lie in 1..1000")

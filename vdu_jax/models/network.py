@@ -1,12 +1,13 @@
-"""What every network of a diffusion model is, whatever its architecture.
+"""The network of a diffusion model: its interface, parameters, score function and features.
 
 A network is a linen module with hashable settings, called as
 
     prediction = module(xt, t, cond, deterministic=True)
 
-xt (B, H, W, C), t (B,), cond a pytree with a row for each image or None, prediction as xt. It has
-`example_cond()`, the condition of one image, by which its parameters are made (None if it knows no
-condition), and sows under "features" the activations (B, …, F) that describe an image best.
+`xt` and the prediction are (B, H, W, C), `t` is (B,), `cond` a pytree with a row for each image or
+None. The method `example_cond()` returns the condition of one image, with which parameters are
+initialised (None for an unconditional network). The module sows the activations (B, …, F) that
+describe an image best under the name "features".
 """
 
 from collections.abc import Callable, Mapping
@@ -20,14 +21,15 @@ from vdu_jax.types import Cond, Params, ScoreFn
 
 
 class Architecture(NamedTuple):
-    """One kind of network, as `registry.ARCHITECTURES` names it.
+    """An entry of `registry.ARCHITECTURES`: a kind of network that a config can choose.
 
     Attributes:
-      settings: its keys of `config.model` and their defaults, `SHARED` among them.
-      make: `(settings, channels) -> module` for images of `channels` channels. Tuples may come as
-        lists.
-      check: `(c, image_size)` refuses settings that cannot work on square images of a size in
-        pixels; c is a `vdu_jax.config.Check`, whose keys begin with "model.".
+      settings: the architecture's keys of `config.model` with their defaults, `SHARED` included.
+      make: `(settings, channels) -> module` for images of `channels` channels. A tuple among the
+        settings may be given as a list.
+      check: `(c, image_size) -> None` raises UserError for settings that cannot work on square
+        images of `image_size` pixels a side. `c` is a `vdu_jax.config.Check`; keys begin with
+        "model.".
     """
 
     settings: Mapping[str, Any]
@@ -35,19 +37,26 @@ class Architecture(NamedTuple):
     check: Callable[[Any, int], None]
 
 
-# What every architecture has among its settings.
 SHARED = {
-    # Rows of the table of classes; 0: unconditional. As many as the data has classes, or one more:
-    # then the last is an image without its class, which guidance needs.
+    # Rows of the class embedding: 0 for an unconditional network, the number of classes, or one
+    # more. The additional last row is an image without a class, which guidance needs.
     "num_class_embeds": 0,
     "dropout": 0.0,
-    "dtype": "float32",  # what is computed in, or "bfloat16"
-    "param_dtype": "float32",  # what parameters are kept in
+    "dtype": "float32",  # compute type, or "bfloat16"
+    "param_dtype": "float32",  # storage type of the parameters
 }
+"""Settings of every architecture, with their defaults."""
 
 
 def check_shared(c: Any) -> None:
-    """Refuse values of `SHARED` that cannot work; c as of `Architecture.check`."""
+    """Check the settings of `SHARED`.
+
+    Args:
+      c: a `vdu_jax.config.Check`, as for `Architecture.check`.
+
+    Raises:
+      UserError: for a value that cannot work; it names the key.
+    """
     c.require("model.num_class_embeds", lambda v: v == 0 or v >= 2, "must be 0 (no classes) or ≥ 2")
     c.require("model.dropout", lambda v: 0 <= v < 1, "must lie in [0, 1)")
     for key in ("model.dtype", "model.param_dtype"):
@@ -55,25 +64,50 @@ def check_shared(c: Any) -> None:
 
 
 def label_rows(module: nn.Module) -> jax.Array | None:
-    """`example_cond` of a network that knows classes by their numbers, or none."""
+    """Return `example_cond()` of a network with `num_class_embeds`: (1,) int32, or None for 0."""
     return jnp.zeros((1,), jnp.int32) if module.num_class_embeds else None
 
 
 def check_cond(module: nn.Module, cond: Cond) -> None:
-    """Raises: ValueError if there is a condition and none is known, or the other way round."""
+    """Check that a condition is given if, and only if, the network takes one.
+
+    Args:
+      module: a network with `num_class_embeds`.
+      cond: the condition of a batch, or None.
+
+    Raises:
+      ValueError: if the condition is missing, or the network is unconditional.
+    """
     if (cond is None) == bool(module.num_class_embeds):
         known = "needs the classes of its images" if cond is None else "knows no condition"
         raise ValueError(f"the network {known} (num_class_embeds = {module.num_class_embeds})")
 
 
 def init_params(module: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> Params:
-    """Fresh parameters for images (H, W, C). jit- and `eval_shape`-compatible."""
+    """Initialise the parameters of a network. It can be jitted and passed to `eval_shape`.
+
+    Args:
+      module: the network.
+      key: the random key.
+      image_shape: (H, W, C).
+
+    Returns:
+      Random parameters, a nested dict.
+    """
     xt = jnp.zeros((1, *image_shape), jnp.float32)
     return module.init(key, xt, jnp.zeros((1,), jnp.int32), module.example_cond())["params"]
 
 
 def make_score_fn(module: nn.Module) -> ScoreFn:
-    """The pure `ScoreFn` of a network; see `vdu_jax.types.ScoreFn`."""
+    """Make the pure score function of a network.
+
+    Args:
+      module: the network.
+
+    Returns:
+      `score_fn(params, xt, t, cond=None, *, dropout_key=None) -> prediction`, see
+      `vdu_jax.types.ScoreFn`.
+    """
 
     apply: Callable[..., Any] = module.apply  # its own type also has what `mutable` adds
 
@@ -88,7 +122,7 @@ def make_score_fn(module: nn.Module) -> ScoreFn:
         if dropout_key is None:
             return apply({"params": params}, xt, t, cond)
 
-        # Each image by its own key: its masks do not depend on the batch that it is part of.
+        # A key for each image, so that its dropout masks do not depend on the rest of the batch.
         def one(x: jax.Array, t: jax.Array, key: jax.Array, cond: Cond) -> jax.Array:
             x, t, cond = jax.tree.map(lambda a: a[None], (x, t, cond))
             rngs = {"dropout": key}
@@ -100,11 +134,17 @@ def make_score_fn(module: nn.Module) -> ScoreFn:
 
 
 def make_feature_fn(module: nn.Module) -> Callable[..., jax.Array]:
-    """`feature_fn(params, xt, t, cond=None) -> (B, F)`: the network's own description of an image.
+    """Make the feature function of a network.
 
-    What it sows as "features", averaged over space and concatenated. Denoising networks learn
-    linearly separable features (Baranchuk et al. 2022, arXiv 2112.03126; Xiang et al. 2023,
-    arXiv 2303.09769).
+    Denoising networks learn linearly separable features (Baranchuk et al. 2022, arXiv 2112.03126;
+    Xiang et al. 2023, arXiv 2303.09769).
+
+    Args:
+      module: a network that sows "features".
+
+    Returns:
+      `feature_fn(params, xt, t, cond=None) -> (B, F)` float32: the sown activations, averaged over
+      space and concatenated.
     """
 
     def feature_fn(params: Params, xt: jax.Array, t: jax.Array, cond: Cond = None) -> jax.Array:

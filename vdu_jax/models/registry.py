@@ -1,6 +1,7 @@
-"""The architectures that `config.model.name` chooses from.
+"""The registry of architectures: the values of `config.model.name` for models of pixels.
 
-To add one: a file with its module (see `network`) and its `ARCHITECTURE`, and a line here.
+A new architecture needs a file with its module (see `network`) and its `ARCHITECTURE`, and a line
+here.
 """
 
 from vdu_jax.models import dit, unet
@@ -10,3 +11,4 @@ ARCHITECTURES: dict[str, Architecture] = {
     "dit": dit.ARCHITECTURE,
     "unet": unet.ARCHITECTURE,
 }
+"""Architecture by the name in `config.model.name`."""

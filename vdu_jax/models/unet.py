@@ -1,7 +1,7 @@
-"""The DDPM U-Net, unconditional or of classes.
+"""The DDPM U-Net, unconditional or class-conditional.
 
-Structure and names follow the `UNet2DModel` of Hugging Face diffusers, so that its weights map
-one to one; the network of Ho et al. 2020 (arXiv 2006.11239) is one setting of it.
+Structure and names follow `UNet2DModel` of Hugging Face diffusers, so that its weights map one to
+one. The network of Ho et al. 2020 (arXiv 2006.11239) is one setting of it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,29 +15,32 @@ from vdu_jax.models import layers, network
 
 
 class UNet(nn.Module):
-    """Noise predictor ε_θ(x_t, t, label): (B, H, W, C), (B,), (B,) -> (B, H, W, out_channels).
+    """The U-Net ε_θ(x_t, t, label): (B, H, W, C), (B,), (B,) -> (B, H, W, out_channels).
 
-    H and W must be divisible by 2^(levels − 1). The label is None for `num_class_embeds = 0`, else
-    a number below it, whose embedding is added to the time's.
+    H and W must be divisible by 2^(levels − 1). The embedding of the label is added to that of the
+    time. "features" are sown after the middle and after each resolution on the way up.
 
     Attributes:
-      out_channels: channels of the predicted noise.
+      out_channels: channels C of the images and of the prediction.
       block_out_channels: channels at each resolution, finest first.
-      layers_per_block: residual blocks at each resolution on the way down (one more on the way up).
+      layers_per_block: residual blocks at each resolution on the way down; one more on the way up.
       attention_levels: resolutions (0 = finest) whose residual blocks are followed by attention.
       mid_attention: attention between the two residual blocks at the coarsest resolution.
-      attention_head_dim: channels per attention head; `None` for a single head.
-      num_groups, norm_eps: of every group norm.
-      dropout: rate inside the residual blocks, active only with a `dropout` key.
+      attention_head_dim: channels per attention head; None for a single head.
+      num_groups: groups of every group norm; divides every number in `block_out_channels`.
+      norm_eps: ε of every group norm, > 0.
+      dropout: dropout rate inside the residual blocks, in [0, 1).
       time_scale_shift: "default" (add the time embedding) or "scale_shift".
-      flip_sin_to_cos, freq_shift: of `layers.timestep_embedding`.
+      flip_sin_to_cos: see `layers.timestep_embedding`.
+      freq_shift: see `layers.timestep_embedding`.
       downsample_padding: 1, or 0 for Ho et al.'s one-sided padding.
-      mid_block_scale_factor: the middle block's residual sums are divided by it.
-      center_input_sample: map inputs in [0, 1] to [-1, 1] first.
-      num_class_embeds: classes that it knows; 0 for an unconditional network.
-      dtype: compute type. param_dtype: storage type of the parameters.
-      remat: forget what a block computes and compute it again for its gradients, to save memory.
-      attention: an implementation of `layers.attend`.
+      mid_block_scale_factor: divisor of the middle block's residual sums, > 0.
+      center_input_sample: map inputs from [0, 1] to [-1, 1] first.
+      num_class_embeds: rows of the class embedding; 0 for an unconditional network.
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
+      remat: recompute the activations of a block for its gradients, to save memory.
+      attention: an implementation of attention, see `layers.attend`.
     """
 
     out_channels: int
@@ -62,7 +65,7 @@ class UNet(nn.Module):
     attention: str = "xla"
 
     def example_cond(self) -> jax.Array | None:
-        """See `network`."""
+        """Return the condition of one image, (1,) int32, or None; see `network`."""
         return network.label_rows(self)
 
     @nn.compact
@@ -74,6 +77,20 @@ class UNet(nn.Module):
         *,
         deterministic: bool = True,
     ) -> jax.Array:
+        """Predict the noise (or v) in noised images.
+
+        Args:
+          xt: (B, H, W, C), noised images.
+          t: (B,) times in [0, T).
+          label: (B,) integers in [0, num_class_embeds); None for an unconditional network.
+          deterministic: without dropout; if False, a "dropout" key is needed.
+
+        Returns:
+          (B, H, W, out_channels) float32.
+
+        Raises:
+          ValueError: if the label is missing, or the network is unconditional.
+        """
         network.check_cond(self, label)
         types: layers.Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         norm: layers.Settings = dict(num_groups=self.num_groups, epsilon=self.norm_eps, **types)
@@ -128,22 +145,28 @@ class UNet(nn.Module):
 
 
 Block = Callable[[str, int, jax.Array, float], jax.Array]
-"""(name, resolution, activation, what the residual sum is divided by) -> activation."""
+"""`(name, level, activation, divisor of the residual sum) -> activation`; level 0 is the finest."""
 
 
 def u_shape(
     net: nn.Module, x: jax.Array, resnet: Block, attention: Block, mid_attention: bool = True
 ) -> jax.Array:
-    """The way down and up of a U-Net, between its first and its last convolution.
+    """Run the blocks of a U-Net between its first and its last convolution.
 
-    Called by the compact method of `net`, whose attributes it takes: `block_out_channels`,
-    `layers_per_block`, `attention_levels`, `downsample_padding`, `mid_block_scale_factor`, and the
-    types. What comes out of the middle and of each resolution on the way up is sown as "features".
+    The compact method of `net` calls it. The activations after the middle and after each resolution
+    on the way up are sown as "features".
 
     Args:
+      net: a module with the attributes `block_out_channels`, `layers_per_block`,
+        `attention_levels`, `downsample_padding`, `mid_block_scale_factor`, `dtype` and
+        `param_dtype`, as of `UNet`.
       x: (B, H, W, block_out_channels[0]).
-      resnet, attention: the blocks, made under their names where they have their place.
-      mid_attention: whether there is attention in the middle.
+      resnet: makes and calls a residual block.
+      attention: makes and calls an attention block.
+      mid_attention: whether the middle has attention.
+
+    Returns:
+      (B, H, W, block_out_channels[0]).
     """
     channels, types = net.block_out_channels, dict(dtype=net.dtype, param_dtype=net.param_dtype)
     last = len(channels) - 1
@@ -183,10 +206,12 @@ def u_shape(
 
 
 def from_settings(settings: Mapping[str, Any], channels: int) -> UNet:
-    """The network of `config.model`'s settings, for images of `channels` channels.
+    """Make the network of `config.model`'s settings.
 
-    They are `UNet`'s attributes as a config file writes them: types by name, tuples perhaps as
-    lists, and `attention_head_dim = 0` for a single head.
+    Args:
+      settings: the attributes of `UNet` as a config file writes them: types by name, tuples
+        perhaps as lists, and `attention_head_dim = 0` for a single head.
+      channels: channels C of the images.
     """
     values: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
@@ -197,7 +222,15 @@ def from_settings(settings: Mapping[str, Any], channels: int) -> UNet:
 
 
 def check(c: Any, image_size: int) -> None:
-    """Refuse settings that cannot work; see `network.Architecture`."""
+    """Check the settings of `config.model`; see `network.Architecture`.
+
+    Args:
+      c: a `vdu_jax.config.Check` of the config.
+      image_size: side of the square images in pixels.
+
+    Raises:
+      UserError: for a setting that cannot work; it names the key.
+    """
     model = c.config.model
     levels = len(model.block_out_channels)
     c.increasing_ints("model.block_out_channels", 1)
