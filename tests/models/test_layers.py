@@ -120,7 +120,7 @@ def test_timestep_embedding_formula(dim, freq_shift, flip):
 
 
 def test_timestep_embedding_too_small_for_its_shift():
-    with pytest.raises(ValueError, match="of 3 numbers needs freq_shift < 1"):
+    with pytest.raises(ValueError, match="must be < 1 for a time embedding of size 3"):
         layers.timestep_embedding(jnp.zeros(2), 3, freq_shift=1.0)
 
 

@@ -236,7 +236,7 @@ def test_a_part_or_adapters_alone_change_and_are_stored(workdir, config, which):
 
 def test_a_method_of_a_part_that_is_not_there_is_one_line(workdir, config):
     config.methods = {"m": vdu_config.method("gradient_ascent", subset="nowhere", **SHORT)}
-    with pytest.raises(UserError, match="methods.m.subset: no parameter's path has 'nowhere'"):
+    with pytest.raises(UserError, match="methods.m.subset: no parameter's path matches 'nowhere'"):
         unlearn.run(config, workdir)
     assert not (workdir / "unlearn" / "m").exists()
 

@@ -1,4 +1,4 @@
-"""A small residual classifier: it counts classes for PUL, and its features carry u-FID."""
+"""A small residual classifier: it counts classes for PUL and gives features for u-FID."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,16 @@ from vdu_jax.models import layers
 
 
 class ResidualBlock(nn.Module):
-    """Pre-activation residual block (He et al. 2016, arXiv 1603.05027) with group norm."""
+    """Pre-activation residual block with group norm: (B, H, W, C) -> (B, H', W', features).
+
+    He et al. 2016 (arXiv 1603.05027).
+
+    Attributes:
+      features: channels of the output.
+      stride: stride of the first convolution.
+      num_groups: groups of the group norms; divides C and `features`.
+      dropout: dropout rate before the second convolution, in [0, 1).
+    """
 
     features: int
     stride: int = 1
@@ -28,14 +37,15 @@ class ResidualBlock(nn.Module):
 
 
 class Classifier(nn.Module):
-    """(B, H, W, C) in [-1, 1] -> logits (B, num_classes) and features (B, widths[-1]).
+    """Classifier: (B, H, W, C) in [-1, 1] -> logits (B, num_classes), features (B, widths[-1]).
 
     Attributes:
       num_classes: number of classes.
-      widths: channels at each resolution; the resolution halves from one to the next.
+      widths: channels at each resolution, multiples of 8; the resolution halves from one to the
+        next.
       blocks: residual blocks at each resolution.
-      dropout: rate inside the blocks, active with a `dropout` key only.
-      stride: of the first convolution.
+      dropout: dropout rate inside the blocks, in [0, 1); active only if not `deterministic`.
+      stride: stride of the first convolution; 2 halves the resolution at once.
     """
 
     num_classes: int

@@ -1,6 +1,6 @@
-"""CLIP (Radford et al. 2021, arXiv 2103.00020): how well an image goes with a text.
+"""CLIP (Radford et al. 2021, arXiv 2103.00020): similarity of images and texts.
 
-It measures, so it computes in float32 and asks for exact products, whatever the device prefers.
+A metric must not depend on the device, so the network computes in float32 with exact products.
 """
 
 import flax.linen as nn
@@ -13,13 +13,20 @@ from vdu_jax.types import Params
 
 
 class VisionEncoder(nn.Module):
-    """(B, S, S, 3) images -> (B, hidden_size), the normalised class token.
+    """CLIP's image encoder: (B, S, S, 3) -> (B, hidden_size), the normalised class token.
 
-    A vision transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) that also normalises its input.
+    A vision transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) with a layer norm before the
+    first block.
 
     Attributes:
-      image_size: S. patch_size: side of a token's patch; divides S.
-      activation: see `text_encoder.ACTIVATIONS`.
+      image_size: S, the side of the images in pixels.
+      patch_size: side of a patch in pixels; divides S.
+      hidden_size: size of a token; a multiple of `num_heads`.
+      intermediate_size: width of the perceptrons' inner layer.
+      num_layers: number of transformer blocks.
+      num_heads: attention heads of a block.
+      activation: a name in `text_encoder.ACTIVATIONS`.
+      epsilon: ε of the layer norms, > 0.
     """
 
     image_size: int = 224
@@ -66,11 +73,14 @@ class VisionEncoder(nn.Module):
 
 
 class CLIP(nn.Module):
-    """Both towers, each followed by a projection to (B, projection_size).
+    """Both encoders of CLIP, each followed by a projection to (B, projection_size).
+
+    The embedding of a text is that of its end token, the token with the highest number.
 
     Attributes:
-      vision, text: the towers. A text's embedding is its end token's, the one with the highest
-        number.
+      vision: the image encoder.
+      text: the text encoder.
+      projection_size: P, the size of an embedding.
     """
 
     vision: VisionEncoder
@@ -80,27 +90,35 @@ class CLIP(nn.Module):
     def setup(self) -> None:
         self.visual_projection = nn.Dense(self.projection_size, use_bias=False)
         self.text_projection = nn.Dense(self.projection_size, use_bias=False)
-        # Radford et al. 2021, section 2.5: the temperature's logarithm, learned from 0.07.
+        # log(1/0.07), the initial inverse temperature (Radford et al. 2021, sec. 2.5).
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(2.6592), ())
 
     def embed_images(self, images: jax.Array) -> jax.Array:
-        """(B, S, S, 3) standardised images -> (B, P) of length 1."""
+        """Embed standardised images: (B, S, S, 3) -> (B, P), each of length 1."""
         with jax.default_matmul_precision("highest"):
             return _unit(self.visual_projection(self.vision(images)))
 
     def embed_texts(self, tokens: jax.Array) -> jax.Array:
-        """(B, L) token numbers -> (B, P) of length 1."""
+        """Embed texts: (B, L) token numbers -> (B, P), each of length 1."""
         with jax.default_matmul_precision("highest"):
             at_end = self.text(tokens)[jnp.arange(len(tokens)), tokens.argmax(-1)]
             return _unit(self.text_projection(at_end))
 
     def compare(self, images: jax.Array, texts: jax.Array) -> jax.Array:
-        """Logits (B images, M embedded texts): cosine similarities, scaled as in training."""
+        """Compare images with embedded texts.
+
+        Args:
+          images: (B, S, S, 3), standardised.
+          texts: (M, P), from `embed_texts`.
+
+        Returns:
+          (B, M) logits: cosine similarities, scaled by the learned temperature.
+        """
         similarity = jnp.matmul(self.embed_images(images), texts.T, precision="highest")
         return jnp.exp(self.logit_scale) * similarity
 
     def __call__(self, images: jax.Array, tokens: jax.Array) -> jax.Array:
-        """Logits (B images, M texts), see `compare`."""
+        """Compare images (B, S, S, 3) with texts (M, L); (B, M) logits, see `compare`."""
         return self.compare(images, self.embed_texts(tokens))
 
 
@@ -109,6 +127,6 @@ def _unit(x: jax.Array) -> jax.Array:
 
 
 def init_params(net: CLIP, key: jax.Array) -> Params:
-    """Fresh parameters. jit- and `eval_shape`-compatible."""
+    """Initialise the parameters of CLIP. Usable under `jit` and `eval_shape`."""
     side = net.vision.image_size
     return net.init(key, jnp.zeros((1, side, side, 3)), jnp.zeros((1, 1), jnp.int32))["params"]

@@ -1,7 +1,7 @@
-"""Inception-v3 (Szegedy et al. 2016, arXiv 1512.00567), in the variant that FID is taken with.
+"""Inception-v3 (Szegedy et al. 2016, arXiv 1512.00567), the variant for FID.
 
-The network of TF-GAN and pytorch-fid differs from the paper's in its pooling branches: their
-averages leave the zero padding out, and that of the last block takes maxima. For inference only:
+The network of TF-GAN and pytorch-fid differs from the paper's in its pooling branches: averages
+exclude the zero padding, and the last block pools by maxima. The network is for inference only:
 batch norms use their stored statistics. Modules are named as in torchvision.
 """
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from vdu_jax.types import Params
 
-FEATURES = 2048
+FEATURES = 2048  # size of the feature vector
 
 
 class StoredNorm(nn.Module):
@@ -31,7 +31,14 @@ class StoredNorm(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm, ReLU: (B, H, W, C) -> (B, H', W', features)."""
+    """Convolution without bias, batch norm, ReLU: (B, H, W, C) -> (B, H', W', features).
+
+    Attributes:
+      features: channels of the output.
+      kernel: (height, width) of the kernel in pixels.
+      stride: stride of both axes.
+      padding: "SAME" or "VALID".
+    """
 
     features: int
     kernel: tuple[int, int] = (1, 1)
@@ -46,7 +53,7 @@ class ConvNorm(nn.Module):
             (self.stride, self.stride),
             self.padding,
             use_bias=False,
-            # Accelerators would round the factors to fewer bits, and the FID with them.
+            # Accelerators round the factors to fewer bits by default, which changes the FID.
             precision=jax.lax.Precision.HIGHEST,
             name="conv",
         )
@@ -54,22 +61,22 @@ class ConvNorm(nn.Module):
 
 
 def mean_pool(x: jax.Array) -> jax.Array:
-    """Means of 3x3 windows at stride 1, over those of their pixels that lie in the image."""
+    """Average 3x3 windows at stride 1, without the padding."""
     return nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """Maxima of 3x3 windows at stride 1."""
+    """Take the maximum of 3x3 windows at stride 1."""
     return nn.max_pool(x, (3, 3), padding="SAME")
 
 
 def halve(x: jax.Array) -> jax.Array:
-    """Maxima of the 3x3 windows that lie in the image, at stride 2."""
+    """Take the maximum of 3x3 windows at stride 2, without padding."""
     return nn.max_pool(x, (3, 3), strides=(2, 2))
 
 
 def _chain(x: jax.Array, *layers: tuple) -> jax.Array:
-    """Layers (name, features, kernel) one after the other."""
+    """Apply layers (name, features, kernel) in sequence."""
     for name, features, kernel in layers:
         x = ConvNorm(features, kernel, name=name)(x)
     return x
@@ -80,7 +87,11 @@ def _reduce(x: jax.Array, name: str, features: int) -> jax.Array:
 
 
 class BlockA(nn.Module):
-    """Fig. 5 of the paper, at 35x35: branches of 1x1, 5x5 and two 3x3 convolutions."""
+    """Branches of 1x1, 5x5 and two 3x3 convolutions, at 35x35 (fig. 5 of the paper).
+
+    Attributes:
+      pool_features: channels of the pooling branch.
+    """
 
     pool_features: int
 
@@ -103,7 +114,7 @@ class BlockA(nn.Module):
 
 
 class BlockB(nn.Module):
-    """Fig. 10, from 35x35 to 17x17: strided convolutions beside a maximum."""
+    """Strided convolutions beside max pooling, from 35x35 to 17x17 (fig. 10)."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -114,7 +125,11 @@ class BlockB(nn.Module):
 
 
 class BlockC(nn.Module):
-    """Fig. 6, at 17x17: 7x7 convolutions factored into 1x7 and 7x1."""
+    """7x7 convolutions factored into 1x7 and 7x1, at 17x17 (fig. 6).
+
+    Attributes:
+      width: channels inside the branches.
+    """
 
     width: int
 
@@ -145,7 +160,7 @@ class BlockC(nn.Module):
 
 
 class BlockD(nn.Module):
-    """From 17x17 to 8x8, as block B, with a 7x7 convolution in one branch."""
+    """As block B, with a 7x7 convolution in one branch, from 17x17 to 8x8."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -162,10 +177,10 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-    """Fig. 7, at 8x8: branches that fork into 1x3 and 3x1.
+    """Branches that fork into 1x3 and 3x1, at 8x8 (fig. 7).
 
     Attributes:
-      pool: of the pooling branch; `mean_pool` or `max_pool`.
+      pool: the pooling branch, `mean_pool` or `max_pool`.
     """
 
     pool: Callable[[jax.Array], jax.Array]
@@ -188,19 +203,24 @@ class BlockE(nn.Module):
 
 
 def resize(x: jax.Array, size: int) -> jax.Array:
-    """(B, H, W, C) -> (B, size, size, C), bilinear between pixel centres, without smoothing.
+    """Resize images as PyTorch's `interpolate(mode="bilinear", align_corners=False)`.
 
-    PyTorch's `interpolate(mode="bilinear", align_corners=False)`.
+    Args:
+      x: (B, H, W, C).
+      size: side of the result in pixels.
+
+    Returns:
+      (B, size, size, C), without antialiasing.
     """
     shape = (x.shape[0], size, size, x.shape[-1])
     return jax.image.resize(x, shape, "bilinear", antialias=False)
 
 
 class InceptionV3(nn.Module):
-    """Images (B, H, W, 3) in [0, 1] -> the mean features before the last layer, (B, 2048) ≥ 0.
+    """Inception-v3: images (B, H, W, 3) in [0, 1] -> features before the last layer, (B, 2048) ≥ 0.
 
     Attributes:
-      resolution: the side to which images are scaled first, at least 75; FID's is 299.
+      resolution: side in pixels to which images are resized first, at least 75; 299 for FID.
     """
 
     resolution: int = 299
@@ -227,15 +247,20 @@ class InceptionV3(nn.Module):
 
 
 def param_shapes() -> Params:
-    """The parameters' tree with `jax.ShapeDtypeStruct` leaves; nothing is allocated."""
+    """Return the parameters' tree with `jax.ShapeDtypeStruct` leaves, without allocating memory."""
     image = jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)
     return jax.eval_shape(InceptionV3(75).init, jax.random.key(0), image)["params"]
 
 
 def make_feature_fn(net: InceptionV3) -> Callable[[Params, jax.Array], jax.Array]:
-    """`feature_fn(params, x) -> (B, 2048)` for images x (B, H, W, 1 or 3) in [-1, 1].
+    """Make the feature function of Inception-v3.
 
-    Grey images are repeated in the three channels.
+    Args:
+      net: the network.
+
+    Returns:
+      `feature_fn(params, x) -> (B, 2048)` for images x (B, H, W, 1 or 3) in [-1, 1]. Grey images
+      are repeated over three channels.
     """
 
     apply: Callable[..., Any] = net.apply  # its own type also has what `mutable` adds

@@ -19,17 +19,23 @@ Settings = dict[str, Any]
 
 variance_scaling = nn.initializers.variance_scaling
 default_init = variance_scaling(1.0, "fan_avg", "uniform")
-# Ho et al. start the last layer of each block at (almost) zero, so that the network begins as
-# the identity; 0 itself is what diffusers loads most simply.
+# Ho et al. initialise the last layer of each block (almost) at zero, so that each block starts as
+# the identity.
 zero_init = nn.initializers.zeros_init()
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation (Wu and He 2018, arXiv 1803.08494).
+    """Group normalisation (Wu and He 2018, arXiv 1803.08494): (B, …, C) -> (B, …, C).
 
-    Same parameters (`scale`, `bias`, each (C,)) as `flax.linen.GroupNorm`, but reduced in two
-    steps, over space per channel and then over the channels of a group: on a CPU that is several
-    times faster than one reduction over a 5-dimensional view.
+    The parameters `scale` and `bias`, each (C,), are those of `flax.linen.GroupNorm`. The reduction
+    has two steps, over space per channel and then over the channels of a group: on a CPU that is
+    several times faster than one reduction over a 5-dimensional view.
+
+    Attributes:
+      num_groups: groups; divides C.
+      epsilon: added to the variance, > 0.
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
     """
 
     num_groups: int = 32
@@ -53,7 +59,7 @@ class GroupNorm(nn.Module):
 
         mean = group_mean(x32.mean(space))
         centred = x32 - jnp.expand_dims(mean, space)
-        # The variance is taken of centred values: E[x²]−E[x]² loses digits in float32.
+        # E[x²] − E[x]² would lose digits in float32, hence the centred values.
         variance = group_mean(jnp.square(centred).mean(space))
         factor = jax.lax.rsqrt(variance + self.epsilon) * scale.astype(jnp.float32)
         return (centred * jnp.expand_dims(factor, space) + bias.astype(jnp.float32)).astype(
@@ -68,10 +74,20 @@ def convolve(
     padding: Sequence[tuple[int, int]],
     **settings: Any,
 ) -> jax.Array:
-    """`lax.conv_general_dilated` of (B, H, W, C) with (h, w, C, K), for a `flax.linen.Conv`.
+    """Convolve as `lax.conv_general_dilated`, for `flax.linen.Conv`.
 
-    Where fewer pixels come out than the kernel has, XLA exchanges image and kernel, for which a
-    CPU then takes over ten times as long. There it is one product over gathered patches.
+    If the output has fewer pixels than the kernel, XLA exchanges image and kernel, which takes a
+    CPU over ten times as long. Such a convolution is one product over gathered patches instead.
+
+    Args:
+      x: (B, H, W, C).
+      kernel: (h, w, C, K).
+      strides: (2,) strides in pixels.
+      padding: (2,) pairs, the zeros before and after each axis.
+      **settings: further arguments of `lax.conv_general_dilated`.
+
+    Returns:
+      (B, H', W', K).
     """
     rows, columns, channels, features = kernel.shape
     across = [(0, 0), *padding, (0, 0)]
@@ -104,7 +120,15 @@ def conv(
     padding: Sequence[tuple[int, int]] | None = None,
     **kwargs: Any,
 ) -> nn.Conv:
-    """A square convolution with symmetric zero padding (as PyTorch pads), unless told otherwise."""
+    """Make a square convolution with PyTorch's symmetric zero padding.
+
+    Args:
+      features: channels of the output.
+      kernel: side of the kernel in pixels.
+      stride: stride of both axes.
+      padding: zeros before and after each axis; None for ⌊kernel/2⌋ everywhere.
+      **kwargs: further arguments of `flax.linen.Conv`.
+    """
     if padding is None:
         padding = [(kernel // 2, kernel // 2)] * 2
     kwargs.setdefault("kernel_init", default_init)
@@ -127,7 +151,7 @@ def timestep_embedding(
       t: (B,) times in [0, T), in units of training steps.
       dim: size of the embedding.
       flip_sin_to_cos: put the cosines first.
-      freq_shift: the frequencies are 10000^(-i / (dim/2 - freq_shift)).
+      freq_shift: less than dim/2; the frequencies are 10000^(-i / (dim/2 - freq_shift)).
 
     Returns:
       (B, dim) float32.
@@ -137,7 +161,9 @@ def timestep_embedding(
     """
     half = dim // 2
     if half <= freq_shift:
-        raise ValueError(f"a time embedding of {dim} numbers needs freq_shift < {half}")
+        raise ValueError(
+            f"freq_shift = {freq_shift}: must be < {half} for a time embedding of size {dim}"
+        )
     exponent = -math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
     angles = t.astype(jnp.float32)[:, None] * jnp.exp(exponent)[None, :]
     parts = [jnp.sin(angles), jnp.cos(angles)]
@@ -146,7 +172,14 @@ def timestep_embedding(
 
 
 class TimestepEmbedding(nn.Module):
-    """Two dense layers on the sinusoidal embedding: (B, dim) -> (B, features)."""
+    """Two dense layers on the sinusoidal embedding: (B, dim) -> (B, features).
+
+    Attributes:
+      features: size of the output and of the inner layer.
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
+      kernel_init: initialiser of both kernels.
+    """
 
     features: int
     dtype: Dtype = jnp.float32
@@ -163,10 +196,20 @@ class TimestepEmbedding(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Residual block with the time embedding added (or scaling and shifting) in the middle.
+    """Residual block: (B, H, W, C), time embedding (B, D) or None -> (B, H, W, features).
 
-    Ho et al. 2020, appendix B; `time_scale_shift = "scale_shift"` is Nichol and Dhariwal 2021.
-    Without an embedding (`temb` None) there is only the block.
+    Ho et al. 2020, appendix B. The time embedding acts between the two convolutions.
+
+    Attributes:
+      features: channels of the output.
+      num_groups: groups of the group norms; divides C and `features`.
+      epsilon: ε of the group norms, > 0.
+      dropout: dropout rate before the second convolution, in [0, 1).
+      time_scale_shift: "default" adds the embedding; "scale_shift" scales and shifts by it (Nichol
+        and Dhariwal 2021, arXiv 2102.09672).
+      output_scale_factor: divisor of the residual sum, > 0.
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
     """
 
     features: int
@@ -208,7 +251,7 @@ class ResnetBlock(nn.Module):
 
 
 ATTENTIONS = ("xla", "cudnn")
-# What cuDNN's fused kernel takes on every GPU that has it.
+# The largest head that cuDNN's fused kernel takes on every GPU that has it.
 _CUDNN_HEAD_DIM = 128
 
 
@@ -219,10 +262,11 @@ def attend(
 
     Args:
       query: (B, N, heads, C).
-      key, value: (B, L, heads, C).
-      implementation: "xla", which holds all B × heads × N × L weights, or "cudnn", whose fused
-        kernel on an NVIDIA GPU never does. The kernel takes 16-bit types, C ≤ 128 in multiples of
-        8, and here self-attention only (N = L); everything else is computed as by "xla".
+      key: (B, L, heads, C).
+      value: (B, L, heads, C).
+      implementation: "xla", which holds all B × heads × N × L weights in memory, or "cudnn", a
+        fused kernel on NVIDIA GPUs that does not. The fused kernel serves self-attention (N = L)
+        in 16-bit types with C ≤ 128, a multiple of 8; anything else is computed as by "xla".
 
     Returns:
       (B, N, heads, C).
@@ -243,11 +287,18 @@ def attend(
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all pixels with a residual connection (Ho et al. 2020, appendix B).
+    """Self-attention over all pixels with a residual connection: (B, H, W, C) -> (B, H, W, C).
+
+    Ho et al. 2020, appendix B.
 
     Attributes:
-      head_dim: channels of each head; `None` means one head over all channels.
-      attention: an implementation of `attend`.
+      num_groups: groups of the group norm; divides C.
+      epsilon: ε of the group norm, > 0.
+      head_dim: channels of each head, divides C; None for one head over all channels.
+      output_scale_factor: divisor of the residual sum, > 0.
+      attention: an implementation of attention, see `attend`.
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
     """
 
     num_groups: int = 32
@@ -277,9 +328,13 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the resolution with a strided convolution.
+    """Halve the resolution with a strided convolution: (B, H, W, C) -> (B, H/2, W/2, features).
 
-    `padding = 0` pads by one on the right and bottom only, as Ho et al.'s code does.
+    Attributes:
+      features: channels of the output.
+      padding: 1; or 0 to pad by one on the right and bottom only, as Ho et al.'s code does.
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
     """
 
     features: int
@@ -295,7 +350,13 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the resolution by repetition, then convolve."""
+    """Double the resolution by repetition, then convolve: (B, H, W, C) -> (B, 2H, 2W, features).
+
+    Attributes:
+      features: channels of the output.
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
+    """
 
     features: int
     dtype: Dtype = jnp.float32

@@ -1,4 +1,4 @@
-"""Low-rank adapters: small changes of matrices (Hu et al. 2021, arXiv 2106.09685)."""
+"""Low-rank adapters, LoRA (Hu et al. 2021, arXiv 2106.09685)."""
 
 import math
 
@@ -12,19 +12,21 @@ KERNEL = "kernel"
 
 
 def init_adapters(params: Params, rank: int, key: jax.Array) -> Params:
-    """Adapters that change nothing yet, for every matrix that they are smaller than.
+    """Initialise adapters for every kernel that is larger than its adapter.
 
-    A kernel W (…, in, out), a convolution's leading axes taken into "in", has A (in, rank), drawn
-    from N(0, 1/in), and B (rank, out), zero.
+    The adapter of a kernel W (…, in, out) is A (in, rank), drawn from N(0, 1/in), and B (rank,
+    out), zero, so that at first nothing changes. The spatial axes of a convolution count as "in".
 
     Args:
-      params: nested dicts of arrays, or of their shapes. rank: at least 1.
+      params: nested dicts of arrays, or of their shapes.
+      rank: rank of every adapter, at least 1.
+      key: the random key.
 
     Returns:
-      {path of a kernel with "/": {"down": A, "up": B}}.
+      `{path of a kernel, joined by "/": {"down": A, "up": B}}`.
 
     Raises:
-      ValueError: if the rank is not positive, or no matrix is larger than its adapter.
+      ValueError: if the rank is not positive, or no kernel is larger than its adapter.
     """
     if rank < 1:
         raise ValueError(f"rank must be ≥ 1, not {rank}")
@@ -39,12 +41,22 @@ def init_adapters(params: Params, rank: int, key: jax.Array) -> Params:
             down = jax.random.normal(jax.random.fold_in(key, index), (rows, rank)) / math.sqrt(rows)
             adapters[path] = {"down": down, "up": jnp.zeros((rank, columns))}
     if not adapters:
-        raise ValueError(f"no matrix is larger than an adapter of rank {rank}")
+        raise ValueError(
+            f"no matrix is larger than an adapter of rank {rank}; choose a smaller rank"
+        )
     return adapters
 
 
 def merge_adapters(adapters: Params, params: Params) -> Params:
-    """The parameters with W + A B in place of each kernel W that has an adapter."""
+    """Replace each kernel W that has an adapter by W + A B.
+
+    Args:
+      adapters: from `init_adapters`.
+      params: nested dicts of arrays.
+
+    Returns:
+      The merged parameters, of the structure and types of `params`.
+    """
     flat = dict(traverse_util.flatten_dict(params, sep="/"))
     for path, adapter in adapters.items():
         kernel = flat[path]

@@ -84,7 +84,7 @@ def check_cond(module: nn.Module, cond: Cond) -> None:
 
 
 def init_params(module: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> Params:
-    """Initialise the parameters of a network. It can be jitted and passed to `eval_shape`.
+    """Initialise the parameters of a network. Usable under `jit` and `eval_shape`.
 
     Args:
       module: the network.

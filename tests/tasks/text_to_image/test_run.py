@@ -275,7 +275,7 @@ def test_a_trajectory_of_folders(text_run, text_settings, tmp_path):
 def test_a_part_that_is_not_there_is_refused(text_run, text_settings):
     unet = tasks.of(text_settings, text_run).original_params
     text_settings.methods.vdu.subset = "attn9"
-    with pytest.raises(UserError, match=r"methods.vdu.subset: no parameter's path has 'attn9'"):
+    with pytest.raises(UserError, match=r"methods.vdu.subset: no parameter's path matches 'attn9'"):
         unlearn.split(unet, text_settings.methods.vdu, "vdu")
 
 

@@ -1,4 +1,4 @@
-"""CLIP's text tower (Radford et al. 2021, arXiv 2103.00020): tokens to embeddings."""
+"""CLIP's text encoder (Radford et al. 2021, arXiv 2103.00020): tokens to embeddings."""
 
 import flax.linen as nn
 import jax
@@ -11,13 +11,20 @@ ACTIVATIONS = {
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "gelu": lambda x: nn.gelu(x, approximate=False),
 }
+"""Activation functions by their names in transformers' configs."""
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and a perceptron, each on the normalised input and added to it.
+    """Pre-norm transformer block: self-attention and a perceptron, (B, L, D) -> (B, L, D).
 
     Attributes:
-      causal: whether a token sees those before it alone.
+      num_heads: attention heads; divides D.
+      intermediate_size: width of the perceptron's inner layer.
+      activation: a name in `ACTIVATIONS`.
+      epsilon: ε of the layer norms, > 0.
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
+      causal: mask the tokens after each token.
     """
 
     num_heads: int
@@ -49,12 +56,19 @@ class EncoderLayer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """(B, L) token numbers in [0, vocab_size) -> (B, L, hidden_size), the last normalised layer.
+    """CLIP's text encoder: (B, L) token numbers -> (B, L, hidden_size), after the last layer norm.
 
     Attributes:
-      max_length: L at most.
+      vocab_size: number of tokens; token numbers lie in [0, vocab_size).
+      max_length: the largest L.
+      hidden_size: size of an embedding; a multiple of `num_heads`.
+      intermediate_size: width of the perceptrons' inner layer.
+      num_layers: number of transformer blocks.
+      num_heads: attention heads of a block.
       activation: a name in `ACTIVATIONS`.
-      dtype: compute type. param_dtype: storage type of the parameters.
+      epsilon: ε of the layer norms, > 0.
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
     """
 
     vocab_size: int = 49408
@@ -90,5 +104,5 @@ class TextEncoder(nn.Module):
 
 
 def init_params(net: TextEncoder, key: jax.Array) -> Params:
-    """Fresh parameters. jit- and `eval_shape`-compatible."""
+    """Initialise the parameters of a text encoder. Usable under `jit` and `eval_shape`."""
     return net.init(key, jnp.zeros((1, 1), jnp.int32))["params"]

@@ -1,4 +1,4 @@
-"""The U-Net that predicts a latent's noise given a text (Rombach et al. 2022, arXiv 2112.10752)."""
+"""The text-conditional U-Net of latents (Rombach et al. 2022, arXiv 2112.10752)."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,14 @@ from vdu_jax.models import layers, unet
 
 
 class CrossAttention(nn.Module):
-    """Attention of x (B, N, C) to `context` (B, L, D), or to itself."""
+    """Attention of x (B, N, C) to `context` (B, L, D), or to x itself: -> (B, N, C).
+
+    Attributes:
+      num_heads: attention heads; divides C.
+      attention: an implementation of attention, see `layers.attend`.
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
+    """
 
     num_heads: int
     attention: str
@@ -34,7 +41,16 @@ class CrossAttention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, attention to the text and a gated perceptron, each added to its input."""
+    """Self-attention, attention to the text and a gated perceptron, each with a residual sum.
+
+    x (B, N, C), text (B, L, D) -> (B, N, C).
+
+    Attributes:
+      num_heads: attention heads; divides C.
+      attention: an implementation of attention, see `layers.attend`.
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
+    """
 
     num_heads: int
     attention: str
@@ -59,11 +75,19 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Transformer blocks over all pixels of x (B, H, W, C), with a residual connection.
+    """Transformer blocks over all pixels, with a residual connection.
+
+    x (B, H, W, C), text (B, L, D) -> (B, H, W, C).
 
     Attributes:
+      num_heads: attention heads; divides C.
+      num_layers: number of transformer blocks.
+      num_groups: groups of the group norm; divides C.
       linear_projection: project into and out of the blocks by dense layers (Stable Diffusion 2)
-        or by 1×1 convolutions (Stable Diffusion 1); the same function.
+        instead of 1×1 convolutions (Stable Diffusion 1). Both compute the same function.
+      attention: an implementation of attention, see `layers.attend`.
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
     """
 
     num_heads: int
@@ -93,25 +117,29 @@ class SpatialTransformer(nn.Module):
 
 
 class UNetCondition(nn.Module):
-    """Noise (or v) predictor: (B, h, w, C), (B,), text (B, L, D) -> (B, h, w, C).
+    """The conditional U-Net: latents (B, h, w, C), t (B,), text (B, L, D) -> ε or v (B, h, w, C).
 
     h and w must be divisible by 2^(levels − 1).
 
     Attributes:
       out_channels: C, channels of the latents.
-      text_width: D.
+      text_width: D, the size of a text embedding.
       block_out_channels: channels at each resolution, finest first.
-      layers_per_block: residual blocks at each resolution on the way down (one more on the way up).
+      layers_per_block: residual blocks at each resolution on the way down; one more on the way up.
       attention_levels: resolutions (0 = finest) whose residual blocks are followed by transformers.
-      num_heads: of the attention at each resolution; the middle block has the last.
-      transformer_layers: blocks in each transformer.
-      linear_projection: of `SpatialTransformer`.
-      num_groups, norm_eps: of the group norms of residual blocks.
-      flip_sin_to_cos, freq_shift: of `layers.timestep_embedding`.
-      downsample_padding, mid_block_scale_factor: as of `unet.UNet`.
-      attention: how attention is computed, see `layers.attend`.
-      dtype: compute type. param_dtype: storage type of the parameters.
-      remat: forget what a block computes and compute it again for its gradients, to save memory.
+      num_heads: attention heads at each resolution; the middle has those of the last.
+      transformer_layers: number of blocks in each transformer.
+      linear_projection: see `SpatialTransformer`.
+      num_groups: groups of every group norm; divides every number in `block_out_channels`.
+      norm_eps: ε of the residual blocks' group norms, > 0.
+      flip_sin_to_cos: see `layers.timestep_embedding`.
+      freq_shift: see `layers.timestep_embedding`.
+      downsample_padding: as for `unet.UNet`.
+      mid_block_scale_factor: as for `unet.UNet`, for the residual blocks.
+      attention: an implementation of attention, see `layers.attend`.
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
+      remat: recompute the activations of a block for its gradients, to save memory.
     """
 
     out_channels: int = 4
@@ -134,7 +162,7 @@ class UNetCondition(nn.Module):
     remat: bool = False
 
     def example_cond(self) -> jax.Array:
-        """See `network`: a text of one token."""
+        """Return the condition of one image, a text of one token (1, 1, D); see `network`."""
         return jnp.zeros((1, 1, self.text_width))
 
     @nn.compact
@@ -152,7 +180,7 @@ class UNetCondition(nn.Module):
             return block(x, temb)
 
         def attention(name: str, level: int, x: jax.Array, scale: float) -> jax.Array:
-            del scale  # its residual sums are never divided
+            del scale  # diffusers never divides the residual sums of transformers
             return transformer(
                 self.num_heads[level],
                 self.transformer_layers,

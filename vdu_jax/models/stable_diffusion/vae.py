@@ -1,4 +1,4 @@
-"""The autoencoder between images and latents (Rombach et al. 2022, arXiv 2112.10752, sec. 3.1)."""
+"""The variational autoencoder of latents (Rombach et al. 2022, arXiv 2112.10752, sec. 3.1)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,19 +12,24 @@ from vdu_jax.types import Params
 
 
 class Latents(NamedTuple):
-    """A Gaussian over latents: mean and log-variance, each (B, h, w, latent channels)."""
+    """A diagonal Gaussian over latents.
+
+    Attributes:
+      mean: (B, h, w, latent channels).
+      log_variance: (B, h, w, latent channels).
+    """
 
     mean: jax.Array
     log_variance: jax.Array
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """One draw for each image."""
+        """Draw latents (B, h, w, latent channels), one for each image."""
         noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
         return self.mean + jnp.exp(0.5 * self.log_variance) * noise
 
 
 class _Blocks(nn.Module):
-    """What encoder and decoder share."""
+    """The blocks that encoder and decoder share."""
 
     channels: int
     block_out_channels: Sequence[int]
@@ -58,7 +63,7 @@ class _Blocks(nn.Module):
 
 
 class Encoder(_Blocks):
-    """(B, H, W, image channels) -> (B, h, w, channels), h = H / 2^(levels − 1)."""
+    """Encoder: (B, H, W, image channels) -> (B, h, w, channels), h = H / 2^(levels − 1)."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -75,7 +80,7 @@ class Encoder(_Blocks):
 
 
 class Decoder(_Blocks):
-    """(B, h, w, latent channels) -> (B, H, W, channels), H = 2^(levels − 1) h."""
+    """Decoder: (B, h, w, latent channels) -> (B, H, W, channels), H = 2^(levels − 1) h."""
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
@@ -91,14 +96,19 @@ class Decoder(_Blocks):
 
 
 class AutoencoderKL(nn.Module):
-    """Images in [-1, 1] to a Gaussian over latents, and latents to images.
+    """Encode images to a Gaussian over latents, and decode latents to images.
+
+    H and W must be divisible by 2^(levels − 1).
 
     Attributes:
-      channels: of the images. latent_channels: of the latents.
+      channels: channels of the images.
+      latent_channels: channels of the latents.
       block_out_channels: channels at each resolution of the encoder, finest first.
-      layers_per_block: residual blocks at each resolution of the encoder (one more of the decoder).
+      layers_per_block: residual blocks at each resolution of the encoder; one more in the decoder.
+      num_groups: groups of every group norm; divides every number in `block_out_channels`.
       mid_attention: attention between the two residual blocks at the coarsest resolution.
-      dtype: compute type. param_dtype: storage type of the parameters.
+      dtype: compute type.
+      param_dtype: storage type of the parameters.
     """
 
     channels: int = 3
@@ -125,21 +135,21 @@ class AutoencoderKL(nn.Module):
         self.post_quant_conv = layers.conv(self.latent_channels, 1, **types)
 
     def encode(self, images: jax.Array) -> Latents:
-        """(B, H, W, C) in [-1, 1] -> the Gaussian over their latents, not scaled."""
+        """Encode images (B, H, W, C) in [-1, 1] to a Gaussian over unscaled latents."""
         moments = self.quant_conv(self.encoder(images.astype(self.dtype))).astype(jnp.float32)
         mean, log_variance = jnp.split(moments, 2, axis=-1)
         return Latents(mean, jnp.clip(log_variance, -30.0, 20.0))
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """(B, h, w, latent channels), not scaled -> images (B, H, W, C) around [-1, 1]."""
+        """Decode unscaled latents (B, h, w, latent channels) to images (B, H, W, C), not clipped."""
         return self.decoder(self.post_quant_conv(latents.astype(self.dtype))).astype(jnp.float32)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """The images again, by way of their mean latents."""
+        """Reconstruct images (B, H, W, C) from their mean latents."""
         return self.decode(self.encode(images).mean)
 
 
 def init_params(net: AutoencoderKL, key: jax.Array) -> Params:
-    """Fresh parameters. jit- and `eval_shape`-compatible."""
+    """Initialise the parameters of an autoencoder. Usable under `jit` and `eval_shape`."""
     side = 2 ** (len(net.block_out_channels) - 1)
     return net.init(key, jnp.zeros((1, side, side, net.channels)))["params"]
