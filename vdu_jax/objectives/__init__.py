@@ -1,10 +1,11 @@
 """Training and unlearning methods, one file each, all of the type `vdu_jax.types.Objective`.
 
-A factory takes the pure pieces that the method needs (network, parameterization, posterior) and
-its hyper-parameters, and returns the objective. `FACTORIES` names those that a config's
-`methods.<name>.objective` can ask for; a factory's keyword-only arguments are that method's keys
-in the config. Beside the methods: training by `ddpm` and of an `autoencoder`, and what
-keeps any of them to a part of the network (`on_part`) or to low-rank changes (`adapted`).
+A factory takes a method's pure inputs (network, parameterization, posterior) and hyper-parameters,
+and returns the objective. `FACTORIES` has the unlearning methods by the names that a config's
+`methods.<name>.objective` can have; the keyword-only arguments of a factory are that method's keys
+in the config. Four other functions are no unlearning methods: `ddpm` trains a network,
+`autoencoder` trains an autoencoder, `on_part` restricts any objective to a part of the parameters,
+`adapted` to low-rank adapters.
 """
 
 from vdu_jax.objectives.adapted import adapted

@@ -1,4 +1,4 @@
-"""Any objective on low-rank adapters of its parameters."""
+"""Restrict any objective to low-rank adapters of its parameters."""
 
 from typing import Any, NamedTuple
 
@@ -9,17 +9,30 @@ from vdu_jax.types import Batch, Batches, Metrics, Noise, Objective, Params
 
 
 class AdaptedState(NamedTuple):
-    """inner: the objective's own state. start: the parameters that are adapted."""
+    """State of an adapted objective.
+
+    Attributes:
+      inner: the objective's own state.
+      start: the parameters that are adapted, as a state: a compiled step would hold closed-over
+        arrays as constants.
+    """
 
     inner: Any
     start: Params
 
 
 def adapted(objective: Objective, start: Params) -> Objective:
-    """The objective as one of adapters of `start`, see `lora.init_adapters`.
+    """Turn an objective of parameters into one of low-rank adapters.
 
-    The loss is that of the merged parameters, so a posterior stays one over the parameters;
-    gradients and the optimiser's state are of the adapters alone.
+    The loss is that of the merged parameters, so that a posterior stays one over the parameters.
+    Gradients and the optimizer's state are those of the adapters alone.
+
+    Args:
+      objective: the objective of the parameters.
+      start: the parameters that are adapted; they do not change.
+
+    Returns:
+      The objective whose parameters are the adapters from `lora.init_adapters`.
     """
 
     def init(adapters: Params, batches: Batches, key: jax.Array) -> AdaptedState:

@@ -1,4 +1,4 @@
-"""Training of the autoencoder between images and latents."""
+"""Train the variational autoencoder between images and latents."""
 
 from collections.abc import Callable
 
@@ -16,16 +16,18 @@ def autoencoder(
     *,
     kl_weight: float = 1e-6,
 ) -> Objective:
-    """L = E (x − x̂)² + β KL(q(z|x) ‖ N(0, I)) / pixels, x̂ decoded from a draw of q(z|x).
+    """Training loss of a weakly regularised autoencoder.
 
-    A weakly regularised autoencoder (Rombach et al. 2022, arXiv 2112.10752, sec. 3.1 and G), with
-    squares for the source's perceptual and adversarial terms: those need networks of their own.
+    L = E (x − x̂)² + β KL(q(z|x) ‖ N(0, I)), with x̂ decoded from a draw of q(z|x). The squared error
+    is a mean over pixels, the KL divergence a sum over latents. Rombach et al. 2022 (arXiv
+    2112.10752, sec. 3.1 and G) have a perceptual and an adversarial term, each with a network of
+    its own, in place of the squared error.
 
     Args:
-      encode: `(params, images) -> vae.Latents`. decode: `(params, latents) -> images`.
+      encode: `(params, images (B, H, W, C)) -> vae.Latents`.
+      decode: `(params, latents (B, h, w, channels)) -> images (B, H, W, C)`.
       latent_shape: (h, w, channels) of one image's latents.
-      kl_weight: β ≥ 0, against a squared error that is a mean over pixels and a KL that is summed
-        over latents; 1e-6 in the source.
+      kl_weight: β ≥ 0; 1e-6 in the source.
 
     Raises:
       ValueError: for a negative weight.

@@ -1,4 +1,4 @@
-"""Pretraining: the noise-prediction loss of Ho et al. 2020 (arXiv 2006.11239)."""
+"""Pretraining by the noise-prediction loss of Ho et al. 2020 (arXiv 2006.11239)."""
 
 from typing import NamedTuple
 
@@ -10,12 +10,12 @@ from vdu_jax.types import Batch, Metrics, Objective, Params, ScoreFn, no_state
 
 
 class DDPMNoise(NamedTuple):
-    """The random part of a training step.
+    """Random numbers of a training step.
 
     Attributes:
-      noising: of each image.
-      dropped: (B,) bool, the images that are seen without their condition; None if none ever is.
-      dropout_key: (B,) keys of the network's dropout; None without dropout.
+      noising: times and noise of each image.
+      dropped: (B,) bool, the images whose condition is dropped; None if none ever is.
+      dropout_key: (B,) random keys of the network's dropout; None without dropout.
     """
 
     noising: process.Noising
@@ -32,15 +32,22 @@ def ddpm(
     drop_condition: float = 0.0,
     kind: str = "retain",
 ) -> Objective:
-    """E w_t e(θ; x_0, t, ε) (Ho et al. 2020, eq. 14 for w_t = 1).
+    """Noise-prediction loss L = E w_t e(θ; x_0, t, ε) (Ho et al. 2020, eq. 14 for w_t = 1).
+
+    e is `process.eps_error`, the mean over pixels of the squared error of ε.
 
     Args:
-      weighting: see `parameterization.loss_weights`.
+      score_fn: the network.
+      parameterization: what the network predicts, with its noise schedule.
+      weighting: w_t, "simple" or "exact", see `parameterization.loss_weights`.
       dropout: draw dropout masks; for networks with a dropout rate above 0.
-      drop_condition: share of images that are seen without their condition, in [0, 1]; see
+      drop_condition: share of images whose condition is dropped, in [0, 1]; see
         `guidance.drop_condition`.
-      kind: the data that it sees. Before anything is to be forgotten, "retain" is the whole
-        training set.
+      kind: the data to train on, one of `types.KINDS`. As long as nothing is to be forgotten,
+        "retain" is the whole training set.
+
+    Raises:
+      ValueError: for an unknown weighting.
     """
     weights = loss_weights(parameterization, weighting)
     schedule = parameterization.schedule

@@ -1,14 +1,15 @@
-"""Taking the forget data out of the mixture that the model has learned. Ours.
+"""Demixing: take the forget data out of the mixture that the model has learned. A method of ours.
 
 The training data are a mixture, p = π p_f + (1 − π) p_r, and so is the noised x_t. The optimal
 prediction is then ε* = w ε_f + (1 − w) ε_r, where w(x_t) is the probability that x_t comes from p_f
-and ε_f, ε_r are the optimal predictions for either part. A model of p_r alone would predict
+and ε_f, ε_r are the optimal predictions for the two parts. A model of p_r alone would predict
 
     ε_r = ε* + w (ε_r − ε_f).
 
-ε* is the trained network. The correction needs p_f and p_r only as far as they differ at x_t, and
-there D_f and cleaned replay stand for them: w, ε_f and ε_r on the right are those of the two finite
-sets, in closed form (`diffusion.empirical`). No retained data is needed, and nothing is maximised.
+The trained network gives ε*. The correction w (ε_r − ε_f) needs p_f and p_r only as far as they
+differ at x_t, so D_f and cleaned replay stand for them: w, ε_f and ε_r of the correction are those
+of the two finite sets, in closed form (`diffusion.empirical`). No retained data is needed, and no
+term is maximised.
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,14 @@ from vdu_jax.types import Batch, Batches, Metrics, Objective, Params, Part, Scor
 
 
 class DemixingState(NamedTuple):
-    """teacher: θ*. forget, replay: the images that stand for p_f and p_r. posterior: anchored."""
+    """State of demixing.
+
+    Attributes:
+      teacher: θ*, the parameters at the start.
+      forget: (N, H, W, C), the images that stand for p_f.
+      replay: (M, H, W, C), the images that stand for p_r.
+      posterior: the posterior whose mean is the anchor, see `vdu.anchored`.
+    """
 
     teacher: Params
     forget: jax.Array
@@ -35,12 +43,13 @@ class DemixingState(NamedTuple):
 
 
 class DemixingNoise(NamedTuple):
-    """Of each image of D_f and of replay, at stratified times.
+    """Random numbers of a step.
 
     Attributes:
-      forget, replay: times and noise.
-      forget_dropped, replay_dropped: (B,) bool, which images are seen without their condition; None
-        if none is.
+      forget: stratified times and noise of each forget image.
+      replay: stratified times and noise of each replay image.
+      forget_dropped: (B,) bool, the forget images whose condition is dropped; None if none is.
+      replay_dropped: (B,) bool, the replay images whose condition is dropped; None if none is.
     """
 
     forget: process.Noising
@@ -61,20 +70,31 @@ def demixing(
     gamma: float = 0.0,
     anchor: str = "pretrained",
 ) -> Objective:
-    """L = E v_t ‖ε_θ − (ε_θ* + c)‖²(x_t) + λ E‖ε_θ − ε_θ*‖²(x'_t) + γ S(θ).
+    """Demixing: teach a network its own prediction, corrected at noised forget data.
 
-    c is `empirical.correction`; x_t noised D_f, x'_t noised replay, at stratified times; v_t =
-    min(1, (1 − ᾱ_t)/ᾱ_t), so that at low noise the error of the predicted image counts; ‖·‖² the
-    mean over pixels; S the posterior energy of `vdu` divided by d. For a network that predicts v,
-    both 1s, in v_t and before the second term, are the simple_weights of its parameterization.
+        L = E v_t ‖ε_θ − (ε_θ* + c)‖²(x_t) + λ E‖ε_θ − ε_θ*‖²(x'_t) + γ S(θ)
 
-    `retained_score` replaces it: the second term's target contradicts the first one's.
+    c is `empirical.correction`, x_t is noised D_f and x'_t noised replay, both at stratified times.
+    ‖·‖² is the mean over pixels, S the posterior energy of `vdu` divided by d. v_t is
+    min(1, (1 − ᾱ_t)/ᾱ_t), so that at low noise the error of the predicted image counts. For a
+    network that predicts v, the 1 in v_t and the factor 1 of the second term are the
+    `simple_weights` of its parameterization.
+
+    `retained_score` is the better method: here the targets of the first two terms contradict each
+    other.
 
     Args:
-      forget_share: π, the share of the model's samples that is forget-like, in (0, 1); 0 for what
-        the cleaning of replay found (the stage fills it in).
-      reference_images: at most so many of D_f, and of replay, stand for p_f and p_r.
-      replay_weight: λ ≥ 0. gamma: γ ≥ 0. anchor: as for `vdu`.
+      score_fn: the network.
+      parameterization: what the network predicts, with its noise schedule.
+      posterior: p(θ | D), with positive variances.
+      num_forget: |D_f|, the number of forget images.
+      forget_share: π, the share of the model's samples that is forget-like, in (0, 1). With 0 the
+        stage `unlearn` fills in the share that the cleaning of replay measured.
+      reference_images: the largest number of forget images, and of replay images, that stand for
+        p_f and p_r; ≥ 1.
+      replay_weight: λ ≥ 0.
+      gamma: γ ≥ 0, the weight of stability.
+      anchor: "mean" or "pretrained", as for `vdu`.
 
     Raises:
       ValueError: for a setting out of range.
@@ -107,14 +127,25 @@ def distil(
     everywhere: bool = False,
     drop_condition: float = 0.0,
 ) -> Objective:
-    """The objective that teaches a network its own corrected prediction.
+    """Make the objective that teaches a network its own corrected prediction.
+
+    `demixing` and `retained_score` are settings of it.
 
     Args:
-      forget_share, reference_images, replay_weight, gamma, anchor: as for `demixing`.
-      density: of times; see `process.draw_noising`.
-      everywhere: whether the target is ε_θ* + c at noised replay, too, and a condition decides w
-        where there is one. If not, it is ε_θ* there, and kernels decide w at D_f.
-      drop_condition: share of the images that are seen without their condition.
+      score_fn: the network.
+      parameterization: what the network predicts, with its noise schedule.
+      posterior: p(θ | D), with positive variances.
+      num_forget: |D_f|, the number of forget images.
+      forget_share: as for `demixing`.
+      reference_images: as for `demixing`.
+      replay_weight: as for `demixing`.
+      gamma: as for `demixing`.
+      anchor: as for `demixing`.
+      density: (T,) unnormalised distribution of times, see `process.draw_noising`; None is uniform.
+      everywhere: True for the target ε_θ* + c at noised replay, too, with w taken from the
+        condition where an image has one. False for the target ε_θ* there, with w at D_f taken from
+        the two finite sets.
+      drop_condition: share of the images whose condition is dropped, in [0, 1].
 
     Raises:
       ValueError: for a setting out of range.
@@ -154,7 +185,7 @@ def distil(
         return DemixingNoise(forget, replay, forget_dropped, replay_dropped)
 
     def shares(part: Part, dropped: jax.Array | None, certain: float) -> float | jax.Array:
-        """π of each image: a condition, where it is seen, leaves no doubt about the part."""
+        """π of each image; where its condition is seen, the condition tells the part."""
         if not everywhere or "cond" not in part:
             return forget_share
         known = jnp.full(len(part["image"]), certain)

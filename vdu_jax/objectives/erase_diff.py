@@ -13,7 +13,13 @@ from vdu_jax.types import Batch, Metrics, Objective, Params, ScoreFn, no_state
 
 
 class EraseDiffNoise(NamedTuple):
-    """retain, forget: of each image of D_r and D_f. target: u, (B, H, W, C) in [0, 1)."""
+    """Random numbers of a step.
+
+    Attributes:
+      retain: times and noise of each retained image.
+      forget: times and noise of each forget image.
+      target: u, (B, H, W, C) uniform in [0, 1).
+    """
 
     retain: process.Noising
     forget: process.Noising
@@ -21,9 +27,17 @@ class EraseDiffNoise(NamedTuple):
 
 
 def multiplier(retain_grad: Params, forget_grad: Params, strength: float) -> jax.Array:
-    """λ = max(0, (η‖∇g‖² − ∇f·∇g) / ‖∇g‖²), f retain and g forget loss.
+    """Weight of the forget loss, λ = max(0, (η‖∇g‖² − ∇f·∇g) / ‖∇g‖²).
 
-    The least weight of ∇g with which a step along −(∇f + λ ∇g) also lowers g, at the rate η.
+    It is the least weight with which a step along −(∇f + λ ∇g) also lowers g, at the rate η.
+
+    Args:
+      retain_grad: ∇f, the gradient of the retain loss.
+      forget_grad: ∇g, the gradient of the forget loss, the same structure.
+      strength: η > 0.
+
+    Returns:
+      λ, () float32.
     """
     squared = optax.tree.vdot(forget_grad, forget_grad)
     aligned = optax.tree.vdot(retain_grad, forget_grad)
@@ -38,15 +52,21 @@ def erase_diff(
     *,
     strength: float = 1.0,
 ) -> Objective:
-    """L = E e(θ; x_r) + λ E‖ε_θ(x_t, t) − u‖², x_t noised D_f, u uniform in [0, 1].
+    """EraseDiff (Wu et al. 2024, arXiv 2401.05779). It needs the retained data.
 
-    The forget data's noise, given their condition if they have one, is to be predicted as uniform
-    noise, while the retained data is still learned; λ comes from the alignment of the two gradients
-    at every step (`multiplier`). The source's inner loop, which estimates how low the forget loss
-    can go, is left out: that bound has no gradient of its own. It needs the retained data.
+        L = E e(θ; x_r) + λ E‖ε_θ(x_t, t) − u‖², with x_t noised D_f and u uniform in [0, 1]
+
+    The network learns to predict uniform noise for the forget data, given their condition if they
+    have one, while it still learns the retained data. λ comes from the alignment of the two
+    gradients at every step (`multiplier`). The source's inner loop, which estimates a lower bound
+    of the forget loss, is left out, for that bound has no gradient of its own.
 
     Args:
-      strength: η > 0.
+      score_fn: the network.
+      parameterization: what the network predicts, with its noise schedule.
+      posterior: not used; every method has this argument.
+      num_forget: not used; every method has this argument.
+      strength: η > 0, the rate at which the forget loss falls.
 
     Raises:
       ValueError: for a setting out of range.
@@ -83,7 +103,7 @@ def erase_diff(
         def forget_loss(p: Params) -> jax.Array:
             return (weights * jnp.square(predict(p, xt, noising.t) - target)).mean()
 
-        fixed = jax.lax.stop_gradient(params)  # the weight is a constant of the loss
+        fixed = jax.lax.stop_gradient(params)  # no gradient through the weight
         weight = multiplier(jax.grad(retain_loss)(fixed), jax.grad(forget_loss)(fixed), strength)
         retain, forget = retain_loss(params), forget_loss(params)
         metrics = {"retain_error": retain, "erasure_error": forget, "multiplier": weight}

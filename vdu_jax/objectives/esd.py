@@ -1,4 +1,4 @@
-"""Erased Stable Diffusion (Gandikota et al. 2023, arXiv 2303.07345)."""
+"""Erased Stable Diffusion, ESD (Gandikota et al. 2023, arXiv 2303.07345)."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,12 @@ TEACHERS = ("fine_tuned", "condition")
 
 
 class ESDState(NamedTuple):
-    """original: θ*. forget: θ_f, θ* fine-tuned on D_f; `None` where a condition is erased."""
+    """State of ESD.
+
+    Attributes:
+      original: θ*, the parameters at the start.
+      forget: θ* fine-tuned on D_f; None for the teacher "condition".
+    """
 
     original: Params
     forget: Params | None
@@ -32,18 +37,25 @@ def esd(
     teacher_steps: int = 100,
     teacher_learning_rate: float = 1e-4,
 ) -> Objective:
-    """L = E‖ε_θ(x_t, t) − [ε_θ* − η (ε_f − ε_θ*)](x_t, t)‖² (mean over pixels), x_t noised D_f.
+    """Erased Stable Diffusion, ESD (Gandikota et al. 2023, arXiv 2303.07345).
 
-    The source erases a condition c (eq. 7): ε_θ is the prediction given c, ε_f that of θ* given c,
-    and ε_θ* that of θ* without it. An unconditional network knows none, so there ε_f is that of θ*
-    fine-tuned briefly on D_f, prepared by `init`.
+        L = E‖ε_θ(x_t, t) − [ε_θ* − η (ε_f − ε_θ*)](x_t, t)‖², a mean over pixels, with x_t noised D_f
+
+    The source erases a condition c (eq. 7): ε_θ and ε_f are the predictions of θ and θ* given c,
+    and ε_θ* is that of θ* without c. For an unconditional network ε_f is the prediction of θ*
+    after a short fine-tuning on D_f, which `init` does.
 
     Args:
-      guidance: η ≥ 0, the source's negative guidance (1 there).
-      teacher: where ε_f comes from: "fine_tuned", or "condition", the source's form, for a network
-        with one (a text, a class). Then the forget data have "negative" beside "cond": the
-        condition without the concept.
-      teacher_steps, teacher_learning_rate: of that fine-tuning, with Adam.
+      score_fn: the network.
+      parameterization: what the network predicts, with its noise schedule.
+      posterior: not used; every method has this argument.
+      num_forget: not used; every method has this argument.
+      guidance: η ≥ 0, the strength of negative guidance; 1 in the source.
+      teacher: what predicts ε_f: "fine_tuned", or "condition", the source's form, for a network
+        conditioned on a text or class. "condition" needs "negative" beside "cond" in the forget
+        data: the condition without the concept.
+      teacher_steps: Adam steps of the fine-tuning, ≥ 1.
+      teacher_learning_rate: learning rate of the fine-tuning, > 0.
 
     Raises:
       ValueError: for a setting out of range.

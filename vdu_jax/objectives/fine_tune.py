@@ -1,4 +1,4 @@
-"""Fine-tuning on the retained data, and nothing else."""
+"""Fine-tuning on the retained data, a baseline."""
 
 from vdu_jax.diffusion.parameterization import Parameterization
 from vdu_jax.objectives.ddpm import ddpm
@@ -9,9 +9,15 @@ from vdu_jax.types import Objective, ScoreFn
 def fine_tune(
     score_fn: ScoreFn, parameterization: Parameterization, posterior: Posterior, num_forget: int
 ) -> Objective:
-    """L = E e(θ; x_0, t, ε), x_0 from D_r: training goes on without the forget data.
+    """Fine-tuning: the training loss L = E e(θ; x_0, t, ε) with x_0 from D_r alone.
 
-    The usual baseline. It needs the retained data, so it is outside the data-constrained setting.
+    A common baseline. It needs the retained data, so it is outside the data-constrained setting.
+
+    Args:
+      score_fn: the network.
+      parameterization: what the network predicts, with its noise schedule.
+      posterior: not used; every method has this argument.
+      num_forget: not used; every method has this argument.
     """
     del posterior, num_forget
     return ddpm(score_fn, parameterization)

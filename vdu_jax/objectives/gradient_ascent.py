@@ -1,4 +1,4 @@
-"""Gradient ascent on the forget data, also called NegGrad."""
+"""Gradient ascent on the forget data (NegGrad), a baseline."""
 
 import jax
 
@@ -11,10 +11,16 @@ from vdu_jax.types import Batch, Metrics, Objective, Params, ScoreFn, no_state
 def gradient_ascent(
     score_fn: ScoreFn, parameterization: Parameterization, posterior: Posterior, num_forget: int
 ) -> Objective:
-    """L = −E e(θ; x_0, t, ε), x_0 from D_f: the training loss with its sign turned.
+    """Gradient ascent: the negative training loss L = −E e(θ; x_0, t, ε) with x_0 from D_f.
 
-    The usual baseline, NegGrad in Alberti et al. 2025 (OpenReview SuHScQv5gP). Nothing bounds it or
-    keeps the rest: see `runtime.fit.Guard`.
+    A common baseline, NegGrad in Alberti et al. 2025 (OpenReview SuHScQv5gP). The loss has no lower
+    bound and no term that keeps the other images; `runtime.fit.Guard` stops a diverging run.
+
+    Args:
+      score_fn: the network.
+      parameterization: what the network predicts, with its noise schedule.
+      posterior: not used; every method has this argument.
+      num_forget: not used; every method has this argument.
     """
     del posterior, num_forget
     schedule = parameterization.schedule

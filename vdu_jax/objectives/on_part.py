@@ -1,4 +1,4 @@
-"""Any objective on a part of the parameters, with the rest left as it is."""
+"""Restrict any objective to a part of the parameters and freeze the rest."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,21 +10,30 @@ from vdu_jax.types import Batch, Batches, Metrics, Noise, Objective, Params, Sco
 
 
 class PartState(NamedTuple):
-    """inner: the objective's own state. rest: the parameters that do not change."""
+    """State of an objective on a part of the parameters.
+
+    Attributes:
+      inner: the objective's own state.
+      rest: the parameters that do not change.
+    """
 
     inner: Any
     rest: Params
 
 
 def on_part(make: Callable[[ScoreFn], Objective], score_fn: ScoreFn, rest: Params) -> Objective:
-    """The objective that `make` gives, of networks whose other parameters are `rest`.
+    """Make an objective of a part of the parameters.
 
-    Its parameters, and so gradients, optimiser, teachers and masks, are those of the part alone;
-    the rest is held once.
+    Gradients, the optimizer's state, teachers and masks are those of the part alone. The rest is
+    kept in memory once.
 
     Args:
-      make: from a score function of the part's parameters to the objective.
-      score_fn: of all parameters. rest: see `subset.split`.
+      make: `score_fn -> objective`, called with a score function of the part's parameters.
+      score_fn: the network, a function of all parameters.
+      rest: the frozen parameters, from `subset.split`.
+
+    Returns:
+      The objective whose parameters are the part.
     """
 
     def with_rest(rest: Params) -> Objective:
@@ -39,7 +48,7 @@ def on_part(make: Callable[[ScoreFn], Objective], score_fn: ScoreFn, rest: Param
     def loss(
         params: Params, state: PartState, batch: Batch, noise: Noise
     ) -> tuple[jax.Array, Metrics]:
-        # Of arrays that are given, not closed over: a compiled step would hold those as constants.
+        # The rest comes from the state: a compiled step would hold closed-over arrays as constants.
         return with_rest(state.rest).loss(params, state.inner, batch, noise)
 
     return with_rest(rest)._replace(init=init, loss=loss)

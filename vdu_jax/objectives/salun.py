@@ -1,4 +1,4 @@
-"""Saliency unlearning (Fan et al. 2024, arXiv 2310.12508)."""
+"""Saliency unlearning, SalUn (Fan et al. 2024, arXiv 2310.12508)."""
 
 from typing import NamedTuple
 
@@ -14,14 +14,24 @@ RELABELS = ("image", "condition")
 
 
 class SalUnState(NamedTuple):
-    """mask: True where a parameter may change."""
+    """State of SalUn.
+
+    Attributes:
+      mask: the parameters' structure, bool: True where a parameter may change.
+    """
 
     mask: Params
 
 
 class SalUnNoise(NamedTuple):
-    """forget, replay: of each image of D_f and of replay. partner: of a replay image for each image
-    of D_f, what the latter is relabelled with: (B, H, W, C), or its condition (B, …)."""
+    """Random numbers of a step.
+
+    Attributes:
+      forget: times and noise of each forget image.
+      replay: times and noise of each replay image.
+      partner: the replay image (B, H, W, C), or its condition (B, …), that each forget image is
+        relabelled with.
+    """
 
     forget: process.Noising
     replay: process.Noising
@@ -29,7 +39,15 @@ class SalUnNoise(NamedTuple):
 
 
 def salient(gradient: Params, share: float) -> Params:
-    """True for the `share` of all parameters whose gradient is largest in size (eq. 3)."""
+    """Mark the parameters whose gradients are largest in absolute value (Fan et al. 2024, eq. 3).
+
+    Args:
+      gradient: the gradient of the forget loss.
+      share: share of all parameters to mark, in (0, 1].
+
+    Returns:
+      The same structure, bool.
+    """
     sizes = jnp.concatenate([jnp.abs(g).ravel() for g in jax.tree.leaves(gradient)])
     threshold = jnp.quantile(sizes, 1 - share)
     return jax.tree.map(lambda g: jnp.abs(g) >= threshold, gradient)
@@ -46,20 +64,26 @@ def salun(
     replay_weight: float = 1.0,
     relabel: str = "image",
 ) -> Objective:
-    """L = E r(θ; x_f) + β E e(θ; x_r), with gradients of the salient parameters alone.
+    """Saliency unlearning, SalUn (Fan et al. 2024, arXiv 2310.12508).
 
-    The mask is taken from the gradient of the forget error at θ*, by `init`. The source relabels a
-    noised forget image with another condition c' (eq. 7): r = ‖ε_θ(x_t|c) − ε_θ(x_t|c')‖², a mean
-    over pixels, the second prediction a constant. An unconditional network knows no condition, so
-    the image is asked to denoise to a replay image x_r, drawn from the model itself: r is
-    `parameterization.relabelled_error`. Where the source keeps to retained data, β weighs replay.
+        L = E r(θ; x_f) + β E e(θ; x_r), with gradients for the salient parameters alone
+
+    `init` takes the mask of salient parameters from the gradient of the forget error at θ*. The
+    source relabels a noised forget image with another condition c' (eq. 7):
+    r = ‖ε_θ(x_t|c) − ε_θ(x_t|c')‖², a mean over pixels, without gradient through the second
+    prediction. An unconditional network instead learns to denoise the forget image to a replay
+    image, drawn from the model itself: r is `parameterization.relabelled_error`. The second term is
+    on replay, where the source has retained data.
 
     Args:
-      relabel: with another "condition", the source's form, c' being that of a replay image, or with
-        another "image".
-      share: of the parameters that may change, in (0, 1]; 0.5 in the source.
-      mask_batches: batches of D_f that the mask is taken over.
+      score_fn: the network.
+      parameterization: what the network predicts, with its noise schedule.
+      posterior: not used; every method has this argument.
+      num_forget: not used; every method has this argument.
+      share: share of the parameters that may change, in (0, 1]; 0.5 in the source.
+      mask_batches: batches of D_f over which the gradient of the mask is summed, ≥ 1.
       replay_weight: β ≥ 0.
+      relabel: "condition", the source's form, with c' from a replay image; or "image".
 
     Raises:
       ValueError: for a setting out of range.

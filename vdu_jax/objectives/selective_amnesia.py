@@ -12,14 +12,25 @@ from vdu_jax.types import Batch, Batches, Metrics, Objective, Params, ScoreFn
 
 
 class AmnesiaState(NamedTuple):
-    """original: θ*. fisher: F_i ≥ 0, the same structure."""
+    """State of Selective Amnesia.
+
+    Attributes:
+      original: θ*, the parameters at the start.
+      fisher: F_i ≥ 0, the diagonal Fisher, the parameters' structure.
+    """
 
     original: Params
     fisher: Params
 
 
 class AmnesiaNoise(NamedTuple):
-    """forget, replay: of each image of D_f and of replay. target: u, (B, H, W, C) in [-1, 1)."""
+    """Random numbers of a step.
+
+    Attributes:
+      forget: times and noise of each forget image.
+      replay: times and noise of each replay image.
+      target: u, (B, H, W, C) uniform in [-1, 1).
+    """
 
     forget: process.Noising
     replay: process.Noising
@@ -36,18 +47,25 @@ def selective_amnesia(
     fisher_weight: float = 10.0,
     fisher_batches: int = 20,
 ) -> Objective:
-    """L = E r(θ; x_f → u) + γ E e(θ; replay) + λ D Σ_i F_i (θ_i − θ*_i)², u uniform in [-1, 1].
+    """Selective Amnesia (Heng and Soh 2023, arXiv 2305.10120, eq. 6).
 
-    Elastic weight consolidation and generative replay hold the model while the forget class is led
-    to uniform noise (eq. 6 there). The source has a class, given by its label, draw u; so noised
-    forget images are asked, with the condition they come with, if any, to denoise to u: r is
-    `parameterization.relabelled_error`. F, made by `init`, is the diagonal Fisher of e over replay
-    (`posterior.diagonal_fisher`). The source sums errors over the D numbers of an image where we
-    take the mean; with the factor D, λ weighs the same.
+        L = E r(θ; x_f → u) + γ E e(θ; replay) + λ D Σ_i F_i (θ_i − θ*_i)², with u uniform in [-1, 1]
+
+    Elastic weight consolidation and generative replay keep the model while the forget class is
+    mapped to uniform noise u. The source trains the label of the class to generate u. Here noised
+    forget images, with their condition if they have one, are to denoise to u: r is
+    `parameterization.relabelled_error`. `init` computes F, the diagonal Fisher of e over replay
+    (`posterior.diagonal_fisher`). Errors are means over the D = H W C values of an image where the
+    source has sums; the factor D gives λ the same meaning.
 
     Args:
-      replay_weight: γ ≥ 0, 1 in the source's configs. fisher_weight: λ ≥ 0, 10 there.
-      fisher_batches: batches of replay images behind the Fisher.
+      score_fn: the network.
+      parameterization: what the network predicts, with its noise schedule.
+      posterior: not used; every method has this argument.
+      num_forget: not used; every method has this argument.
+      replay_weight: γ ≥ 0; 1 in the source's configs.
+      fisher_weight: λ ≥ 0; 10 in the source's configs.
+      fisher_batches: batches of replay images from which the Fisher is computed, ≥ 1.
 
     Raises:
       ValueError: for a setting out of range.

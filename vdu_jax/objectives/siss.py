@@ -1,4 +1,4 @@
-"""Subtracted importance sampled scores (Alberti et al. 2025, OpenReview SuHScQv5gP)."""
+"""Subtracted importance sampled scores, SISS (Alberti et al. 2025, OpenReview SuHScQv5gP)."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,12 @@ from vdu_jax.types import Batch, Metrics, Objective, Params, ScoreFn, no_state
 
 
 class SISSNoise(NamedTuple):
-    """noising: of each pair (x, a). from_forget: (B,) bool, True where m_t is noised from a."""
+    """Random numbers of a step.
+
+    Attributes:
+      noising: time and noise of each pair of a retained image x and a forget image a.
+      from_forget: (B,) bool, True where m_t is noised from a.
+    """
 
     noising: process.Noising
     from_forget: jax.Array
@@ -28,17 +33,25 @@ def siss(
     mixture: float = 0.5,
     share: float = 0.1,
 ) -> Objective:
-    """∇L = ∇E[w_x ‖ε_θ(m_t, t) − ε_x‖²] − s ∇E[w_a ‖ε_θ(m_t, t) − ε_a‖²].
+    """Subtracted importance sampled scores, SISS (Alberti et al. 2025, OpenReview SuHScQv5gP).
 
-    x is from D_r, a from D_f. m_t is noised from a with probability λ, else from x; ε_x and ε_a are
-    the noises that lead from x and from a to it; w_x = q(m_t|x) / q_λ(m_t) and w_a = q(m_t|a) / q_λ
-    its importance weights under the mixture q_λ = (1 − λ) q(·|x) + λ q(·|a) (eq. 10 there). So one
-    network evaluation serves both terms. s makes the second gradient `share` times as long as the
-    first. It needs the retained data.
+        ∇L = ∇E[w_x ‖ε_θ(m_t, t) − ε_x‖²] − s ∇E[w_a ‖ε_θ(m_t, t) − ε_a‖²]
+
+    x is a retained image, a a forget image. m_t is noised from a with probability λ, else from x.
+    ε_x and ε_a are the noises that lead from x and from a to m_t. The importance weights
+    w_x = q(m_t|x) / q_λ(m_t) and w_a = q(m_t|a) / q_λ(m_t) are those of the mixture
+    q_λ = (1 − λ) q(·|x) + λ q(·|a) (eq. 10), so one evaluation of the network serves both terms.
+    s gives the second gradient `share` times the norm of the first. The method needs the retained
+    data.
 
     Args:
+      score_fn: the network.
+      parameterization: what the network predicts, with its noise schedule.
+      posterior: not used; every method has this argument.
+      num_forget: not used; every method has this argument.
       mixture: λ in (0, 1); 0.5 in the source.
-      share: ≥ 0; the source recommends a tenth.
+      share: norm of the forget gradient relative to the retain gradient, ≥ 0; the source recommends
+        0.1.
 
     Raises:
       ValueError: for a setting out of range.
@@ -76,12 +89,12 @@ def siss(
         def noise_from(image: jax.Array) -> jax.Array:
             return (mt - jnp.sqrt(level) * image) / jnp.sqrt(1 - level)
 
-        def log_density(eps: jax.Array) -> jax.Array:  # log q(m_t | image), up to what both share
+        def log_density(eps: jax.Array) -> jax.Array:  # log q(m_t | image) up to a constant
             return -0.5 * jnp.square(eps).sum(tuple(range(1, a.ndim)))
 
         eps_x, eps_a = noise_from(x), noise_from(a)
         ratio = log_density(eps_a) - log_density(eps_x)
-        # 1 / (1 − λ + λ e^r) and 1 / ((1 − λ) e^−r + λ), which overflow to 0 as they should.
+        # In this form an overflow of the exponential gives the weight 0, its limit.
         weight_x = 1 / (1 - mixture + mixture * jnp.exp(ratio))
         weight_a = 1 / ((1 - mixture) * jnp.exp(-ratio) + mixture)
 
@@ -91,13 +104,13 @@ def siss(
             simple = parameterization.simple_weights[noising.t]
             error_x = simple * jnp.square(prediction - eps_x).mean(axes)
             error_a = simple * jnp.square(prediction - eps_a).mean(axes)
-            # Where a weight is 0 its ε is of no meaning and as large as can be.
+            # Where a weight is 0 its ε may be infinite, and 0 · ∞ would be NaN.
             return (
                 jnp.where(weight_x > 0, weight_x * error_x, 0.0).mean(),
                 jnp.where(weight_a > 0, weight_a * error_a, 0.0).mean(),
             )
 
-        # One pass forward for both gradients, which are constants of the loss.
+        # vjp shares one forward pass between both gradients; no gradient flows through their norms.
         _, pull_back = jax.vjp(terms, jax.lax.stop_gradient(params))
         lengths = [optax.tree.norm(pull_back(which)) for which in ((1.0, 0.0), (0.0, 1.0))]
         scale = share * lengths[0] / jnp.maximum(lengths[1], 1e-12)

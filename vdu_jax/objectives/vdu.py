@@ -1,4 +1,4 @@
-"""Variational Diffusion Unlearning exactly as published (Panda et al., arXiv 2510.04058)."""
+"""Variational Diffusion Unlearning (VDU) as published (Panda et al. 2025, arXiv 2510.04058)."""
 
 from typing import NamedTuple
 
@@ -15,32 +15,48 @@ REDUCTIONS = ("sum", "mean")
 
 
 class VDUState(NamedTuple):
-    """The anchored posterior; see `anchored`."""
+    """State of VDU.
+
+    Attributes:
+      posterior: the posterior whose mean is the anchor, see `anchored`.
+    """
 
     posterior: Posterior
 
 
 def anchored(posterior: Posterior, params: Params, anchor: str) -> Posterior:
-    """The posterior with μ* as its mean ("mean") or the pretrained θ* ("pretrained").
+    """Choose the parameters that the stability term pulls to.
+
+    Args:
+      posterior: p(θ | D).
+      params: θ*, the pretrained parameters.
+      anchor: "mean" keeps the posterior's mean μ*, "pretrained" replaces it by θ*.
+
+    Returns:
+      The posterior with the chosen mean.
 
     Raises:
-      ValueError: if structure or shapes differ from the parameters'.
+      ValueError: if structure or shapes of posterior and parameters differ.
     """
     chex.assert_trees_all_equal_shapes(posterior.mean, params, exception_type=ValueError)
     return posterior if anchor == "mean" else posterior._replace(mean=params)
 
 
 def check_anchor(anchor: str) -> None:
-    """Raises: ValueError for an anchor that is not one of `ANCHORS`."""
+    """Raise ValueError for an anchor that is not one of `ANCHORS`."""
     if anchor not in ANCHORS:
         raise ValueError(f"unknown anchor {anchor!r}; one of {', '.join(ANCHORS)}")
 
 
 def reduction_scale(reduction: str, count: int) -> float:
-    """The factor that turns a mean over `count` terms into the named reduction.
+    """Return the factor from a mean over `count` terms to the named reduction.
+
+    Args:
+      reduction: "sum" or "mean".
+      count: number of terms.
 
     Raises:
-      ValueError: for another reduction.
+      ValueError: for an unknown reduction.
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"unknown reduction {reduction!r}; one of {', '.join(REDUCTIONS)}")
@@ -59,20 +75,23 @@ def vdu(
     plasticity_reduction: str = "sum",
     stability_reduction: str = "sum",
 ) -> Objective:
-    """L(θ) = −(1−γ) Σ_{x0 ∈ D_f} E_{t,ε}[w_t e(θ; x0, t, ε)] + γ Σ_i (θ_i − μ*_i)² / (2 σ*²_i).
+    """Variational Diffusion Unlearning (Panda et al. 2025, arXiv 2510.04058).
 
-    The first term is the plasticity inducer: it lowers the evidence bound of the forget data. It
-    is estimated on a batch and scaled to all of D_f. The second is the stability regulariser,
-    KL(q ‖ p(θ|D)) of mean-field Gaussians with q's spread held fixed. The first is unbounded: a
-    run must be watched (see `runtime.fit.Guard`).
+        L(θ) = −(1−γ) Σ_{x0 ∈ D_f} E_{t,ε}[w_t e(θ; x0, t, ε)] + γ Σ_i (θ_i − μ*_i)² / (2 σ*²_i)
+
+    The first term, the plasticity inducer, lowers the evidence bound of the forget data. It is
+    estimated on a batch and scaled to all of D_f. It has no lower bound, so `runtime.fit.Guard`
+    stops a diverging run. The second term, the stability regulariser, is KL(q ‖ p(θ|D)) of
+    mean-field Gaussians with fixed variances of q.
 
     Args:
-      parameterization: of the network `score_fn`, and the noise schedule.
-      posterior: p(θ | D) with positive variances.
-      num_forget: |D_f|.
-      gamma: γ in [0, 1]; 0 forgets only, 1 stays only.
-      anchor: see `anchored`.
-      weighting: w_t, see `parameterization.loss_weights`.
+      score_fn: the network.
+      parameterization: what the network predicts, with its noise schedule.
+      posterior: p(θ | D), with positive variances.
+      num_forget: |D_f|, the number of forget images.
+      gamma: γ in [0, 1], the weight of stability; 0 only forgets, 1 only stays.
+      anchor: where stability pulls to, "mean" (μ*) or "pretrained" (θ*), see `anchored`.
+      weighting: w_t, "simple" or "exact", see `parameterization.loss_weights`.
       plasticity_reduction: "sum" over D_f as in the paper, or "mean" (divided by |D_f|).
       stability_reduction: "sum" over parameters as in the paper, or "mean" (divided by d).
 

@@ -1,15 +1,15 @@
-"""VDU with stability measured in function space and a plasticity term that saturates.
+"""VDU with stability in function space and a bounded plasticity term; an extension of the paper.
 
-Beyond the paper. Two changes to `objectives.vdu`:
+Two changes to `objectives.vdu`:
 
-- Parameters that lie close in units of σ* may still compute something else. Staying close is
-  therefore (also) asked of the *function*: λ E‖ε_θ(x_t, t) − ε_θ*(x_t, t)‖² on images drawn from
-  the original model itself ("replay"), cleaned of forget-like ones. No retained data is needed.
-- −e is unbounded. Capping e per example at what an uninformed prediction gives (1, for ε̂ = 0)
-  ends forgetting where nothing is left to forget. Where images come with prompts, what is to be
-  forgotten is what the prompt says of its image; so the cap may be the error that θ* itself makes
-  at the same x_t with the prompt of another image, one of the replay. Where the pixels say more
-  than the prompt, at low noise, that is θ*'s own error, and nothing is unlearned there.
+- **Stability in function space.** Parameters close in units of σ* can still compute another
+  function. The loss therefore also has λ E‖ε_θ(x_t, t) − ε_θ*(x_t, t)‖² on replay: images drawn
+  from the original model, without forget-like ones. No retained data is needed.
+- **Bounded plasticity.** −e has no lower bound. A cap on the error e of each image ends its
+  forgetting. "capped" takes the error of an uninformed prediction (1, for ε̂ = 0). "mismatched", for
+  images with prompts, takes the error of θ* at the same x_t with the prompt of a replay image. At
+  low noise, where the pixels say more than the prompt, the cap is the error of θ* with the image's
+  own prompt, and nothing is unlearned.
 """
 
 from typing import NamedTuple
@@ -28,19 +28,25 @@ PLASTICITIES = ("linear", "capped", "mismatched")
 
 
 class ExtendedState(NamedTuple):
-    """posterior: anchored. teacher: θ*, the parameters at the start."""
+    """State of extended VDU.
+
+    Attributes:
+      posterior: the posterior whose mean is the anchor, see `vdu.anchored`.
+      teacher: θ*, the parameters at the start.
+    """
 
     posterior: Posterior
     teacher: Params
 
 
 class ExtendedNoise(NamedTuple):
-    """The random part of a step; None what its terms do not take.
+    """Random numbers of a step; None for those that no term of the loss uses.
 
     Attributes:
-      forget: of each image of D_f. replay: of each replay image.
-      dropped: (B,) bool, the replay images that are seen without their condition.
-      other_cond: (B, …), a replay image's condition for each image of D_f.
+      forget: times and noise of each forget image.
+      replay: times and noise of each replay image.
+      dropped: (B,) bool, the replay images whose condition is dropped.
+      other_cond: (B, …), the condition of a replay image for each forget image.
     """
 
     forget: process.Noising
@@ -66,21 +72,33 @@ def vdu_extended(
     function_weight: float = 30.0,
     drop_condition: float = 0.0,
 ) -> Objective:
-    """L = −(1−γ) P(θ) + γ S(θ) + λ E‖ε_θ(x_t, t) − ε_θ*(x_t, t)‖².
+    """Extended VDU: stability in function space and bounded plasticity.
 
-    P is the plasticity of `vdu` with e replaced by min(e, cap) if `plasticity = "capped"`, and by
-    min(e, cap e*) if "mismatched", e* being θ*'s with a prompt of the replay; S is its posterior
-    energy. ‖·‖² is the mean over pixels, x_t noised replay, θ* the start.
+        L = −(1−γ) P(θ) + γ S(θ) + λ E‖ε_θ(x_t, t) − ε_θ*(x_t, t)‖²
+
+    P and S are the plasticity and the posterior energy of `vdu`, with the error e in P replaced
+    according to `plasticity`. ‖·‖² is the mean over pixels, x_t is noised replay, θ* are the
+    parameters at the start.
 
     Args:
-      posterior, num_forget, gamma, anchor, weighting, *_reduction: as for `vdu`.
-      plasticity: "linear", "capped", or "mismatched", for networks that know a condition.
-      cap: the bound on e, or its factor, > 0.
+      score_fn: the network.
+      parameterization: what the network predicts, with its noise schedule.
+      posterior: p(θ | D), with positive variances.
+      num_forget: |D_f|, the number of forget images.
+      gamma: γ in [0, 1], as for `vdu`.
+      anchor: "mean" or "pretrained", as for `vdu`.
+      weighting: w_t, "simple" or "exact", as for `vdu`.
+      plasticity_reduction: "sum" or "mean", as for `vdu`.
+      stability_reduction: "sum" or "mean", as for `vdu`.
+      plasticity: "linear" keeps e; "capped" replaces it by min(e, cap); "mismatched", for
+        conditional networks, by min(e, cap e*), where e* is the error of θ* with the condition of
+        a replay image.
+      cap: bound on e, or its factor on e*, > 0.
       stability: "posterior" (S alone), "function" (the last term alone), or "both".
       function_weight: λ ≥ 0.
-      drop_condition: share of the replay that is seen without its condition, in [0, 1]; see
-        `guidance.drop_condition`. Guidance draws with both predictions of the network, so both are
-        to stay what they were. Only for networks that know a condition.
+      drop_condition: share of the replay images whose condition is dropped, in [0, 1]; for
+        conditional networks only. Guidance uses both predictions of the network, so both are to
+        stay. See `guidance.drop_condition`.
 
     Raises:
       ValueError: for a setting out of range.
@@ -134,10 +152,10 @@ def vdu_extended(
         predictions = process.predict_together(predict_eps, params, *parts)
         error = jnp.square(predictions[0] - noising.eps).mean(tuple(range(1, x0.ndim)))
         if plasticity == "capped":
-            # In the units of what the network predicts, where an uninformed one has the error 1.
+            # The cap is in units of the network's own output, where an uninformed one has error 1.
             bounded = jnp.minimum(error, cap / parameterization.simple_weights[noising.t])
         elif plasticity == "mismatched":
-            assert noise.other_cond is not None  # `draw` made it for this plasticity
+            assert noise.other_cond is not None  # `draw` makes it for this plasticity
             predict = process.bind_condition(predict_eps, {"cond": noise.other_cond})
             bound = process.eps_error(predict, state.teacher, schedule, x0, noising)
             bounded = jnp.minimum(error, cap * jax.lax.stop_gradient(bound))

@@ -141,7 +141,7 @@ class AutoencoderKL(nn.Module):
         return Latents(mean, jnp.clip(log_variance, -30.0, 20.0))
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Decode unscaled latents (B, h, w, latent channels) to images (B, H, W, C), not clipped."""
+        """Decode unscaled latents (B, h, w, latent channels) to unclipped images (B, H, W, C)."""
         return self.decoder(self.post_quant_conv(latents.astype(self.dtype))).astype(jnp.float32)
 
     def __call__(self, images: jax.Array) -> jax.Array:
