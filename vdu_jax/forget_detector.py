@@ -1,21 +1,21 @@
-"""Telling forget-like images from others with D_f and the model alone.
+"""Detect forget-like images with D_f and the model alone, and choose the snapshot to keep.
 
-Two places need this and may see neither retained data nor the evaluation's classifier: replay must
-be cleaned of forget-like images, and the rule that picks the step to keep must know how many an
-unlearned model still makes. Both use the pretrained network's own features (`models.network.
-make_feature_fn`) and learning from positive and unlabelled examples: D_f is positive, replay
-(images of the original model, forget-like ones among them) is unlabelled.
+Two tasks need the detector and may see neither retained data nor the evaluation's classifier:
+replay is cleaned of forget-like images, and the snapshot to keep is chosen by how many forget-like
+images an unlearned model still draws. The detector uses the pretrained network's own features
+(`models.network.make_feature_fn`) and learns from positive and unlabelled examples: D_f is
+positive, replay (images of the original model, some of them forget-like) is unlabelled.
 
-`fit_detector` is a logistic classifier with balanced weights, learned in three rounds. The first
-two set D_f against the replay and take as found what scores above a share `recall` of D_f; the
-second leaves out of the negatives what the first found (the two-step scheme of Liu et al. 2003).
-Under the usual assumption that D_f represents the forget-like part of replay, the scores rank
-images as the true posterior would (Elkan and Noto 2008). But D_f is real and replay is generated,
-and a classifier sees that, too. So the last round counts what was found among the positives: both
-sides then hold generated images, and log-odds of 0 is the threshold.
+`fit_detector` fits a logistic classifier with balanced weights in three rounds. The first two set
+D_f against the replay and detect the replay images that score above the quantile 1 − `recall` of
+D_f. The second round leaves the images detected by the first out of the negatives (the two-step
+scheme of Liu et al. 2003). If D_f represents the forget-like part of replay, the scores rank images
+as the true posterior would (Elkan and Noto 2008). But D_f is real and replay is generated, and a
+classifier sees that difference, too. The last round therefore counts the detected images among the
+positives: both sides then have generated images, and the threshold is a log-odds of 0.
 
-`kernel_forget_like` adds images that lie among D_f and what is found rather than among the rest,
-whatever the features say of them.
+`kernel_forget_like` adds images that are closer to D_f and the detected images than to the rest in
+pixel space.
 """
 
 from typing import NamedTuple
@@ -25,17 +25,20 @@ from scipy.special import logsumexp
 
 from vdu_jax.metrics import rates
 
-FOLDS = 5
-# sklearn's C. Strong, because D_f is small against the number of features, and because a flexible
-# rule would learn by heart the forget-like images that stand among the negatives.
+FOLDS = 5  # of the cross-validation
+# scikit-learn's C, a strong regularisation: D_f has few images for the number of features, and a
+# flexible rule would memorise the forget-like images among the negatives.
 REGULARISATION = 0.01
 
 
 class Detector(NamedTuple):
-    """A linear rule on standardised features.
+    """A linear classifier on standardised features.
 
     Attributes:
-      centre, scale: (F,) of the standardisation. weight (F,), bias (): of the log-odds.
+      centre: (F,), subtracted from the features.
+      scale: (F,), divides the centred features.
+      weight: (F,), the weights of the log-odds.
+      bias: (), the bias of the log-odds.
     """
 
     centre: np.ndarray
@@ -44,26 +47,26 @@ class Detector(NamedTuple):
     bias: np.ndarray
 
     def scores(self, features: np.ndarray) -> np.ndarray:
-        """Log-odds (N,) of features (N, F)."""
+        """Return the log-odds (N,) that images with features (N, F) are forget-like."""
         standardised = (np.asarray(features, np.float64) - self.centre) / self.scale
         return standardised @ self.weight + self.bias
 
     def forget_like(self, features: np.ndarray) -> np.ndarray:
-        """(N,) bool: likelier forget-like than not."""
+        """Return (N,) bool: True for features (N, F) with log-odds of at least 0."""
         return self.scores(features) >= 0
 
     def rate(self, features: np.ndarray) -> float:
-        """Share of images that are forget-like, to be compared with another such share."""
+        """Return the share in [0, 1] of forget-like images among features (N, F)."""
         return float(np.mean(self.forget_like(features)))
 
 
 class Cleaning(NamedTuple):
-    """A detector and what it says of the replay images it was learned from.
+    """A detector and its cross-validated predictions for the images that it was fitted on.
 
     Attributes:
-      detector: for other images.
-      forget_like: (N,) bool, of the replay images, each judged by folds that did not see it.
-      recall: share of D_f recognised by folds that did not see it.
+      detector: the detector for other images, fitted on all images.
+      forget_like: (N,) bool, the forget-like replay images, each predicted by a fold without it.
+      recall: share of D_f detected, each image predicted by a fold without it, in [0, 1].
     """
 
     detector: Detector
@@ -74,18 +77,25 @@ class Cleaning(NamedTuple):
 def fit_detector(
     forget_features: np.ndarray, replay_features: np.ndarray, recall: float = 0.8, seed: int = 0
 ) -> Cleaning:
-    """Learn a detector of D_f against replay; see the module's docstring.
+    """Fit a detector of D_f against replay; see the module's docstring.
 
     Args:
-      forget_features: (P, F), P ≥ 10. replay_features: (N, F), N ≥ 10.
-      recall: share of D_f that the first two rounds' threshold lets through, in (0, 1).
-      seed: of the folds.
+      forget_features: (P, F) features of forget images, P ≥ 10.
+      replay_features: (N, F) features of replay images, N ≥ 10.
+      recall: share of D_f above the threshold of the first two rounds, in (0, 1).
+      seed: seed of the folds.
+
+    Returns:
+      The detector and the forget-like replay images.
 
     Raises:
-      ValueError: with too few images, or if all replay looks like D_f.
+      ValueError: if there are too few images, or all replay looks like D_f.
     """
     if min(len(forget_features), len(replay_features)) < 2 * FOLDS:
-        raise ValueError(f"a detector needs at least {2 * FOLDS} images of each kind")
+        raise ValueError(
+            f"{len(forget_features)} forget and {len(replay_features)} replay images; a detector "
+            f"needs at least {2 * FOLDS} images of each kind"
+        )
     centre = replay_features.mean(0, dtype=np.float64)
     scale = replay_features.std(0, dtype=np.float64) + 1e-6
     rows = (np.concatenate([forget_features, replay_features]) - centre) / scale
@@ -109,7 +119,7 @@ def fit_detector(
 
 
 def _fit(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, float]:
-    from sklearn.linear_model import LogisticRegression  # slow to import, and seldom needed
+    from sklearn.linear_model import LogisticRegression  # slow to import, seldom needed
 
     model = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=500)
     rows = np.concatenate([positive, negative])
@@ -120,7 +130,10 @@ def _fit(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, float]
 def _cross_scores(
     rows: np.ndarray, positive: np.ndarray, negative: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Log-odds (N,) of every row, positive, negative or neither, by a model not fitted on it."""
+    """Log-odds (N,) of every row, each by a model that was not fitted on it.
+
+    Rows that are neither positive nor negative are predicted, too.
+    """
     from sklearn.model_selection import StratifiedKFold
 
     scores = np.empty(len(rows))
@@ -134,19 +147,22 @@ def _cross_scores(
 def kernel_forget_like(
     forget: np.ndarray, replay: np.ndarray, detected: np.ndarray, signal: float, rounds: int = 3
 ) -> np.ndarray:
-    """What lies among D_f and the replay images found so far, rather than among the other ones.
+    """Add replay images to the detected ones that are closer to D_f in pixel space.
 
-    Noised to a level ᾱ, a finite set of images is a mixture of Gaussians around √ᾱ times each. An
-    image is forget-like if, at √ᾱ times itself, π p_f > (1 − π) p_r, with p_f the mixture of D_f,
-    p_r that of the replay not found but the image itself, and π the share that is found.
+    Noised to a level ᾱ, a finite set of images has the density of a mixture of Gaussians around √ᾱ
+    times each image. A replay image x is forget-like if π p_f > (1 − π) p_r at √ᾱ x, where p_f is
+    the density of D_f, p_r that of all other replay images that are not detected, and π the share
+    of detected images.
 
     Args:
-      forget: (P, ...), replay: (N, ...), in [-1, 1]. detected: (N,) bool.
+      forget: (P, …) in [-1, 1], the forget images.
+      replay: (N, …) in [-1, 1], the replay images.
+      detected: (N,) bool, the replay images that `fit_detector` found forget-like.
       signal: ᾱ in (0, 1); the nearer to 1, the fewer neighbours count.
-      rounds: how often p_r and π are taken anew.
+      rounds: number of times that p_r and π are updated.
 
     Returns:
-      (N,) bool: `detected` and what is added to it.
+      (N,) bool: the detected and the added images.
     """
     forget, replay = (x.reshape(len(x), -1).astype(np.float64) for x in (forget, replay))
     result = np.asarray(detected)
@@ -164,24 +180,32 @@ def kernel_forget_like(
 
 
 def _log_kernel(points: np.ndarray, centres: np.ndarray, signal: float) -> np.ndarray:
-    """−ᾱ ‖p − c‖² / (2 (1 − ᾱ)), (N, M), of points (N, D) and centres (M, D)."""
+    """Log-kernel −ᾱ ‖p − c‖² / (2 (1 − ᾱ)), (N, M), of points (N, D) and centres (M, D)."""
     squares = np.square(points).sum(1)[:, None] + np.square(centres).sum(1)
     return (2 * points @ centres.T - squares) * signal / (2 * (1 - signal))
 
 
 def estimated_pul(original_rate: float, rate: float) -> float:
-    """100 (1 − rate / original_rate), the detector's own estimate of PUL in percent."""
+    """Estimate PUL in percent from the detector's rates: 100 (1 − rate / original_rate).
+
+    Args:
+      original_rate: share of the original's images that are forget-like, in [0, 1].
+      rate: the same share of the unlearned model's images.
+
+    Returns:
+      The estimate, ≤ 100; 0 if the original draws no forget-like image.
+    """
     return 100.0 * (1.0 - rate / original_rate) if original_rate > 0 else 0.0
 
 
 class Snapshot(NamedTuple):
-    """What the rule knows of a step.
+    """Scores of a snapshot of the unlearned model, from D_f and the model alone.
 
     Attributes:
-      step: of the optimiser.
-      estimated_pul: in percent; see `estimated_pul`.
-      drift: distance of the images from the replay.
-      estimated_pul_high: upper end of the 95 % interval of `estimated_pul`.
+      step: number of optimizer steps.
+      estimated_pul: the function `estimated_pul` of the detector's rates, in percent.
+      drift: distance ≥ 0 of the snapshot's images from cleaned replay.
+      estimated_pul_high: upper end of the 95 % interval of `estimated_pul`, in percent.
     """
 
     step: int
@@ -193,12 +217,15 @@ class Snapshot(NamedTuple):
 def make_snapshot(
     step: int, original_rate: float, rate: float, count: int, drift: float
 ) -> Snapshot:
-    """The `Snapshot` of a step.
+    """Make the `Snapshot` of a step from the detector's rates.
 
     Args:
-      original_rate: share of the original's images that are forget-like; taken as exact, since the
-        few forget-like images of a snapshot are far less certain.
-      rate: the same share of the snapshot's `count` images.
+      step: number of optimizer steps.
+      original_rate: share of the original's images that are forget-like, in [0, 1]. It counts as
+        exact: the few forget-like images of a snapshot make its rate far less certain.
+      rate: share of the snapshot's images that are forget-like, in [0, 1].
+      count: number of the snapshot's images, ≥ 1.
+      drift: distance ≥ 0 of these images from cleaned replay.
     """
     low, _ = rates.interval(rate, count)
     high = estimated_pul(original_rate, low)
@@ -208,22 +235,25 @@ def make_snapshot(
 def choose_step(
     snapshots: list[Snapshot], target_pul: float, decays: bool = False
 ) -> tuple[int, str]:
-    """The step to keep, and why, from D_f and the model alone.
+    """Choose the step to keep, from D_f and the model alone.
 
-    If the learning rate decays to 0, the last step: its images are the best, and what the rule
-    measures of the others differs by chance. It is passed over only where the interval of its
-    estimated PUL does not reach the target.
-
-    Otherwise, among the steps whose estimated PUL reaches the target, the one whose images stay
-    closest to the cleaned replay (Fréchet distance in the network's own features). If none reaches
-    it, the one with the highest estimate.
+    1. If the learning rate decays to 0 and the 95 % interval of the last step's estimated PUL
+       reaches the target: the last step. Its images are the best, and the measured differences to
+       the other steps are chance.
+    2. Else, if the estimated PUL of some steps reaches the target: the one with the least drift,
+       whose images are closest to cleaned replay.
+    3. Else: the step with the highest estimated PUL.
 
     Args:
-      target_pul: in percent.
+      snapshots: the scores of at least one snapshot, in the order of their steps.
+      target_pul: the PUL to reach, in percent.
       decays: whether the learning rate decays to 0 at the last snapshot.
 
+    Returns:
+      The step, and the reason in words.
+
     Raises:
-      ValueError: without snapshots.
+      ValueError: if there is no snapshot.
     """
     if not snapshots:
         raise ValueError("no snapshot to choose from")

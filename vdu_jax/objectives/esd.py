@@ -39,7 +39,7 @@ def esd(
 ) -> Objective:
     """Erased Stable Diffusion, ESD (Gandikota et al. 2023, arXiv 2303.07345).
 
-        L = E‖ε_θ(x_t, t) − [ε_θ* − η (ε_f − ε_θ*)](x_t, t)‖², a mean over pixels, with x_t noised D_f
+        L = E‖ε_θ(x_t, t) − [ε_θ* − η (ε_f − ε_θ*)](x_t, t)‖² (mean over pixels), x_t noised D_f
 
     The source erases a condition c (eq. 7): ε_θ and ε_f are the predictions of θ and θ* given c,
     and ε_θ* is that of θ* without c. For an unconditional network ε_f is the prediction of θ*

@@ -49,7 +49,7 @@ def selective_amnesia(
 ) -> Objective:
     """Selective Amnesia (Heng and Soh 2023, arXiv 2305.10120, eq. 6).
 
-        L = E r(θ; x_f → u) + γ E e(θ; replay) + λ D Σ_i F_i (θ_i − θ*_i)², with u uniform in [-1, 1]
+        L = E r(θ; x_f → u) + γ E e(θ; replay) + λ D Σ_i F_i (θ_i − θ*_i)², u uniform in [-1, 1]
 
     Elastic weight consolidation and generative replay keep the model while the forget class is
     mapped to uniform noise u. The source trains the label of the class to generate u. Here noised

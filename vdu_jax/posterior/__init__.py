@@ -1,4 +1,7 @@
-"""The trained posterior p(θ | D): families of Gaussians behind one `energy(posterior, params)`."""
+"""Gaussian posteriors p(θ | D) of a trained model: from checkpoints, a Fisher, or low-rank (SWAG).
+
+Every family has `energy(posterior, params)`, the stability term of VDU.
+"""
 
 from vdu_jax.posterior.fisher import diagonal_fisher, laplace
 from vdu_jax.posterior.gaussian import (

@@ -1,4 +1,4 @@
-"""The diagonal Fisher of the diffusion error, and the Laplace posterior of one checkpoint."""
+"""The diagonal Fisher of the diffusion error, and the Laplace posterior of a single checkpoint."""
 
 from collections.abc import Iterable
 
@@ -19,19 +19,24 @@ def diagonal_fisher(
     batches: Iterable[Part],
     key: jax.Array,
 ) -> Params:
-    """F_i = E (∂e/∂θ_i)² over single images, each at one draw of t and ε.
+    """Diagonal Fisher F_i = E (∂e/∂θ_i)² over single images, each at one draw of t and ε.
 
-    One gradient is in memory at a time, whatever the batch.
+    e is `parameterization.simple_error`. Memory holds one gradient at a time, whatever the batch
+    size.
 
     Args:
-      batches: each a dict with "image" (B, H, W, C) in [-1, 1] and, for a conditional network,
-        "cond" (B, …); batch n is noised with the key fold_in(key, n).
+      score_fn: the network.
+      parameterization: what the network predicts, with its noise schedule.
+      params: θ, the parameters at which gradients are taken.
+      batches: batches with "image" (B, H, W, C) in [-1, 1] and, for a conditional network, "cond"
+        (B, …).
+      key: the random key; batch n is noised with fold_in(key, n).
 
     Returns:
-      float32, the parameters' structure.
+      F, float32, the parameters' structure.
 
     Raises:
-      ValueError: without an image.
+      ValueError: if there is no image.
     """
 
     @jax.jit
@@ -62,14 +67,19 @@ def diagonal_fisher(
 def laplace(
     params: Params, fisher: Params, num_images: int, prior_precision: float
 ) -> GaussianPosterior:
-    """N(θ*, σ*²) with σ*²_i = 1 / (N F_i + prior precision): K = 1 checkpoint is enough.
+    """Laplace posterior of a single checkpoint.
 
-    e stands for −log p(x0 | θ), as in the VDU loss with w_t = 1.
+    N(θ*, σ²) with σ²_i = 1 / (N F_i + prior precision). The error e stands for −log p(x0 | θ), as
+    in the VDU loss with w_t = 1.
 
     Args:
-      params: θ*. fisher: F, the same structure.
-      num_images: N ≥ 1, the images that θ* was trained on.
-      prior_precision: > 0; it bounds the variance of what F does not see.
+      params: θ*, the checkpoint.
+      fisher: F, from `diagonal_fisher`, the same structure.
+      num_images: N ≥ 1, the number of training images.
+      prior_precision: precision of the prior, > 0; bounds the variance of parameters with F_i = 0.
+
+    Returns:
+      The posterior, with `count` 1.
 
     Raises:
       ValueError: for a setting out of range, or if shapes differ.

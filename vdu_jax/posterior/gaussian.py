@@ -1,6 +1,7 @@
-"""The diagonal Gaussian posterior of Panda et al. 2025 (arXiv 2510.04058).
+"""The diagonal Gaussian posterior of VDU (Panda et al. 2025, arXiv 2510.04058).
 
-Floor, shrinkage and summary are of `variance`, whatever the family.
+`floor_variance`, `shrink_variance`, `relative_floor` and `layer_summary` work on the `variance` of
+any family of posteriors.
 """
 
 import functools
@@ -15,12 +16,12 @@ from vdu_jax.types import Params
 
 
 class GaussianPosterior(NamedTuple):
-    """p(θ | D) = Π_i N(μ*_i, σ*²_i).
+    """The mean-field posterior p(θ | D) = Π_i N(μ*_i, σ*²_i).
 
     Attributes:
       mean: μ*, the parameters' structure.
       variance: σ*² ≥ 0, the same structure.
-      count: () int32, the number of checkpoints K behind them.
+      count: () int32, K, the number of checkpoints that it was made from.
     """
 
     mean: Params
@@ -29,13 +30,15 @@ class GaussianPosterior(NamedTuple):
 
 
 class Gaussian(Protocol):
-    """A posterior of any family, with a mean and a diagonal part of its covariance."""
+    """The type of a posterior of any family, for annotations."""
 
     @property
-    def mean(self) -> Params: ...
+    def mean(self) -> Params:
+        """μ*, the parameters' structure."""
 
     @property
-    def variance(self) -> Params: ...
+    def variance(self) -> Params:
+        """σ*² ≥ 0, the same structure: the diagonal part of the covariance."""
 
     def _replace(self, *, variance: Params) -> Self: ...
 
@@ -44,17 +47,22 @@ Family = TypeVar("Family", bound=Gaussian)
 
 
 def num_parameters(params: Params) -> int:
-    """d, the number of scalars in a pytree."""
+    """Return d, the number of scalars in a pytree of arrays."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
 
 @functools.singledispatch
 def energy(posterior: Gaussian, params: Params) -> jax.Array:
-    """½ (θ − μ*)ᵀ Σ⁻¹ (θ − μ*), the stability regulariser (the VDU loss without γ).
+    """Posterior energy, the stability regulariser of VDU without its weight γ.
 
-    Of the diagonal family it is Σ_i (θ_i − μ*_i)² / (2 σ*²_i); other families register theirs.
-    Up to a constant this is KL(q ‖ p) for q = N(θ, fixed spread). Every variance must be > 0:
-    see `floor_variance`.
+        ½ (θ − μ*)ᵀ Σ⁻¹ (θ − μ*) = Σ_i (θ_i − μ*_i)² / (2 σ*²_i) for the diagonal family
+
+    It is KL(q ‖ p) up to a constant, for q = N(θ, fixed covariance). Other families register their
+    own function with `energy.register`.
+
+    Args:
+      posterior: p(θ | D), with every variance > 0, see `floor_variance`.
+      params: θ, of the structure and shapes of `posterior.mean`.
 
     Returns:
       () float32.
@@ -69,16 +77,28 @@ def energy(posterior: Gaussian, params: Params) -> jax.Array:
 
 
 def relative_floor(posterior: Gaussian, quantile: float) -> float:
-    """The `quantile` (in [0, 1]) of all variances, as a number for `floor_variance`."""
+    """Return a quantile of all variances, to be used as a floor.
+
+    Args:
+      posterior: p(θ | D).
+      quantile: in [0, 1].
+    """
     values = np.concatenate([np.ravel(v) for v in jax.tree.leaves(posterior.variance)])
     return float(np.quantile(values, quantile, overwrite_input=True))
 
 
 def floor_variance(posterior: Family, floor: float) -> Family:
-    """Raise every variance to at least `floor` > 0.
+    """Raise every variance to at least a floor.
 
     With few checkpoints many sample variances are almost 0 by chance (for K = 2 their relative
-    spread is √2) and would pin their parameters.
+    standard deviation is √2) and would pin their parameters.
+
+    Args:
+      posterior: p(θ | D).
+      floor: the smallest variance allowed, > 0 and finite.
+
+    Returns:
+      The posterior with its new variance.
 
     Raises:
       ValueError: for a floor that is not > 0 and finite.
@@ -88,16 +108,23 @@ def floor_variance(posterior: Family, floor: float) -> Family:
     return posterior._replace(variance=_raised(posterior.variance, floor))
 
 
-@jax.jit  # one program for all tensors, not one for each shape
+@jax.jit  # one compiled program for all tensors instead of one per shape
 def _raised(variance: Params, floor: jax.Array) -> Params:
     return jax.tree.map(lambda v: jnp.maximum(v, floor), variance)
 
 
 def shrink_variance(posterior: Family, amount: float) -> Family:
-    """σ² ← (1 − a) σ² + a · mean of σ² over the layer's tensor, a in [0, 1].
+    """Shrink every variance towards the mean of its tensor: σ² ← (1 − a) σ² + a · mean(σ²).
+
+    Args:
+      posterior: p(θ | D).
+      amount: a in [0, 1]; 0 changes nothing.
+
+    Returns:
+      The posterior with its new variance.
 
     Raises:
-      ValueError: for another a.
+      ValueError: for an amount outside [0, 1].
     """
     if not 0 <= amount <= 1:
         raise ValueError(f"amount must lie in [0, 1], not {amount}")
@@ -112,7 +139,15 @@ def _shrunk(variance: Params, amount: jax.Array) -> Params:
 
 
 def layer_summary(posterior: Gaussian) -> list[dict[str, Any]]:
-    """One row per parameter tensor: name, size, root mean square of μ*, quantiles of σ*."""
+    """Summarise a posterior by a row per parameter tensor.
+
+    Args:
+      posterior: p(θ | D).
+
+    Returns:
+      Dicts with "name", "size", "rms_mean" (root mean square of μ*), the quantiles "std_p05",
+      "std_median" and "std_p95" of σ*, and "fraction_zero" of σ*.
+    """
     rows = []
     means = jax.tree.leaves(posterior.mean)
     for (path, variance), mean in zip(

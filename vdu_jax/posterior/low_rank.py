@@ -12,13 +12,13 @@ from vdu_jax.types import Params
 
 
 class LowRankPosterior(NamedTuple):
-    """p(θ | D) = N(μ*, Σ), Σ = ½ diag(σ*²) + D Dᵀ / (2 (K − 1)).
+    """The SWAG posterior N(μ*, Σ) with Σ = ½ diag(σ²) + D Dᵀ / (2 (K − 1)).
 
     Attributes:
       mean: μ*, the parameters' structure.
-      variance: σ*² ≥ 0, the same structure. As taken over checkpoints, it is Σ's diagonal.
+      variance: σ² ≥ 0, the same structure. As `low_rank` computes it, it is the diagonal of Σ.
       deviations: D, the same structure with a leading axis K: the checkpoints minus their mean.
-      count: () int32, the number of checkpoints K.
+      count: () int32, K, the number of checkpoints.
     """
 
     mean: Params
@@ -28,10 +28,17 @@ class LowRankPosterior(NamedTuple):
 
 
 def low_rank(checkpoints: Iterable[Params]) -> LowRankPosterior:
-    """SWAG over parameter trees, read once; all K of them are kept.
+    """Make a SWAG posterior from checkpoints (Maddox et al. 2019, arXiv 1902.02476).
 
-    The source divides the variance by K and takes deviations from the running mean; here it is
-    K − 1 and the final mean, so that Σ's diagonal is the variance of `GaussianPosterior`.
+    The source divides the variance by K and takes deviations from the running mean. Here the
+    divisor is K − 1 and the mean is the final one, so that the diagonal of Σ is the variance of
+    `GaussianPosterior`.
+
+    Args:
+      checkpoints: K ≥ 2 parameter trees, read once and all kept in memory.
+
+    Returns:
+      The posterior.
 
     Raises:
       ValueError: with fewer than 2 checkpoints, or if structure or shapes differ.
@@ -41,7 +48,7 @@ def low_rank(checkpoints: Iterable[Params]) -> LowRankPosterior:
         moments = start(params) if moments is None else update(moments, params)
         kept.append(params)
     if moments is None:
-        raise ValueError("a variance over checkpoints needs at least 2 of them")
+        raise ValueError("no checkpoints; a variance over checkpoints needs at least 2")
     mean, variance, count = finish(moments)
     deviations = jax.tree.map(
         lambda m, *thetas: jnp.stack([t.astype(jnp.float32) - m for t in thetas]), mean, *kept
@@ -51,11 +58,11 @@ def low_rank(checkpoints: Iterable[Params]) -> LowRankPosterior:
 
 @energy.register(LowRankPosterior)
 def _(posterior: LowRankPosterior, params: Params) -> jax.Array:
-    """½ (θ − μ*)ᵀ Σ⁻¹ (θ − μ*), from a K × K system.
+    """Compute ½ (θ − μ*)ᵀ Σ⁻¹ (θ − μ*) from a K × K system.
 
-    With Σ = A + B Bᵀ and δ = θ − μ* it is min_z ½ (δ − B z)ᵀ A⁻¹ (δ − B z) + ½ zᵀ z, at
-    Woodbury's z = (I + Bᵀ A⁻¹ B)⁻¹ Bᵀ A⁻¹ δ. This sum of squares cancels nothing, where
-    δᵀ A⁻¹ δ − zᵀ Bᵀ A⁻¹ δ loses all float32 digits near the span of B.
+    With Σ = A + B Bᵀ and δ = θ − μ* the energy is min_z ½ (δ − B z)ᵀ A⁻¹ (δ − B z) + ½ zᵀ z. The
+    minimum is at Woodbury's z = (I + Bᵀ A⁻¹ B)⁻¹ Bᵀ A⁻¹ δ. A sum of squares has no cancellation,
+    whereas δᵀ A⁻¹ δ − zᵀ Bᵀ A⁻¹ δ loses all float32 digits near the span of B.
     """
     gaps = jax.tree.map(lambda p, m: (p - m).ravel(), params, posterior.mean)
     gaps, variances = jax.tree.leaves(gaps), jax.tree.leaves(posterior.variance)
@@ -67,7 +74,7 @@ def _(posterior: LowRankPosterior, params: Params) -> jax.Array:
         gram = sum((b * w) @ b.T for b, w in zip(factors, precisions, strict=True))
         pull = sum(b @ (w * g) for b, w, g in zip(factors, precisions, gaps, strict=True))
         values, vectors = jnp.linalg.eigh(gram)
-        # Deviations sum to 0, so one eigenvalue is rounding: nothing may be divided by it.
+        # Deviations sum to 0, so one eigenvalue is rounding error and must not be a divisor.
         real = values > rank * jnp.finfo(values.dtype).eps * values.max()
         z = vectors @ jnp.where(real, (vectors.T @ pull) / (1 + values), 0)
         rests = [g - z @ b for b, g in zip(factors, gaps, strict=True)]

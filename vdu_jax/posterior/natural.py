@@ -1,4 +1,4 @@
-"""The natural step: gradients in units of the posterior's variance, as an optax transformation."""
+"""Natural gradient descent: optax steps preconditioned with the posterior's variance."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,12 @@ from vdu_jax.types import Params
 
 
 class NaturalState(NamedTuple):
-    """variance: σ*², the parameters' structure. A state, or programs hold it as a constant."""
+    """State of `natural`.
+
+    Attributes:
+      variance: σ*², the parameters' structure. It is in the state because a compiled step would
+        hold closed-over arrays as constants.
+    """
 
     variance: Params
 
@@ -18,14 +23,19 @@ class NaturalState(NamedTuple):
 def natural(
     variance: Params, learning_rate: optax.ScalarOrSchedule
 ) -> optax.GradientTransformation:
-    """Δθ = −η σ*² ∇L, gradient descent preconditioned with the posterior's variance.
+    """Natural gradient descent, Δθ = −η σ*² ∇L.
 
-    From θ = μ* on the VDU loss (sums) with η = 1/γ, the first step is the minimiser of that loss
-    with its plasticity linearised: Δθ = ((1−γ)/γ) σ*² ∇_θ Σ e.
+    From θ = μ* on the VDU loss (sums) with η = 1/γ, the first step goes to the minimum of that loss
+    with linearised plasticity:
+
+        Δθ = ((1−γ)/γ) σ*² ∇_θ Σ e
 
     Args:
-      variance: σ*² of any family, its diagonal part.
-      learning_rate: η.
+      variance: σ*², the diagonal part of the covariance of any family of posteriors.
+      learning_rate: η, a number or an optax schedule.
+
+    Returns:
+      The optax transformation.
 
     Raises:
       ValueError: from `init`, for parameters of another structure or other shapes.

@@ -1,6 +1,6 @@
-"""Mean and variance over checkpoints as a streaming pytree reduction (Welford 1962).
+"""Mean and variance over checkpoints, streamed with the algorithm of Welford (1962).
 
-One checkpoint is folded in at a time, so memory does not depend on how many there are:
+Memory does not depend on the number of checkpoints, for only one is read at a time:
 
     moments = start(first)
     for params in others:
@@ -19,7 +19,13 @@ from vdu_jax.types import Params
 
 
 class Moments(NamedTuple):
-    """Running moments: count (), mean and m2 = Σ (θ − mean)² with the parameters' structure."""
+    """Running moments of checkpoints.
+
+    Attributes:
+      count: () int32, the number of checkpoints.
+      mean: their mean, the parameters' structure, float32.
+      m2: Σ (θ − mean)², the same structure, float32.
+    """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     mean: Params
@@ -27,14 +33,21 @@ class Moments(NamedTuple):
 
 
 def start(params: Params) -> Moments:
-    """The moments of one checkpoint."""
+    """Return the moments of a single checkpoint."""
     mean = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
     return Moments(jnp.int32(1), mean, jax.tree.map(jnp.zeros_like, mean))
 
 
 @jax.jit
 def update(moments: Moments, params: Params) -> Moments:
-    """Fold one more checkpoint in.
+    """Add a checkpoint to the moments.
+
+    Args:
+      moments: the moments of all checkpoints before.
+      params: the checkpoint.
+
+    Returns:
+      The moments with the checkpoint.
 
     Raises:
       ValueError: if `params` has another structure or other shapes.
@@ -48,13 +61,19 @@ def update(moments: Moments, params: Params) -> Moments:
 
 
 def finish(moments: Moments) -> GaussianPosterior:
-    """The diagonal Gaussian with the checkpoints' mean and unbiased variance (divisor K − 1).
+    """Make the diagonal posterior from the moments of K checkpoints.
+
+    Args:
+      moments: the moments of K ≥ 2 checkpoints.
+
+    Returns:
+      The posterior with the checkpoints' mean and unbiased variance (divisor K − 1).
 
     Raises:
       ValueError: with fewer than 2 checkpoints.
     """
     count = int(moments.count)
     if count < 2:
-        raise ValueError("a variance over checkpoints needs at least 2 of them")
+        raise ValueError(f"{count} checkpoint; a variance over checkpoints needs at least 2")
     variance = jax.jit(lambda m2: jax.tree.map(lambda s: s / (count - 1), m2))(moments.m2)
     return GaussianPosterior(moments.mean, variance, moments.count)
