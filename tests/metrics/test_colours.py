@@ -29,7 +29,7 @@ def test_bright_pixels_count_and_the_background_does_not():
 
 
 def test_what_has_no_colour_is_refused():
-    with pytest.raises(ValueError, match="needed"):
+    with pytest.raises(ValueError, match="must be .N, H, W, 3."):
         nearest_colour(np.zeros((2, 3, 3, 1), np.uint8), PALETTE)
     with pytest.raises(ValueError, match="black"):
         nearest_colour(np.zeros((2, 3, 3, 3), np.uint8), [(0, 0, 0), (1, 1, 1)])

@@ -105,5 +105,5 @@ def test_total_variation():
     assert total_variation(p, q) == pytest.approx(
         max(abs(p[s].sum() / 10 - q[s].sum() / 10) for s in sets)
     )
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="each needs at least 1"):
         total_variation(a, np.zeros(3))

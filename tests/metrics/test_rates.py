@@ -15,5 +15,5 @@ def test_the_interval_is_wilsons(hits, count):
 
 
 def test_of_no_images_there_is_none():
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="at least 1 image"):
         rate([])

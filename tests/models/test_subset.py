@@ -29,7 +29,7 @@ def test_cross_attention_of_stable_diffusion_has_the_known_size():
     assert set(other) == set(rest)
 
 
-@pytest.mark.parametrize(("which", "said"), [("attn3", "no parameter"), ("(", "no regular")])
+@pytest.mark.parametrize(("which", "said"), [("attn3", "no parameter"), ("(", "not a regular")])
 def test_what_names_nothing_is_refused(which, said):
     with pytest.raises(ValueError, match=said):
         subset.split(PARAMS, which)

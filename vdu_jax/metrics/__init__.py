@@ -1,1 +1,1 @@
-"""Metrics of unlearning: what is gone, and what is left. Pure functions of arrays."""
+"""Metrics of unlearning as pure functions of arrays: forgetting, and image quality after it."""

@@ -1,4 +1,4 @@
-"""How often a class-conditional model draws the class that it is asked for."""
+"""Accuracy of a class-conditional model: how often it draws the requested class."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,10 +9,11 @@ from vdu_jax.metrics.rates import Rate, rate
 
 
 class ConditionAccuracy(NamedTuple):
-    """Shares of images that a classifier puts into the class they were asked for with.
+    """Shares of images that a classifier assigns to the requested class.
 
     Attributes:
-      forget: of those asked for with a class to be forgotten. others: of the rest.
+      forget: share among the images requested with a forget class.
+      others: share among all other images.
     """
 
     forget: Rate
@@ -20,24 +21,32 @@ class ConditionAccuracy(NamedTuple):
 
     @property
     def unlearning_accuracy(self) -> float:
-        """UA of SalUn (Fan et al. 2024, arXiv 2310.12508), in percent: 100 − the first share."""
+        """Unlearning accuracy, UA (Fan et al. 2024, arXiv 2310.12508): 100 − `forget`, in percent."""
         return 100 * (1 - self.forget.value)
 
 
 def condition_accuracy(
     probabilities: np.ndarray, asked: np.ndarray, forget: Sequence[int]
 ) -> ConditionAccuracy:
-    """See `ConditionAccuracy`.
+    """Measure how often images show the requested class.
 
     Args:
-      probabilities: (N, C) of a classifier. asked: (N,) classes in [0, C). forget: which of them
-        are to be forgotten; images of them and of others are needed.
+      probabilities: (N, C) class probabilities from a classifier.
+      asked: (N,) requested classes in [0, C), some of them forget classes and some others.
+      forget: the forget classes.
+
+    Returns:
+      The shares among the forget classes and among the others.
 
     Raises:
-      ValueError: if N differs, or there are no images of either kind.
+      ValueError: if the two N differ, or no image was requested with a forget class or with another
+        class.
     """
     if len(probabilities) != len(asked):
-        raise ValueError(f"{len(probabilities)} images, {len(asked)} classes asked for")
+        raise ValueError(
+            f"{len(probabilities)} images but {len(asked)} requested classes; give one class per "
+            "image"
+        )
     right = np.asarray(probabilities).argmax(-1) == asked
     forgotten = np.isin(asked, tuple(forget))
     return ConditionAccuracy(rate(right[forgotten]), rate(right[~forgotten]))

@@ -1,7 +1,8 @@
 """Fréchet distance between two sets of features, the FID of Heusel et al. 2017 (arXiv 1706.08500).
 
-u-FID is this distance between a model's images and D_r; always name the features it is taken in and
-the number of images. It is biased upwards, the more the fewer images there are (`expected_bias`).
+u-FID is this distance between a model's images and D_r. A u-FID is only comparable with another one
+in the same features and with the same number of images: it is biased upwards, and the bias grows as
+the number of images falls (`expected_bias`).
 """
 
 from typing import NamedTuple
@@ -10,7 +11,13 @@ import numpy as np
 
 
 class FeatureStats(NamedTuple):
-    """mean (F,), covariance (F, F) with divisor N − 1, count N; float64."""
+    """Mean and covariance of features.
+
+    Attributes:
+      mean: (F,) float64.
+      covariance: (F, F) float64, with divisor N − 1.
+      count: N, the number of feature rows.
+    """
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -18,20 +25,25 @@ class FeatureStats(NamedTuple):
 
 
 def feature_stats(features: np.ndarray, weights: np.ndarray | None = None) -> FeatureStats:
-    """Statistics of features (N, F).
+    """Compute mean and covariance of features.
 
     Args:
-      weights: (N,) ≥ 0, how much each row counts; only their ratios matter. None for equal ones.
+      features: (N, F), N ≥ 2.
+      weights: (N,) ≥ 0, the weights of the rows, of which only the ratios matter. None for equal
+        weights.
+
+    Returns:
+      The statistics; `count` has the rows of positive weight.
 
     Raises:
-      ValueError: with fewer than 2 rows of positive weight, or values that are not finite.
+      ValueError: for fewer than 2 rows of positive weight, or values that are not finite.
     """
     features = np.asarray(features, np.float64)
     counted = len(features) if weights is None else np.count_nonzero(weights)
     if features.ndim != 2 or counted < 2:
         raise ValueError(f"need at least 2 feature rows, got an array of shape {features.shape}")
     if not np.isfinite(features).all():
-        raise ValueError("features are not finite")
+        raise ValueError("features are not finite; check the images that they come from")
     size = features.shape[1]
     return FeatureStats(
         features.mean(0) if weights is None else np.average(features, axis=0, weights=weights),
@@ -41,12 +53,19 @@ def feature_stats(features: np.ndarray, weights: np.ndarray | None = None) -> Fe
 
 
 def frechet_distance(a: FeatureStats, b: FeatureStats) -> float:
-    """‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) ≥ 0.
+    """Fréchet distance of two Gaussians, ‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½).
 
-    The trace of the matrix root is taken from the eigenvalues of the symmetric √Σ_a Σ_b √Σ_a,
-    which has the same spectrum as Σ_a Σ_b but no complex or negative part to cut away.
+    The trace of the matrix root comes from the eigenvalues of the symmetric matrix √Σ_a Σ_b √Σ_a,
+    whose spectrum is that of Σ_a Σ_b without complex or negative parts from rounding.
+
+    Args:
+      a: statistics of the first set of features.
+      b: statistics of the second set, in the same features.
+
+    Returns:
+      The distance, ≥ 0. It is the squared one, as in the definition of FID.
     """
-    # NumPy's solver divides and conquers: for 2048 features several times faster than scipy's.
+    # NumPy's divide-and-conquer solver is several times faster than SciPy's for 2048 features.
     values, vectors = np.linalg.eigh(a.covariance)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     spectrum = np.linalg.eigvalsh(root @ b.covariance @ root)
@@ -59,39 +78,45 @@ def frechet_distance(a: FeatureStats, b: FeatureStats) -> float:
 def expected_bias(
     sample: np.ndarray, whole: FeatureStats, count: int, *, splits: int = 64, seed: int = 0
 ) -> float:
-    """The expected distance between `count` images and a reference if both have one distribution.
+    """Estimate the bias of the Fréchet distance for a number of images.
 
-    This is the bias of the Fréchet distance, which depends on both numbers of images and on the
-    features (Chong and Forsyth 2020, arXiv 1911.07023). For n and m images of one Gaussian in F
-    features of variance v it is about v F (F + 5) (1/n + 1/m) / 4 if n, m ≫ F, and less if not.
+    The bias is the expected distance between `count` images and the reference if both have the same
+    distribution. It depends on both numbers of images and on the features (Chong and Forsyth 2020,
+    arXiv 1911.07023). For n and m images of one Gaussian in F features of variance v it is about
+    v F (F + 5) (1/n + 1/m) / 4 if n, m ≫ F, and less otherwise.
 
-    The reference is split at random into `count` images and the rest, and the distance of the two
-    is taken; if it has fewer than 2 `count` images, into halves. The mean over splits is scaled by
-    1/n + 1/m for the numbers asked for, over that for the numbers measured.
+    The reference is split at random into `count` images and the rest, or into halves if it has
+    fewer than 2 `count` images. The mean distance of the two parts over splits is multiplied by the
+    ratio of 1/n + 1/m for the requested numbers to that for the measured numbers.
 
-    Limits: both are taken to be drawn independently. Images with the reference's very shares of
-    classes, as those of a stratified split, lie closer, and so do any images to a small reference
-    with the very shares of the distribution, such as a balanced data set. If the reference holds
-    fewer images than twice the features, the bias is too low: by a tenth in most cases, by half
-    where `count` is larger than the reference, too. For a model whose images differ from the
-    reference it is another one of the same order.
+    Limits:
+
+    - Images are assumed to be drawn independently. The distance is smaller for images with exactly
+      the class shares of the reference (a stratified split), and for a small reference with exactly
+      the class shares of the distribution (a balanced data set).
+    - For a reference of fewer images than twice the features the estimate is too low: by a tenth in
+      most cases, by half if `count` is also larger than the reference.
+    - A model whose images differ from the reference has another bias, of the same order.
 
     Args:
-      sample: (S, F) features of images drawn at random from the reference, up to all of it.
-      whole: statistics of the whole reference, those of `sample` included.
-      count: images whose distance to the reference is asked for, at least 2.
-      splits: how many are averaged at most, each at the cost of one Fréchet distance: as many as
-        bring the standard error of the mean to a twentieth of it, and at least 4.
-      seed: of the splits.
+      sample: (S, F) features of images drawn at random from the reference, up to all of them.
+      whole: statistics of the whole reference, `sample` included.
+      count: number of images whose distance has the bias, at least 2.
+      splits: the largest number of splits, each at the cost of one Fréchet distance. After at least
+        4, splitting stops when the standard error of the mean is at most a twentieth of it.
+      seed: seed of the splits.
+
+    Returns:
+      The bias, ≥ 0.
 
     Raises:
-      ValueError: with fewer than 4 reference images, or a `count` or `sample` of fewer than 2.
+      ValueError: for fewer than 4 reference images, or a `count` or `sample` of fewer than 2.
     """
     size = min(count, whole.count // 2, len(sample))
     if size < 2:
         raise ValueError(
-            f"need a count ≥ 2, at least 4 reference images and 2 of them at hand, got {count}, "
-            f"{whole.count} and {len(sample)}"
+            f"need a count ≥ 2, at least 4 reference images and a sample of at least 2 of them, "
+            f"got {count}, {whole.count} and {len(sample)}"
         )
     rng = np.random.default_rng(seed)
     distances = []
@@ -106,7 +131,7 @@ def expected_bias(
 
 
 def _without(whole: FeatureStats, part: FeatureStats) -> FeatureStats:
-    """Statistics of the rows of `whole` that are not in `part`."""
+    """Compute the statistics of the rows of `whole` that are not in `part`."""
     rest = whole.count - part.count
     mean = (whole.count * whole.mean - part.count * part.mean) / rest
     gap = part.mean - mean

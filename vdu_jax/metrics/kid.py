@@ -1,27 +1,40 @@
-"""Kernel Inception Distance (Binkowski et al. 2018, arXiv 1801.01401)."""
+"""Kernel Inception Distance, KID (Binkowski et al. 2018, arXiv 1801.01401)."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-CHUNK = 1000
+CHUNK = 1000  # rows of the kernel matrix in memory
 
 
 class Estimate(NamedTuple):
-    """The mean over subsets, and its standard error over them; None if all subsets are the same."""
+    """A mean over subsets.
+
+    Attributes:
+      value: the mean.
+      standard_error: its standard error over the subsets; None if all subsets are equal.
+    """
 
     value: float
     standard_error: float | None
 
 
 def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased estimate of MMD² from features x (M, F) and y (N, F); it can be negative.
+    """Unbiased estimate of the squared maximum mean discrepancy, MMD² (Binkowski et al., eq. 4).
 
-    Σ_{i≠j} k(x_i, x_j) / M(M−1) + Σ_{i≠j} k(y_i, y_j) / N(N−1) − 2 Σ_{i,j} k(x_i, y_j) / MN,
-    eq. 4 of the paper, with the kernel k(a, b) = (a · b / F + 1)³.
+        Σ_{i≠j} k(x_i, x_j) / M(M−1) + Σ_{i≠j} k(y_i, y_j) / N(N−1) − 2 Σ_{i,j} k(x_i, y_j) / MN
+
+    The kernel is k(a, b) = (a · b / F + 1)³.
+
+    Args:
+      x: (M, F) features, M ≥ 2.
+      y: (N, F) features, N ≥ 2.
+
+    Returns:
+      The estimate, which can be negative.
 
     Raises:
-      ValueError: with fewer than 2 rows.
+      ValueError: for fewer than 2 rows.
     """
     return float(_squared_mmds(x, y, np.ones((1, len(x))), np.ones((1, len(y))))[0])
 
@@ -29,17 +42,25 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
 def kid(
     x: np.ndarray, y: np.ndarray, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> Estimate:
-    """The mean of MMD² over random subsets of features x (M, F) and y (N, F).
+    """Kernel Inception Distance: the mean of MMD² over random subsets.
 
-    Subsets are drawn without replacement. Those of one set share images, so the standard error
-    says how well the subsets' mean is known and nothing of the images that were not drawn: least
-    where a set has no more than `subset_size` images, which are then in every subset.
+    Each subset is drawn without replacement. The subsets of one set share images, so the standard
+    error tells how well the mean over subsets is known, and nothing about images that were not
+    drawn. It tells least if a set has no more than `subset_size` images, which are then in every
+    subset.
 
     Args:
-      subset_size: rows of each; all rows of the smaller set where that has fewer.
+      x: (M, F) features, M ≥ 2.
+      y: (N, F) features, N ≥ 2.
+      subsets: number of subsets, at least 2.
+      subset_size: rows of each subset; at most all rows of the smaller set are taken.
+      seed: seed of the subsets.
+
+    Returns:
+      The mean and its standard error.
 
     Raises:
-      ValueError: with fewer than 2 rows, or fewer than 2 subsets.
+      ValueError: for fewer than 2 rows, or fewer than 2 subsets.
     """
     if subsets < 2:
         raise ValueError(f"need at least 2 subsets, got {subsets}")
@@ -59,7 +80,7 @@ def kid(
 
 
 def _squared_mmds(x: np.ndarray, y: np.ndarray, in_x: np.ndarray, in_y: np.ndarray) -> np.ndarray:
-    """(S,) estimates from the rows that in_x (S, M) and in_y (S, N) mark with 1."""
+    """Estimate MMD² (S,) from the rows that in_x (S, M) and in_y (S, N) mark with 1."""
     if min(len(x), len(y)) < 2:
         raise ValueError(f"need at least 2 feature rows of each, got {len(x)} and {len(y)}")
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
@@ -74,7 +95,7 @@ def _squared_mmds(x: np.ndarray, y: np.ndarray, in_x: np.ndarray, in_y: np.ndarr
 
 
 def _kernel_sums(x: np.ndarray, y: np.ndarray, in_x: np.ndarray, in_y: np.ndarray) -> np.ndarray:
-    """(S,) sums of k over the marked pairs; each k is computed once, CHUNK rows at a time."""
+    """Sum k over the marked pairs, (S,); each k is computed once, CHUNK rows at a time."""
     sums = np.zeros(len(in_x))
     for first in range(0, len(x), CHUNK):
         rows = slice(first, first + CHUNK)

@@ -5,12 +5,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-CHUNK = 1000
+CHUNK = 1000  # rows of distances in memory
 
 
 class PrecisionRecall(NamedTuple):
-    """precision: share of the images that are like the reference, in [0, 1].
-    recall: share of the reference that is like the images, in [0, 1]."""
+    """Improved precision and recall.
+
+    Attributes:
+      precision: share of the images that are like the reference, in [0, 1].
+      recall: share of the reference that is like the images, in [0, 1].
+    """
 
     precision: float
     recall: float
@@ -19,7 +23,16 @@ class PrecisionRecall(NamedTuple):
 def precision_recall(
     features: np.ndarray, reference: np.ndarray, *, neighbours: int = 3
 ) -> PrecisionRecall:
-    """`precision` and `recall` of features (M, F) against a reference (N, F)."""
+    """Compute improved precision and recall.
+
+    Args:
+      features: (M, F) features of drawn images.
+      reference: (N, F) features of real images.
+      neighbours: k, as for `precision`.
+
+    Raises:
+      ValueError: for k or fewer rows.
+    """
     return PrecisionRecall(
         precision(features, reference, neighbours=neighbours),
         recall(features, reference, neighbours=neighbours),
@@ -27,24 +40,40 @@ def precision_recall(
 
 
 def precision(features: np.ndarray, reference: np.ndarray, *, neighbours: int = 3) -> float:
-    """Share of the features (M, F) that are like a reference (N, F), eq. 1.
+    """Improved precision: the share of images that are like the reference (eq. 1).
 
-    A point is like a set if it lies in the ball around one of the set's points that reaches to
-    that point's k-th nearest neighbour in the set, k = `neighbours`. Memory is bounded by CHUNK
-    rows of distances; float64.
+    A point is like a set if it lies in the ball around a point of the set whose radius is the
+    distance to that point's k-th nearest neighbour in the set. Distances are float64, with `CHUNK`
+    rows of them in memory.
+
+    Args:
+      features: (M, F) features of drawn images, M > k.
+      reference: (N, F) features of real images, N > k.
+      neighbours: k ≥ 1; 3 in the source.
+
+    Returns:
+      The share in [0, 1].
 
     Raises:
-      ValueError: with `neighbours` or fewer rows.
+      ValueError: for k or fewer rows.
     """
     x, y = _centred(features, reference, neighbours)
     return _share_inside(x, y, _radii(y, neighbours))
 
 
 def recall(features: np.ndarray, reference: np.ndarray, *, neighbours: int = 3) -> float:
-    """Share of a reference (N, F) that is like the features (M, F), eq. 2; see `precision`.
+    """Improved recall: the share of the reference that is like the images (eq. 2).
+
+    Args:
+      features: (M, F) features of drawn images, M > k.
+      reference: (N, F) features of real images, N > k.
+      neighbours: k ≥ 1, as for `precision`.
+
+    Returns:
+      The share in [0, 1].
 
     Raises:
-      ValueError: with `neighbours` or fewer rows.
+      ValueError: for k or fewer rows.
     """
     x, y = _centred(features, reference, neighbours)
     return _share_inside(y, x, _radii(x, neighbours))
@@ -53,7 +82,7 @@ def recall(features: np.ndarray, reference: np.ndarray, *, neighbours: int = 3) 
 def _centred(
     features: np.ndarray, reference: np.ndarray, neighbours: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both about the reference's centre, where distances lose fewer digits."""
+    """Centre both on the reference's mean, where distances lose fewer digits."""
     if min(len(features), len(reference)) <= neighbours:
         raise ValueError(
             f"need more than {neighbours} feature rows of each, got {len(features)} and "
@@ -64,9 +93,9 @@ def _centred(
 
 
 def _distances(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
-    """Squared distances (CHUNK, N) of chunks of x to all of y.
+    """Yield squared distances (CHUNK, N) of chunks of x to all of y.
 
-    What is below the rounding error is 0, so that equal points are at no distance.
+    Distances below the rounding error are set to 0, so that equal points have the distance 0.
     """
     norms_x, norms_y = (np.einsum("if,if->i", z, z) for z in (x, y))
     for first in range(0, len(x), CHUNK):
@@ -78,13 +107,13 @@ def _distances(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _radii(x: np.ndarray, neighbours: int) -> np.ndarray:
-    """(N,) squared distance of each point to its k-th nearest other point."""
-    # The nearest point of all is the point itself.
+    """Squared distance (N,) of each point to its k-th nearest other point."""
+    # Index k, not k − 1: the nearest point is the point itself.
     return np.concatenate(
         [np.partition(d, neighbours, axis=1)[:, neighbours] for d in _distances(x, x)]
     )
 
 
 def _share_inside(x: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> float:
-    """Share of the points x that lie in at least one ball; `radii` are squared."""
+    """Share of the points x that lie in at least one ball; `radii` are squared radii."""
     return float(np.concatenate([(d <= radii).any(1) for d in _distances(x, centres)]).mean())

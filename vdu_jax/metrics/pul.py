@@ -6,7 +6,13 @@ import numpy as np
 
 
 class Interval(NamedTuple):
-    """value, and the low and high end of its 95 % bootstrap interval."""
+    """A figure with its 95 % bootstrap interval.
+
+    Attributes:
+      value: the figure.
+      low: lower end of the interval.
+      high: upper end of the interval.
+    """
 
     value: float
     low: float
@@ -14,7 +20,12 @@ class Interval(NamedTuple):
 
 
 def forget_rate(probabilities: np.ndarray, classes: tuple[int, ...]) -> float:
-    """Share of images (N, K probabilities) whose most likely class is one of `classes`."""
+    """Share of images whose most likely class is one of `classes`, in [0, 1].
+
+    Args:
+      probabilities: (N, K) class probabilities.
+      classes: the forget classes.
+    """
     return float(np.isin(probabilities.argmax(-1), classes).mean())
 
 
@@ -26,54 +37,66 @@ def pul(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """PUL = 100 (1 − n_f(θ_u) / n_f(θ*)) percent, with a bootstrap interval.
+    """Percentage of unlearning, PUL = 100 (1 − n_f(θ_u) / n_f(θ*)), with a bootstrap interval.
 
-    Panda et al. 2025 (arXiv 2510.04058). Negative if the forget class became more frequent.
+    Panda et al. 2025 (arXiv 2510.04058). n_f is the number of images of the forget classes; it is
+    compared as a share, so the two models may have different numbers of images.
 
     Args:
-      probabilities: (N, K) of the unlearned model's images. original: (M, K) of the original's;
-        counts are compared as shares, so N and M may differ.
+      probabilities: (N, K) class probabilities of the unlearned model's images.
+      original: (M, K) class probabilities of the original model's images.
       classes: the forget classes.
-      resamples: of the images of both models, independently.
+      resamples: number of bootstrap resamples, drawn independently for the two models.
+      seed: seed of the resamples.
+
+    Returns:
+      PUL in percent, ≤ 100; negative if the forget classes became more frequent.
 
     Raises:
-      ValueError: if the original makes no image of the forget classes.
+      ValueError: if the original draws no image of the forget classes.
     """
     after = np.isin(probabilities.argmax(-1), classes)
     before = np.isin(original.argmax(-1), classes)
     if not before.any():
-        raise ValueError("the original model makes no image of the forget classes")
+        raise ValueError(
+            f"the original model draws no image of the forget classes {classes} among "
+            f"{len(original)}; draw more images"
+        )
     rng = np.random.default_rng(seed)
-    # A resampled share of N independent images is a binomial count over N.
+    # The bootstrap resample of N independent outcomes is a binomial count.
     share_after = rng.binomial(len(after), after.mean(), resamples) / len(after)
     share_before = rng.binomial(len(before), before.mean(), resamples) / len(before)
     valid = share_before > 0
     draws = 100 * (1 - share_after[valid] / share_before[valid])
     low, high = np.quantile(draws, [0.025, 0.975])
     if not after.any():
-        # No forget image among N: resampling sees no spread, yet a rate of 3/N is as well
-        # possible at 95 % (the rule of three, Hanley and Lippman-Hand 1983).
+        # Without a forget image among N, resampling gives no spread, yet the upper 95 % bound of
+        # the rate is 3/N (the rule of three, Hanley and Lippman-Hand 1983).
         low = 100 * (1 - min(1.0, 3 / len(after) / before.mean()))
     value = 100 * (1 - after.mean() / before.mean())
     return Interval(float(value), float(low), float(high))
 
 
 def histogram(probabilities: np.ndarray) -> np.ndarray:
-    """(K,) counts of the most likely class."""
+    """Count the images by most likely class: (N, K) class probabilities -> (K,) counts."""
     return np.bincount(probabilities.argmax(-1), minlength=probabilities.shape[-1])
 
 
 def total_variation(a: np.ndarray, b: np.ndarray) -> float:
-    """½ Σ |a_k/Σa − b_k/Σb| in [0, 1], of two histograms (K,).
+    """Total variation distance of two histograms, ½ Σ |a_k/Σa − b_k/Σb|, in [0, 1].
+
+    Args:
+      a: (K,) counts.
+      b: (K,) counts.
 
     Raises:
-      ValueError: if one of them is empty.
+      ValueError: if a histogram has no counts.
     """
     if a.sum() == 0 or b.sum() == 0:
-        raise ValueError("a histogram is empty")
+        raise ValueError(f"histograms of {a.sum()} and {b.sum()} images; each needs at least 1")
     return float(0.5 * np.abs(a / a.sum() - b / b.sum()).sum())
 
 
 def confidence(probabilities: np.ndarray) -> float:
-    """Mean probability of the most likely class, in [1/K, 1]."""
+    """Mean probability of the most likely class, in [1/K, 1], of (N, K) class probabilities."""
     return float(probabilities.max(-1).mean())

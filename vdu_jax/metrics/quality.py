@@ -1,7 +1,7 @@
-"""How close drawn images are to real ones: u-FID with its bias, and every metric of `METRICS`.
+"""Image quality: u-FID with its bias, and the metrics of `METRICS` (KID, precision, recall).
 
-All of it is of features (N, F), whatever network they come from. The evaluation, the report and the
-benchmark's tables take their columns from `METRICS`.
+All metrics compare features (N, F) of drawn and of real images, from any network. The evaluation,
+the report and the benchmark's tables take their columns from `METRICS`.
 """
 
 import functools
@@ -14,17 +14,17 @@ from vdu_jax.metrics import frechet, kid, precision_recall
 
 
 class Metric(NamedTuple):
-    """A figure of drawn images against real ones, and its column in every table.
+    """A metric of drawn against real images, and its column in every table.
 
     Attributes:
-      key: of the figure in files.
-      name: in words.
-      compute: (features (N, F), real ones (n, F), seed) -> the figure, or a NamedTuple of its
-        "value" and "standard_error".
+      key: key of the figure in files.
+      name: name for readers.
+      compute: `(features (N, F), real features (n, F), seed) -> figure`, a number or a NamedTuple
+        with "value" and "standard_error".
       needs: the smallest number of rows of either.
-      digits: after the point, in tables.
-      scale: what the figure is multiplied by in tables.
-      about: what else a reader of the report must know of it.
+      digits: digits after the decimal point in tables.
+      scale: factor of the figure in tables.
+      about: explanation for readers of the report.
     """
 
     key: str
@@ -37,7 +37,7 @@ class Metric(NamedTuple):
 
     @property
     def head(self) -> str:
-        """The head of its column."""
+        """The header of its column."""
         return self.name if self.scale == 1 else f"{self.name} × {self.scale}"
 
     @property
@@ -50,37 +50,44 @@ METRICS = (
     Metric(
         "kid", "KID", lambda x, real, seed: kid.kid(x, real, seed=seed), 2, 1, 1000,
         "the kernel distance, with its standard error over subsets of up to 1000 images, which "
-        "says nothing of images that were not drawn",
+        "says nothing about images that were not drawn",
     ),
     Metric("precision", "precision", lambda x, real, _: precision_recall.precision(x, real), 4),
     Metric("recall", "recall", lambda x, real, _: precision_recall.recall(x, real), 4),
 )  # fmt: skip
+"""The metrics that the evaluation computes, beside u-FID."""
 
 
 def listed(names: Sequence[str]) -> str:
-    """ "a, b and c"; "" for no names."""
+    """Join names as "a, b and c"; "" for no names."""
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def measured(rows: Iterable[Mapping[str, Any]]) -> list[Metric]:
-    """Those of `METRICS` that some of the models' figures have: earlier files may lack the last."""
+    """Return the metrics of `METRICS` that at least one model has.
+
+    Files from before a metric existed lack it.
+
+    Args:
+      rows: the figures of each model.
+    """
     rows = list(rows)
     return [metric for metric in METRICS if any(metric.key in row for row in rows)]
 
 
 def value_of(figure: float | Mapping[str, Any] | None) -> float | None:
-    """A figure without its standard error or interval."""
+    """Return a figure without its standard error or interval."""
     return figure["value"] if isinstance(figure, Mapping) else figure
 
 
 class Reference(NamedTuple):
-    """Real images in some features, usually D_r.
+    """Features of real images, usually D_r.
 
     Attributes:
-      stats: of all of them.
-      some: (n, F) of a limited number of them.
-      bias: number of images -> the u-FID that as many real ones are expected at, or None if there
-        are too few of them or of the reference.
+      stats: statistics of all images.
+      some: (n, F) features of a random sample of the images.
+      bias: `number of images -> u-FID` that as many real images are expected to have; None if
+        there are too few images or too few in the reference. See `frechet.expected_bias`.
     """
 
     stats: frechet.FeatureStats
@@ -89,7 +96,13 @@ class Reference(NamedTuple):
 
 
 def make_reference(features: np.ndarray, limit: int, seed: int) -> Reference:
-    """A reference of images with features (N, F), N ≥ 2, of which at most `limit` are kept."""
+    """Make a reference from features of real images.
+
+    Args:
+      features: (N, F), N ≥ 2.
+      limit: the largest number of rows to keep in the sample.
+      seed: seed of the sample and of the bias.
+    """
     limit = min(len(features), limit)
     chosen = np.random.default_rng(seed).choice(len(features), limit, replace=False)
     some, stats = features[np.sort(chosen)], frechet.feature_stats(features)
@@ -104,7 +117,7 @@ def make_reference(features: np.ndarray, limit: int, seed: int) -> Reference:
 
 
 def distance(features: np.ndarray, reference: Reference) -> float | None:
-    """Fréchet distance to the reference, or None for fewer than 2 images."""
+    """Fréchet distance of features (N, F) to the reference; None for fewer than 2 images."""
     if len(features) < 2:
         return None
     return frechet.frechet_distance(frechet.feature_stats(features), reference.stats)
@@ -113,17 +126,19 @@ def distance(features: np.ndarray, reference: Reference) -> float | None:
 def distance_at_shares(
     features: np.ndarray, classes: np.ndarray, shares: np.ndarray, reference: Reference
 ) -> float | None:
-    """Fréchet distance to the reference of images reweighted to given shares of classes.
+    """Fréchet distance to the reference of images reweighted to its class shares.
 
-    It tells worse pictures from other shares of classes: a model whose pictures of every class are
-    as good as real ones is as near as they are, however often it draws each.
+    The plain distance grows for worse images and for other class shares; this one for worse images
+    alone.
 
     Args:
-      features: (N, F). classes: (N,) of the images, in [0, K).
-      shares: (K,) of the classes in the reference; images of a class with none do not count.
+      features: (N, F) features of drawn images.
+      classes: (N,) classes of the drawn images, in [0, K).
+      shares: (K,) class shares of the reference. Images of a class with the share 0 do not count.
+      reference: the real images.
 
     Returns:
-      The distance, or None if a class of the reference has no image.
+      The distance; None if no image was drawn of a class of the reference.
     """
     drawn = np.bincount(classes, minlength=len(shares))
     if np.any((shares > 0) & (drawn == 0)):
@@ -133,7 +148,15 @@ def distance_at_shares(
 
 
 def counted_distance(features: np.ndarray, reference: Reference) -> dict[str, Any]:
-    """u-FID with what it must not be read without: the number of images and the expected bias."""
+    """Compute u-FID with the number of images and the expected bias, needed to interpret it.
+
+    Args:
+      features: (N, F) features of drawn images.
+      reference: the real images.
+
+    Returns:
+      "images", "u_fid" and "u_fid_bias"; None for a figure of too few images.
+    """
     return {
         "images": len(features),
         "u_fid": distance(features, reference),
@@ -142,10 +165,15 @@ def counted_distance(features: np.ndarray, reference: Reference) -> dict[str, An
 
 
 def quality(features: np.ndarray, reference: Reference, seed: int) -> dict[str, Any]:
-    """u-FID and all of `METRICS` of features (N, F); None for too few images.
+    """Compute u-FID and all metrics of `METRICS`.
 
     Args:
-      seed: of what a metric draws.
+      features: (N, F) features of drawn images.
+      reference: the real images.
+      seed: seed of the metrics' random subsets.
+
+    Returns:
+      The figures by key; None for a figure of too few images.
     """
     figures = counted_distance(features, reference)
     for metric in METRICS:

@@ -1,4 +1,4 @@
-"""Shares of images, with intervals."""
+"""Rates: shares of images with confidence intervals."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 
 
 class Rate(NamedTuple):
-    """value in [0, 1], the ends of its 95 % interval, and the number of images."""
+    """A share of images with its 95 % interval.
+
+    Attributes:
+      value: the share, in [0, 1].
+      low: lower end of the interval.
+      high: upper end of the interval.
+      count: number of images.
+    """
 
     value: float
     low: float
@@ -15,23 +22,31 @@ class Rate(NamedTuple):
 
 
 def rate(outcomes: Iterable[Any]) -> Rate:
-    """The share of true ones, with its `interval`.
+    """Compute the share of true outcomes with its 95 % interval.
 
     Args:
-      outcomes: (N,) bool, N ≥ 1.
+      outcomes: N ≥ 1 truth values, one for each image.
 
     Raises:
-      ValueError: of no images.
+      ValueError: if there is no outcome.
     """
     outcomes = [bool(value) for value in outcomes]
     if not outcomes:
-        raise ValueError("a rate of no images")
+        raise ValueError("a rate needs at least 1 image")
     share = sum(outcomes) / len(outcomes)
     return Rate(share, *interval(share, len(outcomes)), len(outcomes))
 
 
 def interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of `count` images (Wilson 1927), sound at 0 and 1, too."""
+    """Wilson's 95 % interval of a share (Wilson 1927), which also holds at 0 and 1.
+
+    Args:
+      share: in [0, 1].
+      count: number of images, ≥ 1.
+
+    Returns:
+      Lower and upper end.
+    """
     z = 1.959964
     middle = share + z * z / (2 * count)
     spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
@@ -40,5 +55,5 @@ def interval(share: float, count: int) -> tuple[float, float]:
 
 
 def percent(share: Mapping[str, Any]) -> dict[str, Any]:
-    """A `Rate`, as it is stored, with its share and interval in percent."""
+    """Convert a stored `Rate` to percent: "value", "low" and "high" times 100, and "count"."""
     return {key: 100 * share[key] for key in ("value", "low", "high")} | {"count": share["count"]}

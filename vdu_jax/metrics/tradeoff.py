@@ -1,4 +1,4 @@
-"""A method's curve of forgetting against quality, and figures over repeated runs."""
+"""The trade-off of forgetting and quality, and figures over repeated runs."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,13 @@ from typing import NamedTuple
 
 
 class Spread(NamedTuple):
-    """mean, its standard error (None for a single value), and the number of values."""
+    """A mean over repeated runs.
+
+    Attributes:
+      mean: the mean.
+      standard_error: its standard error; None for a single value.
+      count: number of values.
+    """
 
     mean: float
     standard_error: float | None
@@ -14,14 +20,17 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Of n values: mean, and sample standard deviation / √n.
+    """Compute mean and standard error (sample standard deviation / √n) of n values.
+
+    Args:
+      values: n ≥ 1 numbers.
 
     Raises:
-      ValueError: without values.
+      ValueError: if there is no value.
     """
     count = len(values)
     if not count:
-        raise ValueError("no values")
+        raise ValueError("a mean needs at least 1 value")
     mean = math.fsum(values) / count
     if count == 1:
         return Spread(mean, None, 1)
@@ -30,18 +39,17 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def u_fid_at(curve: Sequence[tuple[float, float]], pul: float) -> float | None:
-    """u-FID at which a curve first reaches a PUL, so that methods are compared where they forget
-    equally much.
+    """Interpolate the u-FID at which a method first reaches a PUL.
 
-    Between two points both figures are taken to change together: PUL linearly, the logarithm of
-    u-FID linearly.
+    It compares methods at equal forgetting. Between two points of the curve, the logarithm of u-FID
+    is linear in PUL.
 
     Args:
-      curve: (PUL in percent, u-FID > 0) of successive steps, the original's first.
-      pul: percent.
+      curve: (PUL in percent, u-FID > 0) of successive steps; the original model comes first.
+      pul: the PUL to reach, in percent.
 
     Returns:
-      None if the curve never reaches it.
+      The u-FID; None if the curve never reaches that PUL.
     """
     previous = None
     for point in curve:
