@@ -21,7 +21,7 @@ class ConditionAccuracy(NamedTuple):
 
     @property
     def unlearning_accuracy(self) -> float:
-        """Unlearning accuracy, UA (Fan et al. 2024, arXiv 2310.12508): 100 − `forget`, in percent."""
+        """Unlearning accuracy (Fan et al. 2024, arXiv 2310.12508) in percent: 100 − `forget`."""
         return 100 * (1 - self.forget.value)
 
 
