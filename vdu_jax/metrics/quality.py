@@ -19,8 +19,8 @@ class Metric(NamedTuple):
     Attributes:
       key: key of the figure in files.
       name: name for readers.
-      compute: `(features (N, F), real features (n, F), seed) -> figure`, a number or a NamedTuple
-        with "value" and "standard_error".
+      compute: `(features (N, F), real features (n, F), seed) -> figure`, a number or a
+        `kid.Estimate`, a number with its standard error.
       needs: the smallest number of rows of either.
       digits: digits after the decimal point in tables.
       scale: factor of the figure in tables.
@@ -29,7 +29,7 @@ class Metric(NamedTuple):
 
     key: str
     name: str
-    compute: Callable[[np.ndarray, np.ndarray, int], float | NamedTuple]
+    compute: Callable[[np.ndarray, np.ndarray, int], float | kid.Estimate]
     needs: int
     digits: int = 3
     scale: int = 1
