@@ -103,7 +103,9 @@ def fit_detector(
 
     def score(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
         if negative.sum() < 2 * FOLDS:
-            raise ValueError("every replay image looks like the forget data; use more of either")
+            raise ValueError(
+                "every replay image looks like the forget data; use more images of either kind"
+            )
         return _cross_scores(rows, positive, negative, seed)
 
     detected = np.zeros(len(rows), bool)

@@ -27,6 +27,11 @@ def test_the_difference_of_two_predictions_is_stretched(scale):
         np.testing.assert_allclose(found, alone, rtol=1e-5, atol=1e-5)
 
 
+def test_guidance_without_a_pair_of_conditions_raises():
+    with pytest.raises(ValueError, match=r"cond = \(condition, negative\), not None"):
+        guidance.guided(score_fn, 2.0)(0.5, jnp.zeros((1, 2, 2, 1)), jnp.zeros(1))
+
+
 def part(count):
     draw = np.random.default_rng(1)
     arrays = {name: draw.normal(size=(count, 3, 2)) for name in ("cond", "negative")}

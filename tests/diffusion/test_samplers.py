@@ -240,6 +240,9 @@ def test_deterministic_plans_have_no_noise_and_stochastic_ones_need_a_source():
         plan = samplers.make_plan(SHORT, num_steps=5, **KINDS[kind])
         with pytest.raises(ValueError, match="noise_fn"):
             samplers.integrate(lambda p, x, t, c: x, {}, plan, jnp.zeros((1, 2, 2, 1)))
+        x, row = jnp.zeros((1, 2, 2, 1)), jax.tree.map(lambda column: column[0], plan)
+        with pytest.raises(ValueError, match="needs noise"):
+            samplers.step(row, x, x, x)
 
 
 @pytest.mark.parametrize("spacing", samplers.SPACINGS)

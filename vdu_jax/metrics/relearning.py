@@ -32,5 +32,7 @@ def relearning_steps(checks: Iterable[Check], original_rate: float) -> int | Non
       ValueError: if `original_rate` is 0, for then every rate would be high enough.
     """
     if original_rate <= 0:
-        raise ValueError("the original model draws no image of the forget classes")
+        raise ValueError(
+            "the original model draws no image of the forget classes; draw more images"
+        )
     return min((c.step for c in checks if c.rate >= original_rate / 2), default=None)

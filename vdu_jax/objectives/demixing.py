@@ -152,7 +152,9 @@ def distil(
     """
     if not 0 <= forget_share < 1 or reference_images < 1 or replay_weight < 0 or gamma < 0:
         raise ValueError(
-            "forget_share must lie in [0, 1), reference_images be ≥ 1, replay_weight and gamma ≥ 0"
+            f"forget_share = {forget_share} must lie in [0, 1), reference_images = "
+            f"{reference_images} must be ≥ 1, replay_weight = {replay_weight} and gamma = {gamma} "
+            "must be ≥ 0"
         )
     if not 0 <= drop_condition <= 1:
         raise ValueError(f"drop_condition must lie in [0, 1], not {drop_condition}")

@@ -64,7 +64,10 @@ def esd(
     if teacher not in TEACHERS:
         raise ValueError(f"unknown teacher {teacher!r}; one of {', '.join(TEACHERS)}")
     if guidance < 0 or teacher_steps < 1 or teacher_learning_rate <= 0:
-        raise ValueError("guidance must be ≥ 0, teacher_steps ≥ 1, teacher_learning_rate > 0")
+        raise ValueError(
+            f"guidance = {guidance} must be ≥ 0, teacher_steps = {teacher_steps} must be ≥ 1, "
+            f"teacher_learning_rate = {teacher_learning_rate} must be > 0"
+        )
     optimizer = optax.adam(teacher_learning_rate)
     schedule = parameterization.schedule
     predict_eps = parameterization.noise_predictor(score_fn)

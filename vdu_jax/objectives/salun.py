@@ -90,7 +90,10 @@ def salun(
     """
     del posterior, num_forget
     if not 0 < share <= 1 or mask_batches < 1 or replay_weight < 0:
-        raise ValueError("share must lie in (0, 1], mask_batches be ≥ 1, replay_weight ≥ 0")
+        raise ValueError(
+            f"share = {share} must lie in (0, 1], mask_batches = {mask_batches} must be ≥ 1, "
+            f"replay_weight = {replay_weight} must be ≥ 0"
+        )
     if relabel not in RELABELS:
         raise ValueError(f"unknown relabel {relabel!r}; one of {', '.join(RELABELS)}")
     schedule = parameterization.schedule

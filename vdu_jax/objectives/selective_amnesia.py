@@ -72,7 +72,10 @@ def selective_amnesia(
     """
     del posterior, num_forget
     if replay_weight < 0 or fisher_weight < 0 or fisher_batches < 1:
-        raise ValueError("replay_weight and fisher_weight must be ≥ 0, fisher_batches ≥ 1")
+        raise ValueError(
+            f"replay_weight = {replay_weight} and fisher_weight = {fisher_weight} must be ≥ 0, "
+            f"fisher_batches = {fisher_batches} must be ≥ 1"
+        )
     schedule = parameterization.schedule
 
     def init(params: Params, batches: Batches, key: jax.Array) -> AmnesiaState:

@@ -58,7 +58,7 @@ def siss(
     """
     del posterior, num_forget
     if not 0 < mixture < 1 or share < 0:
-        raise ValueError("mixture must lie in (0, 1), share be ≥ 0")
+        raise ValueError(f"mixture = {mixture} must lie in (0, 1), share = {share} must be ≥ 0")
     schedule = parameterization.schedule
     predict_eps = parameterization.noise_predictor(score_fn)
 

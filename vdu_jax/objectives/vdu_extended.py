@@ -111,7 +111,9 @@ def vdu_extended(
     if stability not in STABILITIES:
         raise ValueError(f"unknown stability {stability!r}; one of {', '.join(STABILITIES)}")
     if cap <= 0 or function_weight < 0:
-        raise ValueError("cap must be > 0 and function_weight ≥ 0")
+        raise ValueError(
+            f"cap = {cap} must be > 0, function_weight = {function_weight} must be ≥ 0"
+        )
     if not 0 <= drop_condition <= 1:
         raise ValueError(f"drop_condition must lie in [0, 1], not {drop_condition}")
     weights = loss_weights(parameterization, weighting)

@@ -85,7 +85,10 @@ def laplace(
       ValueError: for a setting out of range, or if shapes differ.
     """
     if num_images < 1 or not prior_precision > 0:
-        raise ValueError("num_images must be ≥ 1 and prior_precision > 0")
+        raise ValueError(
+            f"num_images = {num_images} must be ≥ 1, "
+            f"prior_precision = {prior_precision} must be > 0"
+        )
     chex.assert_trees_all_equal_shapes(params, fisher, exception_type=ValueError)
     mean = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
     variance = jax.tree.map(lambda f: 1 / (num_images * f + prior_precision), fisher)
