@@ -293,7 +293,7 @@ class DiT(nn.Module):
           (B, H, W, out_channels) float32.
 
         Raises:
-          ValueError: if the label is missing, or the network is unconditional.
+          ValueError: if the label is missing, or given to an unconditional network.
         """
         network.check_cond(self, label)
         types: layers.Settings = dict(dtype=self.dtype, param_dtype=self.param_dtype)

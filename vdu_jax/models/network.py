@@ -76,7 +76,7 @@ def check_cond(module: nn.Module, cond: Cond) -> None:
       cond: the condition of a batch, or None.
 
     Raises:
-      ValueError: if the condition is missing, or the network is unconditional.
+      ValueError: if the condition is missing, or given to an unconditional network.
     """
     if (cond is None) == bool(module.num_class_embeds):
         known = "needs the classes of its images" if cond is None else "knows no condition"

@@ -93,7 +93,7 @@ def vdu_extended(
       plasticity: "linear" keeps e; "capped" replaces it by min(e, cap); "mismatched", for
         conditional networks, by min(e, cap e*), where e* is the error of θ* with the condition of
         a replay image.
-      cap: bound on e, or its factor on e*, > 0.
+      cap: bound on e, in units of the error of the network's own output, or the factor on e*, > 0.
       stability: "posterior" (S alone), "function" (the last term alone), or "both".
       function_weight: λ ≥ 0.
       drop_condition: share of the replay images whose condition is dropped, in [0, 1]; for
