@@ -148,7 +148,8 @@ def vdu_extended(
     ) -> tuple[jax.Array, Metrics]:
         x0, noising, again = batch["forget"]["image"], noise.forget, noise.replay
         parts = [process.network_inputs(schedule, batch["forget"], noising)]
-        if again is not None:
+        if use_function:
+            assert again is not None  # `draw` makes it for this stability
             part = guidance.drop_condition(batch["replay"], noise.dropped)
             parts.append(process.network_inputs(schedule, part, again))
         predictions = process.predict_together(predict_eps, params, *parts)
@@ -168,7 +169,8 @@ def vdu_extended(
         metrics = {"forget_error": error.mean(), "energy": posterior_energy / dim}
         if use_posterior:
             total += gamma * stability_scale * posterior_energy
-        if again is not None:
+        if use_function:
+            assert again is not None
             (target,) = process.predict_together(predict_eps, state.teacher, parts[1])
             simple = process.bcast(parameterization.simple_weights[again.t], target)
             drift = (simple * jnp.square(predictions[1] - jax.lax.stop_gradient(target))).mean()
