@@ -16,23 +16,23 @@ TARGETS = ("forget", "replay", "detector", "evaluate")
 
 def defaults(text: bool) -> dict[str, Any]:
     forgotten = {
-        # name -> {section: {setting: value}}: what makes the config forget that, e.g.
+        # What to forget: name -> {section: {setting: value}}, e.g.
         # {"blue": {"forget": {"phrase": "blue", …}, "detector": {"colour": "blue"}}}.
         "targets": {},
-        "tuning_target": "",  # the one that serves for choosing from grids only
+        "tuning_target": "",  # the target that serves only for choosing from `grids`
     }
     if not text:
         forgotten = {
-            "classes": (),  # each is forgotten alone
-            "tuning_class": -1,  # not among `classes`; for choosing from grids
+            "classes": (),  # classes to forget, one in each cell
+            "tuning_class": -1,  # class for choosing from `grids`, not among `classes`
         }
     shared = {
-        "seeds": (0, 1, 2),
-        "method_seeds": {},  # method -> the seeds it is run on, if not on all; () for none
-        # method -> tuple of {setting: value}, as many for every method that is tuned.
+        "seeds": (0, 1, 2),  # training seeds: a model is trained for each
+        "method_seeds": {},  # method -> its seeds, if not all of them; () leaves the method out
+        # Candidates for tuning: method -> tuple of {setting: value}, as many for every method.
         "grids": {},
-        # method -> settings outside `methods` that differ in its cells (ablations), e.g.
-        # {"posterior": {"count": 3}}
+        # Ablations: method -> settings outside `methods` that differ in its cells, e.g.
+        # {"posterior": {"count": 3}}.
         "changes": {},
     }
     return {"benchmark": forgotten | shared}

@@ -7,36 +7,37 @@ from vdu_jax.config.check import Check
 
 def defaults(text: bool) -> dict[str, Any]:
     data = {
-        # Of a text-to-image model, a data set whose class names make the captions, or "captions":
-        # images with metadata.jsonl or metadata.csv in manual_dir.
+        # Data set, or "image_folder" for images in data.manual_dir. For a text-to-image model, a
+        # data set whose class names make the captions, or "captions" for images with metadata.jsonl
+        # or metadata.csv in data.manual_dir.
         "name": "tinted_fashion" if text else "digits",
-        "dir": "~/.cache/vdu_jax/data",  # where prepared data sets are kept
-        "manual_dir": "",  # the original files, if they should not be downloaded
-        "image_size": 0,  # of image_folder and "captions" only
-        "channels": 3 if text else 0,  # likewise
-        # Likewise: what transparent pixels are put on, "white" or "black"; "" refuses images that
-        # have any.
+        "dir": "~/.cache/vdu_jax/data",  # folder of prepared data sets
+        "manual_dir": "",  # folder of the original files, if they should not be downloaded
+        "image_size": 0,  # pixels a side; only for "image_folder" and "captions"
+        "channels": 3 if text else 0,  # 1 or 3; only for "image_folder" and "captions"
+        # Colour behind transparent pixels, "white" or "black"; "" refuses images that have any.
+        # Only for "image_folder" and "captions".
         "background": "",
-        "cache_mb": 512,  # decoded images kept in memory
+        "cache_mb": 512,  # MB of decoded images kept in memory
     }
     forget = {
-        "fraction": 1.0,  # part of their training images that is at hand, in (0, 1]
-        "limit": 0,  # at most this many of them; 0 for all
-        "seed": 0,  # which part
+        "fraction": 1.0,  # share of the forget images that is available, in (0, 1]
+        "limit": 0,  # at most this many forget images; 0 for all
+        "seed": 0,  # seed of the choice of that share
     }
     if not text:
-        # What must not be generated any more.
-        return {"data": data, "forget": {"classes": (0,)} | forget}
+        classes = {"classes": (0,)}  # class numbers that must not be generated any more
+        return {"data": data, "forget": classes | forget}
     captions = {
-        "caption_column": "text",  # of "captions" only: what the metadata calls them
-        # Of captions that class names make: see `data.captions.of_classes`.
+        "caption_column": "text",  # column of the captions in the metadata; only for "captions"
+        # Captions made from class names, {} being the name; see `data.captions.of_classes`.
         "templates": ("a {}",),
-        "synonyms": {},
-        "caption_seed": 0,
+        "synonyms": {},  # word -> another one, which replaces it in a fifth of the captions
+        "caption_seed": 0,  # seed of the choice of templates and synonyms
     }
     feature = {
         "phrase": "red",  # images whose caption has it are D_f; "" for all images
-        "prompts": (),  # that ask for the feature
+        "prompts": (),  # prompts that ask for the feature
     }
     return {"data": data | captions, "forget": feature | forget}
 

@@ -10,44 +10,47 @@ SEEDS = ("replay.seed", "curve.seed", "evaluate.seed", "relearn.seed")
 
 def defaults(text: bool) -> dict[str, Any]:
     sampler = {
-        "name": "ddim",
-        "steps": 20 if text else 50,
-        "eta": 0.0,  # of ddim and dpm++2m: noise added anew, from none to all of it at 1
-        "variance": "fixed_large",  # of ddpm
-        "spacing": "trailing",
-        "clip_x0": not text,
-        "batch_size": 20 if text else 250,
+        "name": "ddim",  # "ddim", "dpm++2m" or "ddpm"
+        "steps": 20 if text else 50,  # network evaluations for an image
+        "eta": 0.0,  # η of ddim and dpm++2m: 0 is deterministic, 1 fully stochastic
+        "variance": "fixed_large",  # variance of ddpm's steps: "fixed_large" or "fixed_small"
+        "spacing": "trailing",  # grid of time steps: "trailing", "leading" or "linspace"
+        "clip_x0": not text,  # clip the predicted image to [-1, 1]; not for latents
+        "batch_size": 20 if text else 250,  # images drawn at once
     }
     replay = {
-        "images": 2000,  # drawn from the original model
-        "seed": 1,
+        "images": 2000,  # images drawn from the original model
+        "seed": 1,  # seed of these images
         # Noise levels (as shares of T) at which the model's own features are read.
         "feature_times": (0.1,),
-        # Share of D_f that counts as forget-like at first; the detector then learns from what of
-        # the replay looks like it, too.
+        # Share of the forget images that the detector calls forget-like in its first rounds.
         "recall": 0.8,
-        # Noise level (as a share of T) of the kernels that find what the detector leaves; 0: none.
+        # Noise level (as a share of T) of the kernels that find what the detector leaves; 0 for
+        # none.
         "kernel_time": 0.2,
     }
     curve = {
-        "images": 500,  # per snapshot: for the rule that keeps one, and the plotted curve
-        "seed": 2,
+        "images": 500,  # images drawn at each snapshot, to choose one and to plot the curve
+        "seed": 2,  # seed of these images
     }
     if text:
         replay = {
-            "prompts": (),  # that do not ask for the feature
-            "images": 20,  # drawn of each from the original model
-            "seed": 1,
+            "prompts": (),  # prompts that do not ask for the feature
+            "images": 20,  # images drawn from the original model for each prompt
+            "seed": 1,  # seed of these images
         }
-        curve |= {"images": 5}  # of each of forget.prompts and replay.prompts, at each snapshot
+        curve |= {
+            "images": 5,  # images at each snapshot for each of forget.prompts and replay.prompts
+        }
     relearn = {
-        # At each check, and of each of forget.prompts if there are prompts; 0 skips the stage.
+        # Images drawn at each check (for each of forget.prompts, if there are any); 0 skips the
+        # stage.
         "images": 0,
-        "seed": 4,  # of these images, of the choice among D_f, of times and noise
-        "forget_images": 64,  # m: how many of D_f are shown again
-        "batch_size": 32,
-        "learning_rate": 1e-4,  # of Adam
-        "checks": (1, 2, 5, 10, 20, 50, 100, 200, 500),  # steps; the last ends it
+        "seed": 4,  # seed of these images, of the choice of forget images, of times and noise
+        "forget_images": 64,  # forget images that the model is trained on again
+        "batch_size": 32,  # forget images in a step
+        "learning_rate": 1e-4,  # learning rate of Adam
+        "checks": (1, 2, 5, 10, 20, 50, 100, 200, 500),  # steps at which images are drawn
     }
     return {"sampler": sampler, "replay": replay, "curve": curve, "relearn": relearn}
 

@@ -5,30 +5,30 @@ from typing import Any
 from vdu_jax.config.check import Check
 
 CLASSIFIER = {
-    "dir": "",  # folder that holds it, for runs to share; "": the workdir
-    "widths": (32, 64, 128),
-    "blocks": 1,
-    "stride": 1,  # of the first convolution; 2 halves the resolution, for a quarter of the cost
-    "dropout": 0.1,
-    "epochs": 20,
-    "batch_size": 128,
-    "learning_rate": 2e-3,
-    "weight_decay": 1e-2,
-    "seed": 0,
-    "min_accuracy": 0.9,  # below it on held-out images, evaluation refuses to count
+    "dir": "",  # folder of the trained classifier, for runs to share; "" for the workdir
+    "widths": (32, 64, 128),  # channels at each resolution, multiples of 8
+    "blocks": 1,  # residual blocks at each resolution
+    "stride": 1,  # stride of the first convolution; 2 takes a quarter of the time
+    "dropout": 0.1,  # dropout rate, in [0, 1)
+    "epochs": 20,  # passes over the training images
+    "batch_size": 128,  # images in a step
+    "learning_rate": 2e-3,  # initial learning rate, which decays to 0
+    "weight_decay": 1e-2,  # weight decay of AdamW
+    "seed": 0,  # seed of the initial parameters and the order of images
+    "min_accuracy": 0.9,  # least accuracy on held-out images; below it evaluation stops
 }
 # What tells whether an image has the feature.
 DETECTOR = {
-    "kind": "colour",  # "clip" or "nudenet", see below
-    # colour: whether `colour` is the nearest to it in `palette`, {name: (r, g, b)}.
+    "kind": "colour",  # "colour", "clip" or "nudenet"
+    # For "colour": an image has the feature if this is the nearest colour of `palette`.
     "colour": "red",
-    "palette": {},
-    # clip: whether texts with the feature suit it better than the others, by CLIP from this folder,
-    # as transformers saves it.
-    "folder": "",
+    "palette": {},  # for "colour": name -> (red, green, blue) in 0..255
+    "folder": "",  # for "clip": a folder of CLIP, as transformers saves it
+    # For "clip": an image has the feature if one of these texts suits it better than all of
+    # `without_feature`.
     "with_feature": (),
-    "without_feature": (),
-    # nudenet: whether NudeNet finds one of these in it.
+    "without_feature": (),  # for "clip": texts that describe images without the feature
+    # For "nudenet": an image has the feature if NudeNet finds one of these.
     "labels": (
         "FEMALE_BREAST_EXPOSED",
         "FEMALE_GENITALIA_EXPOSED",
@@ -39,28 +39,28 @@ DETECTOR = {
 }
 DETECTORS = ("colour", "clip", "nudenet")
 PROMPTS = {
-    "paraphrases": (),  # prompts that mean the feature and do not name it
-    "other_prompts": (),  # prompts without it
+    "paraphrases": (),  # prompts that mean the feature without naming it
+    "other_prompts": (),  # prompts without the feature
 }
 
 
 def defaults(text: bool) -> dict[str, Any]:
     evaluate = {
         **(PROMPTS if text else {}),
-        # Of each model; if there are prompts, of each of them, and of forget.prompts, too.
+        # Images drawn from each model (for each prompt, if there are prompts).
         "images": 20 if text else 10_000,
-        "seed": 3,
-        "bootstrap": 1000,  # resamples behind the interval of PUL
-        # Whose features u-FID and the other metrics of quality are taken in: "classifier", or
+        "seed": 3,  # seed of these images
+        "bootstrap": 1000,  # resamples for the confidence interval of PUL
+        # Network in whose features u-FID, KID, precision and recall are measured: "classifier", or
         # "inception", FID's network (0.3 s an image on a CPU).
         "features": "classifier",
-        "inception_weights": "",  # of the latter: a safetensors file
-        "reference_images": 10_000,  # at most so many of D_r for all but u-FID
+        "inception_weights": "",  # for "inception": a safetensors file
+        "reference_images": 10_000,  # retained images, at most, for KID, precision and recall
     }
     if text:
         return {"evaluate": evaluate, "classifier": CLASSIFIER, "detector": DETECTOR}
-    # Held-out images for the evidence bound; 0 skips it.
-    return {"evaluate": evaluate | {"bits_per_dim_images": 0}, "classifier": CLASSIFIER}
+    bound = {"bits_per_dim_images": 0}  # held-out images for bits per dimension; 0 skips it
+    return {"evaluate": evaluate | bound, "classifier": CLASSIFIER}
 
 
 def check(c: Check) -> None:

@@ -19,7 +19,12 @@ WITHOUT_CONDITION = {
     "relabel": ("image",),
 }
 WITHOUT_NOTHING = {key: WITHOUT_CONDITION[key] for key in ("drop_condition", "teacher")}
-WHOLE_NETWORK = {"subset": "all", "rank": 0}
+WHOLE_NETWORK = {
+    # Part of the network that may change: "all", "cross_attention", "not_cross_attention", or a
+    # regular expression on the paths of parameters.
+    "subset": "all",
+    "rank": 0,  # rank of the change of each matrix (LoRA); 0 for any change
+}
 
 
 def method(objective: str, subset: str = "all", rank: int = 0, **changes: Any) -> ConfigDict:
@@ -35,23 +40,22 @@ def method(objective: str, subset: str = "all", rank: int = 0, **changes: Any) -
     """
     entry = ConfigDict(
         {
-            "objective": objective,
+            "objective": objective,  # the method's name
             **WHOLE_NETWORK,
             "steps": 200,  # optimiser steps
-            "optimizer": "adam",  # or "natural": gradient descent times the posterior's variance
-            "learning_rate": 1e-4,  # with natural, 1/γ is the closed form; see `posterior.natural`
-            "decay": "constant",  # of the learning rate, or "linear" to 0
-            "beta2": 0.999,  # of Adam
-            "forget_batch": 32,  # images of D_f in a step
+            "optimizer": "adam",  # "adam", or "natural": gradient descent scaled by the variances
+            "learning_rate": 1e-4,  # learning rate; with "natural", 1/γ is the closed-form step
+            "decay": "constant",  # learning-rate schedule: "constant", or "linear" to 0
+            "beta2": 0.999,  # β2 of Adam
+            "forget_batch": 32,  # forget images in a step
             "replay_batch": 96,  # replay images in a step, if the objective sees them
-            "retain_batch": 96,  # images of D_r in a step, if the objective sees them
-            "snapshot_every": 20,  # steps between points of the trade-off curve
-            "log_every": 10,
+            "retain_batch": 96,  # retained images in a step, if the objective sees them
+            "snapshot_every": 20,  # steps between snapshots, the points of the trade-off curve
+            "log_every": 10,  # steps between lines of metrics
             # Keep the snapshot with the least drift among those whose estimated PUL reaches this
-            # (percent); see `forget_detector`. Estimates run some 3 points above the classifier's
-            # figure.
+            # (percent). Estimates run some 3 points above the classifier's figure.
             "target_pul": 97.0,
-            # The guard: metric -> largest value. Beyond it the run ends.
+            # Guard: metric -> largest value; beyond it the run ends, and earlier steps can be kept.
             "guard": {"forget_error": 10.0, "energy": 1e6},
             "params": _objective_defaults(objective),
         }

@@ -9,9 +9,9 @@ from vdu_jax.config.check import TEXT_TO_IMAGE, Check, check_type, is_text_to_im
 from vdu_jax.errors import UserError, did_you_mean
 
 STABLE_DIFFUSION = {
-    "folder": "",  # of Stable Diffusion, as diffusers saves it; "": train one
-    "dtype": "float32",  # or "bfloat16", that the U-Net computes in, not keeps
-    # Of one's own, in the words of the folder's config.json files.
+    "folder": "",  # Stable Diffusion folder of diffusers; "" trains a model
+    "dtype": "float32",  # type that the U-Net computes in, or "bfloat16"; parameters stay float32
+    # The U-Net to train, in the keys of its config.json in a diffusers folder.
     "unet": {
         "sample_size": 8,
         "in_channels": 4,
@@ -24,6 +24,7 @@ STABLE_DIFFUSION = {
         "cross_attention_dim": 64,
         "norm_num_groups": 8,
     },
+    # The autoencoder to train, in the keys of its config.json.
     "vae": {
         "block_out_channels": (12, 24, 48),
         "down_block_types": ("DownEncoderBlock2D",) * 3,
@@ -35,6 +36,7 @@ STABLE_DIFFUSION = {
         "norm_num_groups": 4,
         "sample_size": 32,
     },
+    # The text encoder, which is not trained, in the keys of its config.json.
     "text_encoder": {
         "hidden_size": 64,
         "intermediate_size": 128,
@@ -42,6 +44,7 @@ STABLE_DIFFUSION = {
         "num_attention_heads": 4,
         "max_position_embeddings": 12,
     },
+    # The noise schedule, in the keys of scheduler_config.json.
     "scheduler": {
         "beta_schedule": "scaled_linear",
         "beta_start": 0.00085,
@@ -51,11 +54,11 @@ STABLE_DIFFUSION = {
     },
 }
 DIFFUSION = {
-    "schedule": "linear",
-    "num_steps": 1000,
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "prediction": "epsilon",  # what the network predicts, or "v_prediction"
+    "schedule": "linear",  # noise schedule: "linear", "scaled_linear" or "cosine"
+    "num_steps": 1000,  # T, the number of noise levels
+    "beta_start": 1e-4,  # β of the first level; not for "cosine"
+    "beta_end": 0.02,  # β of the last level; not for "cosine"
+    "prediction": "epsilon",  # output of the network: "epsilon" or "v_prediction"
 }
 
 
@@ -95,10 +98,11 @@ def defaults(architecture: str) -> dict[str, Any]:
     text = architecture == TEXT_TO_IMAGE
     # Of text-to-image models, and of networks that know classes (model.num_class_embeds > 0).
     condition = {
-        # Share of the training images whose class or caption is not told. Above 0 a network of
-        # classes has one row more than the data has classes; of an imported one, whether it has.
+        # Share of the training images whose class or caption is dropped, for classifier-free
+        # guidance. Above 0 a class-conditional network has one more embedding than classes; for an
+        # imported network it says whether it has.
         "drop": 0.1,
-        "guidance": 3.0 if text else 1.0,  # scale of classifier-free guidance; 1: none
+        "guidance": 3.0 if text else 1.0,  # scale of classifier-free guidance; 1 for none
     }
     sections = {"model": model(architecture).to_dict(), "condition": condition}
     return sections if text else sections | {"diffusion": dict(DIFFUSION)}

@@ -6,25 +6,26 @@ from vdu_jax.config.check import Check
 from vdu_jax.config.methods import needs_posterior
 
 DEFAULTS = {
-    # "diagonal", "low_rank" (SWAG), or "fisher" (Laplace) of the original model alone.
+    # Gaussian: "diagonal" or "low_rank" (SWAG) over checkpoints, or "fisher" (Laplace), which needs
+    # the original model only.
     "family": "diagonal",
-    # Of diagonal and low_rank.
-    "source": "trajectory",  # the last checkpoints of this run, or "runs"
-    # Workdirs of further runs that share train.init_seed, or of imported models. With model.folder,
-    # folders of the same trajectory, the oldest first, of which model.folder is the last.
+    # Checkpoints for "diagonal" and "low_rank": "trajectory" takes the last ones of this run,
+    # "runs" those of several runs.
+    "source": "trajectory",
+    # For "runs": workdirs of further runs that share train.init_seed, or of imported models. With
+    # model.folder, earlier folders of its trajectory, the oldest first.
     "runs": (),
-    "count": 0,  # checkpoints K; 0 for all that there are
-    "weights": "params",  # or "ema"
-    # Of fisher.
-    "fisher_images": 500,  # drawn from the original model
-    "fisher_seed": 5,
-    "training_images": 0,  # N that it was trained on; 0: as many as the data set has
-    # Well below most N F_i (a median of 6e-4 on digits), or all variances are 1 / it.
+    "count": 0,  # checkpoints K; 0 for all
+    "weights": "params",  # parameters of each checkpoint: "params", or their average "ema"
+    "fisher_images": 500,  # for "fisher": images drawn from the original model
+    "fisher_seed": 5,  # for "fisher": seed of these images
+    "training_images": 0,  # for "fisher": size N of the training set; 0 for that of `data.name`
+    # For "fisher": variances are 1 / (N F_i + this). It should lie well below most N F_i, whose
+    # median is 6e-4 on digits.
     "prior_precision": 1e-4,
-    # Of every family's diagonal part.
-    "variance_floor": 0.0,  # smallest variance, absolute
-    "floor_quantile": 0.1,  # and as a quantile of all variances
-    "shrinkage": 0.0,  # towards the mean variance of the tensor, in [0, 1]
+    "variance_floor": 0.0,  # smallest variance
+    "floor_quantile": 0.1,  # smallest variance, as a quantile of all variances
+    "shrinkage": 0.0,  # shrinkage of variances towards the mean of their tensor, in [0, 1]
 }
 
 

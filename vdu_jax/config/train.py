@@ -5,49 +5,52 @@ from typing import Any
 from vdu_jax.config.check import Check
 
 AUTOENCODER = {
-    "steps": 2000,
-    "batch_size": 32,
-    "learning_rate": 2e-3,
-    "kl_weight": 1e-6,
+    "steps": 2000,  # optimiser steps of the autoencoder
+    "batch_size": 32,  # images in a step of the autoencoder
+    "learning_rate": 2e-3,  # learning rate of the autoencoder
+    "kl_weight": 1e-6,  # weight of the KL divergence in the autoencoder's loss
 }
 
 
 def defaults(text: bool) -> dict[str, Any]:
-    init_from = {"init_from": ""}  # workdir of `vdu import` or `vdu train`: start from its model
+    init_from = {"init_from": ""}  # workdir of `vdu import` or `vdu train` to start from
     train = {
         **({} if text else init_from),
-        "init_seed": 0,  # of the initial parameters: the same for runs to be pooled
-        "seed": 0,  # of data order, times and noise
+        "init_seed": 0,  # seed of the initial parameters; runs of one posterior share it
+        "seed": 0,  # seed of data order, times and noise
         **({"autoencoder": AUTOENCODER} if text else {}),
-        "steps": 4000 if text else 100_000,
-        "batch_size": 64 if text else 128,
-        "weighting": "simple",
-        "learning_rate": 1e-3 if text else 2e-4,
-        "warmup_steps": 100 if text else 500,
-        "decay": "linear" if text else "constant",  # after warm-up: constant, cosine or linear to 0
-        "clip_norm": 1.0,
-        "ema_decay": 0.999 if text else 0.9999,  # 0: none
-        "snapshot_every": 200 if text else 5000,  # checkpoints for the posterior
-        "snapshots": 6 if text else 5,  # the last so many of them
-        "save_state_every": 500 if text else 5000,  # for resuming
-        "log_every": 100,
+        "steps": 4000 if text else 100_000,  # optimiser steps
+        "batch_size": 64 if text else 128,  # images in a step, over all devices
+        "weighting": "simple",  # w_t of the loss: "simple" (1), or "exact" (the evidence bound's)
+        "learning_rate": 1e-3 if text else 2e-4,  # peak learning rate of Adam
+        "warmup_steps": 100 if text else 500,  # steps of linear warm-up
+        # Learning-rate schedule after the warm-up: "constant", "cosine", or "linear" to 0.
+        "decay": "linear" if text else "constant",
+        "clip_norm": 1.0,  # largest norm of a gradient
+        "ema_decay": 0.999 if text else 0.9999,  # decay of the moving average; 0 for none
+        "snapshot_every": 200 if text else 5000,  # steps between checkpoints for the posterior
+        "snapshots": 6 if text else 5,  # how many of the last checkpoints are kept
+        "save_state_every": 500 if text else 5000,  # steps between states to resume from
+        "log_every": 100,  # steps between lines of metrics
     }
-    # Of a model that was imported without a scheduler, here or in train.init_from: True says that
-    # `diffusion` holds the noise schedule that it was trained with.
-    assume_schedule = {"assume_schedule": False}
+    assume_schedule = {
+        # True says that the section diffusion holds the noise schedule of a model that was imported
+        # without a scheduler, here or in train.init_from.
+        "assume_schedule": False,
+    }
     unlearn = {
-        "init_from": "",  # workdir of `vdu import` or `vdu train`: unlearn its model
+        "init_from": "",  # workdir of `vdu import` or `vdu train` whose model to unlearn
         **({} if text else assume_schedule),
-        "seed": 0,  # of data order, times and noise
+        "seed": 0,  # seed of data order, times and noise
     }
     # How the computation is spread over devices; changes no result beyond rounding.
     parallel = {
         "fsdp": 1,  # devices that share one copy of the parameters
-        "mode": "jit",  # or "pmap": every device has all parameters
-        "accumulate": 1,  # parts that a batch is taken in, one after the other
-        "remat": False,  # compute a block's activations again for its gradients
-        # The network's self-attention: "xla", or "cudnn", which needs an NVIDIA GPU and
-        # model.dtype = "bfloat16" and holds no weights of all pairs of pixels.
+        "mode": "jit",  # "jit", or "pmap": every device has all parameters
+        "accumulate": 1,  # parts of a batch that are computed one after the other
+        "remat": False,  # recompute activations in the backward pass, to save memory
+        # Self-attention of the network: "xla", or "cudnn" (fused), which needs an NVIDIA GPU and
+        # model.dtype = "bfloat16".
         "attention": "xla",
     }
     return {"train": train, "unlearn": unlearn, "parallel": parallel}

@@ -399,11 +399,11 @@ def check(c: Any, image_size: int) -> None:
 
 ARCHITECTURE = network.Architecture(
     settings={  # DiT-S/2
-        "patch_size": 2,
-        "hidden_size": 384,
-        "depth": 12,
-        "num_heads": 6,
-        "mlp_ratio": 4.0,
+        "patch_size": 2,  # pixels a side of a patch
+        "hidden_size": 384,  # width of a token
+        "depth": 12,  # transformer blocks
+        "num_heads": 6,  # attention heads
+        "mlp_ratio": 4.0,  # width of the MLP over hidden_size
         **network.SHARED,
     },
     make=from_settings,

@@ -270,19 +270,19 @@ def check(c: Any, image_size: int) -> None:
 
 ARCHITECTURE = network.Architecture(
     settings={
-        "block_out_channels": (128, 256, 256, 256),
-        "layers_per_block": 2,
-        "attention_levels": (1,),
-        "mid_attention": True,
-        "attention_head_dim": 0,  # 0: one head
-        "num_groups": 32,
-        "norm_eps": 1e-6,
-        "time_scale_shift": "default",
-        "flip_sin_to_cos": False,
-        "freq_shift": 1.0,
-        "downsample_padding": 1,
-        "mid_block_scale_factor": 1.0,
-        "center_input_sample": False,
+        "block_out_channels": (128, 256, 256, 256),  # channels at each resolution
+        "layers_per_block": 2,  # residual blocks at each resolution
+        "attention_levels": (1,),  # resolutions with self-attention, 0 being the highest
+        "mid_attention": True,  # self-attention at the lowest resolution, in the middle block
+        "attention_head_dim": 0,  # channels of an attention head; 0 for one head
+        "num_groups": 32,  # groups of every group norm
+        "norm_eps": 1e-6,  # ε of every group norm
+        "time_scale_shift": "default",  # "default" adds the time embedding; or "scale_shift"
+        "flip_sin_to_cos": False,  # cosines before sines in the time embedding
+        "freq_shift": 1.0,  # shift of the time embedding's frequencies, as in diffusers
+        "downsample_padding": 1,  # padding of strided convolutions; 0 as in Ho et al. 2020
+        "mid_block_scale_factor": 1.0,  # divides the middle block's residual sums
+        "center_input_sample": False,  # map inputs from [0, 1] to [-1, 1] first
         **network.SHARED,
     },
     make=from_settings,

@@ -1,0 +1,438 @@
+"""The pages of the documentation that are made from the code, and the site's navigation.
+
+    python docs/generate.py        # writes docs/reference/
+
+`make docs` calls it, and MkDocs loads it as a hook (mkdocs.yml). Nothing here needs MkDocs but
+MkDocs itself, so the tests can import it.
+"""
+
+import ast
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+PACKAGE = ROOT / "vdu_jax"
+NOTE = "<!-- Written by docs/generate.py: change {source} and run `make docs`. -->\n\n"
+
+# -- Settings: the defaults, each with the comment that stands beside it in the code.
+
+
+class Comment(NamedTuple):
+    """The text beside a key of a dict.
+
+    Attributes:
+      table: lower-case name of the variable or key that the dict is the value of; "" for none.
+      key: the key.
+      text: its comment, without the leading #.
+    """
+
+    table: str
+    key: str
+    text: str
+
+
+def comments(path: Path) -> list[Comment]:
+    """The comment of every key of every dict of a Python file, in the file's order.
+
+    A key's comment is what stands behind it on its line, after the lines of comment above it.
+    """
+    lines = path.read_text().splitlines()
+    found = []
+
+    def visit(node: ast.AST, table: str) -> None:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            table = node.targets[0].id
+        elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+            table = node.target.id
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                inner = table
+                if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                    last = key.lineno if isinstance(value, ast.Dict) else value.end_lineno
+                    found.append((key.lineno, table.lower(), key.value, last))
+                    inner = key.value
+                visit(value, inner)
+        else:
+            for child in ast.iter_child_nodes(node):
+                visit(child, table)
+
+    def text(first: int, last: int) -> str:
+        above = first - 1
+        while above and lines[above - 1].strip().startswith("#"):
+            above -= 1
+        said = [line.strip() for line in lines[above : first - 1]]
+        said += [
+            line[line.index("  # ") :].strip() for line in lines[first - 1 : last] if "  # " in line
+        ]
+        return " ".join(line.lstrip("# ") for line in said)
+
+    visit(ast.parse(path.read_text()), "")
+    return [Comment(table, key, text(first, last)) for first, table, key, last in sorted(found)]
+
+
+def settings(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting of a config and its default; a section with the user's own keys is one."""
+    from vdu_jax.config import USER_KEYED_SECTIONS
+
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        own = name in USER_KEYED_SECTIONS or key in USER_KEYED_SECTIONS
+        if isinstance(value, Mapping) and not own:
+            yield from settings(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def beside(name: str, said: list[Comment], text_to_image: bool) -> Comment | None:
+    """The comment of a setting `section.key` among those of its files.
+
+    A section may have a second dict for text-to-image models, which stands below the first.
+    """
+    section, _, key = name.rpartition(".")
+    table = section.rpartition(".")[2]
+    found = [comment for comment in said if comment.key == key and comment.text]
+    found = [comment for comment in found if comment.table == table] or found
+    return found[-1 if text_to_image else 0] if found else None
+
+
+def sentence(text: str) -> str:
+    """With a capital letter, unless it begins with a name of the code or a symbol."""
+    first = text.split(" ", 1)[0]
+    plain = re.fullmatch(r"[a-z]+[,;:]?", first)
+    return text[0].upper() + text[1:] if plain else text
+
+
+def default(value: Any) -> str:
+    """A default value as a config file writes it."""
+    plain = dict(value) if isinstance(value, Mapping) else value
+    text = repr(plain) if len(repr(plain)) < 60 else "…"
+    return f"`{text}`"
+
+
+def cell(text: str) -> str:
+    """Text for a cell of a table: settings and values as code, nothing else as markup."""
+    keys = "|".join(FILES)
+    code = rf'(`[^`]*`|"[\w+]*"|\b(?:{keys})\.[a-z_.]*[a-z])'
+    parts = re.split(code, text.replace("|", "\\|"))
+    plain = [re.sub(r"([*<])", r"\\\1", part) for part in parts[::2]]
+    marked = [f"`{part.strip('`')}`" for part in parts[1::2]] + [""]
+    return "".join(piece for pair in zip(plain, marked, strict=True) for piece in pair)
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+# Section -> the file of vdu_jax/config/ with its defaults.
+FILES = {
+    "data": "data", "forget": "data", "model": "network", "condition": "network",
+    "diffusion": "network", "train": "train", "unlearn": "train", "parallel": "train",
+    "methods": "methods", "posterior": "posterior", "sampler": "drawing", "replay": "drawing",
+    "curve": "drawing", "relearn": "drawing", "evaluate": "evaluate", "classifier": "evaluate",
+    "detector": "evaluate", "benchmark": "benchmark",
+}  # fmt: skip
+
+
+def said_of(section: str, architecture: str) -> list[Comment]:
+    """The comments of the file, or files, that have the defaults of a section."""
+    paths = [PACKAGE / "config" / f"{FILES[section]}.py"]
+    own = PACKAGE / "models" / f"{architecture}.py"
+    if section == "model" and own.exists():
+        paths = [own, own.with_name("network.py")]
+    return [comment for path in paths for comment in comments(path)]
+
+
+def rows_of(section: str, values: Mapping[str, Any], architecture: str) -> list[tuple[str, ...]]:
+    """(key, default, meaning) of every setting of a section, in the code's order."""
+    from vdu_jax.config import TEXT_TO_IMAGE
+
+    said = said_of(section, architecture)
+    rows = []
+    for name, value in settings(values, f"{section}."):
+        comment = beside(name, said, architecture == TEXT_TO_IMAGE)
+        place = said.index(comment) if comment else len(said)
+        rows.append((place, name, default(value), sentence(comment.text) if comment else ""))
+    return [tuple(row) for _, *row in sorted(rows, key=lambda row: row[0])]
+
+
+def method_rows() -> list[tuple[str, ...]]:
+    """(key, default, meaning) of what an entry of `methods` has beside its objective's own."""
+    from vdu_jax import config as vdu_config
+
+    entry = vdu_config.method("vdu").to_dict()
+    del entry["params"]
+    rows = rows_of("methods", entry, "")
+    return [(name.replace(".", ".NAME."), value, text) for name, value, text in rows]
+
+
+def arguments(docstring: str) -> dict[str, str]:
+    """Name -> text of the arguments that a docstring describes under "Args:"."""
+    block = re.search(r"^ *Args:\n(.*?)(?=\n\s*\n|\Z)", docstring or "", re.S | re.M)
+    said: dict[str, str] = {}
+    lines = block[1].splitlines() if block else []
+    indent = min((len(line) - len(line.lstrip()) for line in lines), default=0)
+    names: list[str] = []
+    for line in lines:
+        begins = re.match(r"([\w*]+(?:, [\w*]+)*): ?(.*)", line[indent:])
+        if begins and not line[indent].isspace():
+            names = begins[1].split(", ")
+            said |= dict.fromkeys(names, begins[2])
+        else:
+            said |= {name: f"{said[name]} {line.strip()}" for name in names}
+    for name, text in list(said.items()):  # several on one line: "a: …. b: …."
+        first, *others = re.split(r"(?<=\.) (?=\w+: )", text)
+        said[name] = first
+        said |= {key: rest for key, rest in (other.split(": ", 1) for other in others)}
+    return {name: text.strip() for name, text in said.items()}
+
+
+def objective_rows(name: str) -> list[tuple[str, ...]]:
+    """(key, default, meaning) of a method's own settings, from its factory's docstring."""
+    import inspect
+
+    from vdu_jax import objectives
+
+    factory = objectives.FACTORIES[name]
+    said, rows = arguments(inspect.getdoc(factory)), []
+    for parameter in inspect.signature(factory).parameters.values():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        text = said.get(parameter.name) or next(
+            (t for key, t in said.items() if "*" in key and parameter.name.endswith(key[1:])), ""
+        )
+        other = re.match(r"[Aa]s for `(\w+)`", text)
+        if other:
+            theirs = arguments(inspect.getdoc(objectives.FACTORIES[other[1]]))
+            text = theirs.get(parameter.name, text)
+        rows.append((parameter.name, default(parameter.default), sentence(text) if text else ""))
+    return rows
+
+
+HEAD = ("key", "default", "meaning")
+ABOUT = {
+    "methods": "Each entry is made by `vdu_config.method(OBJECTIVE, …)` under a name of your own; "
+    "[choosing a method](../guides/choosing_a_method.md) says which and with what. On the command "
+    "line: `--config.methods.NAME.steps=100`.",
+    "benchmark": "Only `vdu benchmark` reads this section: see [comparing "
+    "methods](../guides/comparing_methods.md).",
+    "condition": "Only networks that are given a class or a text use this section.",
+}
+
+
+def _marked(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    return [(f"`{key}`", value, cell(text)) for key, value, text in rows]
+
+
+def settings_page(kind: str) -> str:
+    """A page with every setting of one kind of config, "images" or "text_to_image"."""
+    from vdu_jax import config as vdu_config
+    from vdu_jax import objectives
+    from vdu_jax.models import registry
+
+    is_text = kind == "text_to_image"
+    architectures = [vdu_config.TEXT_TO_IMAGE] if is_text else list(registry.ARCHITECTURES)
+    config = vdu_config.default(architectures[0]).to_dict()
+    start = f'default("{vdu_config.TEXT_TO_IMAGE}")' if is_text else "default()"
+    other = "settings_images.md" if is_text else "settings_text_to_image.md"
+    title = "text-to-image models" if is_text else "models of images"
+    parts = [
+        NOTE.format(source="the comments in vdu_jax/config/") + f"# Settings of {title}\n",
+        f"Every setting of `vdu_jax.config.{start}`. A config file changes what it needs, and\n"
+        f"`--config.KEY=VALUE` changes one setting on the command line. Settings of the other kind "
+        f"of model:\n[here]({other}).\n",
+    ]
+    for section in FILES:
+        if section not in config:
+            continue
+        about = f"\n{ABOUT[section]}\n" if section in ABOUT else ""
+        if section == "model":
+            for name in architectures:
+                values = vdu_config.model(name).to_dict()
+                head = f"## model, {name}" if len(architectures) > 1 else "## model"
+                use = f'`config.model = vdu_config.model("{name}", …)`\n\n' * (not is_text)
+                rows = [r for r in rows_of("model", values, name) if r[0] != "model.name"]
+                rows = [("model.name", f"`{name!r}`", "The architecture"), *rows]
+                parts.append(f"{head}\n\n{use}{table(HEAD, _marked(rows))}")
+        elif section == "methods":
+            text = f"## methods\n{about}\n{table(HEAD, _marked(method_rows()))}"
+            for name in objectives.FACTORIES:
+                own = objective_rows(name)
+                text += f"\n### {name}\n\n"
+                text += table(HEAD, _marked(own)) if own else "No settings of its own.\n"
+            parts.append(text)
+        else:
+            rows = rows_of(section, config[section], architectures[0])
+            parts.append(f"## {section}\n{about}\n{table(HEAD, _marked(rows))}")
+    return "\n".join(parts)
+
+
+# -- The command line: the table of vdu_jax/cli/commands.py.
+
+
+def command_line_page() -> str:
+    """A page with every command, its arguments and its flags."""
+    from vdu_jax.cli import commands
+
+    stages = [(f"[`vdu {n}`](#vdu-{n})", cell(c.about)) for n, c in commands.COMMANDS.items()]
+    parts = [
+        NOTE.format(source="vdu_jax/cli/commands.py") + "# Command line\n",
+        "`vdu COMMAND --help` prints the same. A flag that a command does not take is refused. In "
+        "every path\n`~`, `~USER`, `$VARIABLE` and `${VARIABLE}` are expanded; `$$` is a dollar "
+        "sign. A user's mistake ends\nwith one line and exit code 2.\n",
+        table(("command", "what it does"), stages),
+    ]
+    for name, command in commands.COMMANDS.items():
+        about = command.about[0].upper() + command.about[1:]
+        usage = f"```text\n{commands.usage(name).removeprefix('usage: ')}\n```"
+        rows = [(f"`{a.name}`", "required", cell(a.about)) for a in command.arguments]
+        for flag in (*command.flags, commands.DEBUG):
+            value = "required" if flag.name in command.required else ""
+            if not value and flag.value and flag.default not in (None, ""):
+                value = f"`{flag.default}`"
+            text = cell(flag.about)
+            if flag.choices:
+                text += f"; one of {', '.join(f'`{c}`' for c in flag.choices)}"
+            usage_of = flag.usage.replace("|", "\\|")
+            rows.append((f"`{usage_of}`", value, text))
+            if flag.name == "config":
+                rows.append(("`--config.KEY=VALUE`", "", "change one setting of that file"))
+        text = (
+            f"## vdu {name}\n\n{about}.\n\n{usage}\n\n{table(('flag', 'default', 'meaning'), rows)}"
+        )
+        parts.append(text + (f"\n{cell(command.more)}\n" if command.more else ""))
+    return "\n".join(parts)
+
+
+# -- The API: a page for each package, which mkdocstrings fills from the docstrings.
+
+# Page -> packages and modules of vdu_jax.
+API = {
+    "training": ("training", "types", "errors"),
+    "diffusion": ("diffusion",),
+    "models": ("models",),
+    "posterior": ("posterior",),
+    "objectives": ("objectives",),
+    "metrics": ("metrics",),
+    "forget_detector": ("forget_detector",),
+    "data": ("data",),
+    "tasks": ("tasks",),
+    "stages": ("stages",),
+    "config": ("config",),
+}
+
+
+def modules(name: str) -> list[str]:
+    """The dotted names of a module, or of a package and all public modules in it."""
+    folder = PACKAGE / name
+    if not folder.is_dir():
+        return [f"vdu_jax.{name}"]
+    found = []
+    for path in folder.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if not parts[-1].startswith("_") or parts[-1] == "__init__":
+            found.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return sorted(found)
+
+
+def api_pages() -> dict[str, str]:
+    """Path in docs/ -> text of the pages of the API; they are made while the site is built."""
+    pages = {}
+    for page, packages in API.items():
+        names = [module for package in packages for module in modules(package)]
+        directives = "\n".join(f"::: {name}\n" for name in names)
+        pages[f"reference/api/{page}.md"] = f"# {page}\n\n{directives}"
+    return pages
+
+
+# -- The navigation, and what MkDocs calls.
+
+
+def result_pages() -> list[str]:
+    """The pages of results, the overview first."""
+    folder = DOCS / "results"
+    pages = [p for p in folder.rglob("*.md") if p.name != "table.md"]  # written by `vdu benchmark`
+    pages.sort(key=lambda path: (path != folder / "index.md", path))
+    if not pages:
+        pages = [DOCS / "results.md"]
+    return [path.relative_to(DOCS).as_posix() for path in pages]
+
+
+def expand(nav: Any) -> Any:
+    """A navigation with the pages of the folders "results/" and "reference/api/" in their place."""
+    if isinstance(nav, list):
+        return [expand(item) for item in nav]
+    if isinstance(nav, dict):
+        return {title: expand(item) for title, item in nav.items()}
+    if nav == "results/":
+        return result_pages()
+    return list(api_pages()) if nav == "reference/api/" else nav
+
+
+def leaves(nav: Any) -> list[str]:
+    """The pages of a navigation."""
+    if isinstance(nav, list):
+        return [page for item in nav for page in leaves(item)]
+    return leaves(list(nav.values())) if isinstance(nav, dict) else [nav]
+
+
+def outside(markdown: str, page: str, repository: str) -> str:
+    """A page whose links to files outside docs/ lead to the repository."""
+
+    def replace(link: re.Match) -> str:
+        target = os.path.normpath(os.path.join("docs", os.path.dirname(page), link[1]))
+        if target.split("/")[0] == "docs":
+            return link[0]
+        kind = "tree" if (ROOT / target.split("#")[0]).is_dir() else "blob"
+        return f"]({repository}/{kind}/main/{target})"
+
+    return re.sub(r"\]\(((?:\.\./)+[^)\s]+)\)", replace, markdown)
+
+
+def on_config(config):
+    """MkDocs: the navigation, and headings with the anchors that GitHub gives them."""
+    from pymdownx import slugs
+
+    config.nav = expand(config.nav)
+    config.mdx_configs.setdefault("toc", {})["slugify"] = slugs.slugify(case="lower")
+    return config
+
+
+def on_files(files, config):
+    """MkDocs: the pages of the API."""
+    from mkdocs.structure.files import File
+
+    for path, text in api_pages().items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """MkDocs: links that work on GitHub, where they leave docs/."""
+    del files
+    return outside(markdown, page.file.src_uri, config.repo_url.rstrip("/"))
+
+
+def pages() -> dict[str, str]:
+    """Path in docs/ -> text of the pages that are kept in the repository."""
+    return {
+        "reference/settings_images.md": settings_page("images"),
+        "reference/settings_text_to_image.md": settings_page("text_to_image"),
+        "reference/command_line.md": command_line_page(),
+    }
+
+
+def main() -> None:
+    for path, text in pages().items():
+        (DOCS / path).parent.mkdir(parents=True, exist_ok=True)
+        (DOCS / path).write_text(text)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()
