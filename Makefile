@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/digits
 
-.PHONY: demo test test-parity parity lint clean
+.PHONY: demo test test-parity parity docs lint clean
 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable
 
@@ -23,6 +23,10 @@ $(VENV)/installed-torch: $(VENV)/installed-dev
 	$(INSTALL) ".[dev,torch]"
 	touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed
+	$(INSTALL) ".[docs]"
+	touch $@
+
 demo: $(VENV)/installed
 	@$(BIN)/vdu run --config=configs/digits.py --workdir=$(WORKDIR)
 
@@ -36,8 +40,13 @@ test-parity: $(VENV)/installed-torch
 parity: $(VENV)/installed-torch demo
 	$(BIN)/python tests/parity/report.py --config=configs/digits.py --workdir=$(WORKDIR)
 
+# Writes docs/reference/ from the code, and the site into site/.
+docs: $(VENV)/installed-docs
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

@@ -353,25 +353,28 @@ def api_pages() -> dict[str, str]:
 # -- The navigation, and what MkDocs calls.
 
 
-def result_pages() -> list[str]:
-    """The pages of results, the overview first."""
-    folder = DOCS / "results"
-    pages = [p for p in folder.rglob("*.md") if p.name != "table.md"]  # written by `vdu benchmark`
-    pages.sort(key=lambda path: (path != folder / "index.md", path))
-    if not pages:
-        pages = [DOCS / "results.md"]
-    return [path.relative_to(DOCS).as_posix() for path in pages]
+def folder_pages(folder: str) -> list[str]:
+    """The pages of a folder of docs/ ("results/") and of "results.md", the overview first."""
+    if folder == "reference/api/":
+        return list(api_pages())
+    paths = [*(DOCS / folder).rglob("*.md"), *DOCS.glob(f"{folder[:-1]}.md")]
+    found = [path.relative_to(DOCS).as_posix() for path in paths]
+    found = [page for page in found if not page.endswith("/table.md")]  # of `vdu benchmark`
+    return sorted(found, key=lambda page: (page != f"{folder}index.md", page))
 
 
 def expand(nav: Any) -> Any:
-    """A navigation with the pages of the folders "results/" and "reference/api/" in their place."""
-    if isinstance(nav, list):
-        return [expand(item) for item in nav]
+    """A navigation in which every folder ("results/") is replaced by its pages."""
     if isinstance(nav, dict):
         return {title: expand(item) for title, item in nav.items()}
-    if nav == "results/":
-        return result_pages()
-    return list(api_pages()) if nav == "reference/api/" else nav
+    if isinstance(nav, list):
+        expanded = [(item, expand(item)) for item in nav]
+        return [x for item, new in expanded for x in (new if _is_folder(item) else [new])]
+    return folder_pages(nav) if _is_folder(nav) else nav
+
+
+def _is_folder(item: Any) -> bool:
+    return isinstance(item, str) and item.endswith("/")
 
 
 def leaves(nav: Any) -> list[str]:

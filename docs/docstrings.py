@@ -1,0 +1,36 @@
+"""How the site reads docstrings: their mathematics and listings are text, not Markdown (griffe)."""
+
+import re
+
+import griffe
+
+
+class PlainText(griffe.Extension):
+    """Escapes what Markdown would take for markup in every docstring."""
+
+    def on_object(self, *, obj: griffe.Object, **_) -> None:
+        if obj.docstring:
+            obj.docstring.value = plain(obj.docstring.value)
+
+
+def plain(docstring: str) -> str:
+    """A docstring in which only `code`, *words* and lists are markup.
+
+    A paragraph with columns, such as a list of files, becomes a block of code.
+    """
+    return "\n\n".join(map(_paragraph, re.split(r"\n\n", docstring)))
+
+
+def _paragraph(text: str) -> str:
+    lines = text.split("\n")
+    if text.startswith("    "):
+        return text
+    if len(lines) > 1 and all(re.match(r"\S+.* {2,}\S|\s{8,}\S", line) for line in lines):
+        return "\n".join(f"    {line}" for line in lines)
+    return "".join(_escape(part) for part in re.split(r"(`[^`]*`|\B\*[a-z ]+\*\B)", text))
+
+
+def _escape(part: str) -> str:
+    if part[:1] in ("`", "*") and part[-1:] == part[:1] and len(part) > 1:
+        return part
+    return re.sub(r"([*_\[\]])", r"\\\1", part).replace("<", "&lt;")
