@@ -33,4 +33,4 @@ def _paragraph(text: str) -> str:
 def _escape(part: str) -> str:
     if part[:1] in ("`", "*") and part[-1:] == part[:1] and len(part) > 1:
         return part
-    return re.sub(r"([*_\[\]])", r"\\\1", part).replace("<", "&lt;")
+    return re.sub(r"([*\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", part).replace("<", "&lt;")

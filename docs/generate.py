@@ -340,13 +340,27 @@ def modules(name: str) -> list[str]:
     return sorted(found)
 
 
+def directive(name: str) -> str:
+    """What mkdocstrings replaces by the docstrings of a module, without what it imports."""
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    body = ast.parse(path.read_text()).body
+    own = [n.name for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef)]
+    own += [n.targets[0].id for n in body if isinstance(n, ast.Assign) and _is_name(n.targets[0])]
+    public = [member for member in own if not member.startswith("_")]
+    return f"::: {name}\n    options:\n      members: {public}\n"
+
+
+def _is_name(target: ast.expr) -> bool:
+    return isinstance(target, ast.Name)
+
+
 def api_pages() -> dict[str, str]:
     """Path in docs/ -> text of the pages of the API; they are made while the site is built."""
     pages = {}
     for page, packages in API.items():
         names = [module for package in packages for module in modules(package)]
-        directives = "\n".join(f"::: {name}\n" for name in names)
-        pages[f"reference/api/{page}.md"] = f"# {page}\n\n{directives}"
+        pages[f"reference/api/{page}.md"] = "\n".join([f"# {page}\n", *map(directive, names)])
     return pages
 
 
@@ -416,8 +430,9 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """MkDocs: links that work on GitHub, where they leave docs/."""
+    """MkDocs: links that leave docs/ lead to the repository, and a picture to its full size."""
     del files
+    markdown = re.sub(r"^(!\[[^\]]*\]\((\S+)\))$", r"[\1](\2)", markdown, flags=re.M)
     return outside(markdown, page.file.src_uri, config.repo_url.rstrip("/"))
 
 
