@@ -368,11 +368,10 @@ def api_pages() -> dict[str, str]:
 
 
 def folder_pages(folder: str) -> list[str]:
-    """The pages of a folder of docs/ ("results/") and of "results.md", the overview first."""
+    """The pages of a folder of docs/ ("results/"), the overview first."""
     if folder == "reference/api/":
         return list(api_pages())
-    paths = [*(DOCS / folder).rglob("*.md"), *DOCS.glob(f"{folder[:-1]}.md")]
-    found = [path.relative_to(DOCS).as_posix() for path in paths]
+    found = [path.relative_to(DOCS).as_posix() for path in (DOCS / folder).rglob("*.md")]
     found = [page for page in found if not page.endswith("/table.md")]  # of `vdu benchmark`
     return sorted(found, key=lambda page: (page != f"{folder}index.md", page))
 
