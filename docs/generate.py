@@ -345,14 +345,12 @@ def directive(name: str) -> str:
     path = PACKAGE.parent.joinpath(*name.split("."))
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     body = ast.parse(path.read_text()).body
-    own = [n.name for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef)]
-    own += [n.targets[0].id for n in body if isinstance(n, ast.Assign) and _is_name(n.targets[0])]
+    own = [node.name for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    for node, below in zip(body, body[1:], strict=False):  # a constant with a text below it
+        if isinstance(node, ast.Assign) and isinstance(below, ast.Expr):
+            own += [target.id for target in node.targets if isinstance(target, ast.Name)]
     public = [member for member in own if not member.startswith("_")]
     return f"::: {name}\n    options:\n      members: {public}\n"
-
-
-def _is_name(target: ast.expr) -> bool:
-    return isinstance(target, ast.Name)
 
 
 def api_pages() -> dict[str, str]:

@@ -168,3 +168,10 @@ def test_the_recommended_settings_of_each_method_are_valid():
     config.methods = {name: eval(f"vdu_config.method({name!r}, {values})") for name, values in rows}
     vdu_config.validate(config)
     assert {"retained_score", "vdu"} <= set(config.methods)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=str)
+def test_a_star_in_mathematics_is_not_read_as_emphasis(path):
+    """θ* … θ* would be set in italics, without the stars; it is written θ\\*."""
+    prose = re.sub(r"```.*?```|`[^`\n]*`|^ {4}[^\n]*", "", path.read_text(), flags=re.S | re.M)
+    assert not re.findall(r".*[α-ω]\*(?!\*).*", prose)
