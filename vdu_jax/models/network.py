@@ -38,12 +38,12 @@ class Architecture(NamedTuple):
 
 
 SHARED = {
-    # Class embeddings: 0 for an unconditional network; the number of classes, and one more with
-    # condition.drop > 0, for images without their class, which guidance needs.
+    # Rows of the class embedding: 0 for an unconditional network, the number of classes, or one
+    # more. The additional last row is an image without a class, which guidance needs.
     "num_class_embeds": 0,
     "dropout": 0.0,  # dropout rate, in [0, 1)
-    "dtype": "float32",  # type of the computation, or "bfloat16"
-    "param_dtype": "float32",  # type of the stored parameters, or "bfloat16"
+    "dtype": "float32",  # compute type, or "bfloat16"
+    "param_dtype": "float32",  # storage type of the parameters
 }
 """Settings of every architecture, with their defaults."""
 
