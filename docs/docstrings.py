@@ -27,10 +27,10 @@ def _paragraph(text: str) -> str:
         return text
     if len(lines) > 1 and all(re.match(r"\S+.* {2,}\S|\s{8,}\S", line) for line in lines):
         return "\n".join(f"    {line}" for line in lines)
-    return "".join(_escape(part) for part in re.split(r"(`[^`]*`|\B\*[a-z ]+\*\B)", text))
+    kept = r"(`[^`]*`|\B\*[a-z ]+\*\B|^ +\*+\w+:)"  # code, *words*, and an argument "*args:"
+    parts = re.split(kept, text, flags=re.MULTILINE)
+    return "".join(part if n % 2 else _escape(part) for n, part in enumerate(parts))
 
 
-def _escape(part: str) -> str:
-    if part[:1] in ("`", "*") and part[-1:] == part[:1] and len(part) > 1:
-        return part
-    return re.sub(r"([*\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", part).replace("<", "&lt;")
+def _escape(text: str) -> str:
+    return re.sub(r"([*\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text).replace("<", "&lt;")
