@@ -15,8 +15,9 @@ import socket
 import types
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -29,17 +30,20 @@ from vdu_jax.data.splits import stratified_test_mask
 from vdu_jax.errors import UserError
 
 _DIGITS = tuple("0123456789")
-_FASHION = (
+_FASHION: tuple[str, ...] = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-_CIFAR10 = (
+_CIFAR10: tuple[str, ...] = (
     "airplane", "automobile", "bird", "cat", "deer",
     "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 
 
-class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Builder(
+    tfds.core.GeneratorBasedBuilder,
+    skip_registration=True,  # type: ignore[call-arg]  # TFDS's bases are untyped
+):
     """What all builders share.
 
     manual_dir: the user's copies of the original files. When given, only they are used and
@@ -52,7 +56,16 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...] | None
 
-    def __init__(self, *, data_dir, manual_dir=None, config=None):
+    def __init_subclass__(cls, skip_registration: bool = True, **kwargs: Any) -> None:
+        super().__init_subclass__(skip_registration=skip_registration, **kwargs)
+
+    def __init__(
+        self,
+        *,
+        data_dir: str | os.PathLike,
+        manual_dir: str | os.PathLike | None = None,
+        config: tfds.core.BuilderConfig | None = None,
+    ) -> None:
         self.manual_dir = None if manual_dir is None else Path(manual_dir).expanduser()
         if manual_dir is not None and not self.FILES:
             raise UserError(
@@ -62,14 +75,14 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         super().__init__(data_dir=data_dir, config=config)
 
     @property
-    def url_infos(self):
+    def url_infos(self) -> dict[str, UrlInfo]:
         """The checksums that TFDS verifies a download against."""
         return {
             url: UrlInfo(size=tfds.core.utils.Size(size), checksum=sha256, filename=name)
             for name, (url, size, sha256) in self.FILES.items()
         }
 
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
         features = {
             "image": tfds.features.Image(shape=self.image_shape, encoding_format="png"),
             "label": tfds.features.ClassLabel(names=self.class_names),
@@ -81,11 +94,15 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             disable_shuffling=True,
         )
 
-    def _generate_examples(self, pairs: Iterable[tuple[np.ndarray, int]]) -> Iterator:
+    def _generate_examples(
+        self, pairs: Iterable[tuple[np.ndarray, int]]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         for i, (image, label) in enumerate(pairs):
             yield i, {"image": encode_png(image), "label": int(label)}
 
-    def _originals(self, dl_manager, extracted: tuple[str, ...] = ()) -> dict[str, Path]:
+    def _originals(
+        self, dl_manager: tfds.download.DownloadManager, extracted: tuple[str, ...] = ()
+    ) -> dict[str, Path]:
         """{file name: path} of every entry of FILES, from manual_dir or by download.
 
         `extracted` names members that stand for an archive the user has already unpacked;
@@ -109,7 +126,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             paths[name] = existing[0]
         return paths
 
-    def _download(self, dl_manager) -> dict[str, Path]:
+    def _download(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Path]:
         urls = {name: entry[0] for name, entry in self.FILES.items()}
         try:
             for url in urls.values():
@@ -133,7 +150,7 @@ def _check_host(url: str) -> None:
         socket.getaddrinfo(parts.hostname, parts.port or parts.scheme)
 
 
-class Digits(Builder, skip_registration=True):
+class Digits(Builder):
     """scikit-learn's embedded digits (UCI optdigits): 1 797 images of 8x8, no download.
 
     Levels 0..16 become round(v * 255 / 16). Every fifth image of each class is test.
@@ -142,7 +159,7 @@ class Digits(Builder, skip_registration=True):
     name = "vdu_digits"
     image_shape, class_names = (8, 8, 1), _DIGITS
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         from sklearn.datasets import load_digits
 
         images, labels = load_digits(return_X_y=True)
@@ -154,17 +171,17 @@ class Digits(Builder, skip_registration=True):
         }
 
 
-class _IdxBuilder(Builder, skip_registration=True):
+class _IdxBuilder(Builder):
     image_shape = (28, 28, 1)
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         paths = self._originals(dl_manager)
         return {
             split: self._generate_examples(self._pairs(paths, prefix))
             for split, prefix in (("train", "train"), ("test", "t10k"))
         }
 
-    def _pairs(self, paths, prefix):
+    def _pairs(self, paths: Mapping[str, Path], prefix: str) -> Iterator[tuple[np.ndarray, int]]:
         image_path = paths[f"{prefix}-images-idx3-ubyte.gz"]
         label_path = paths[f"{prefix}-labels-idx1-ubyte.gz"]
         images = formats.read_idx(image_path, ndim=3)
@@ -179,7 +196,7 @@ class _IdxBuilder(Builder, skip_registration=True):
         return zip(images[..., None], labels, strict=True)
 
 
-class Mnist(_IdxBuilder, skip_registration=True):
+class Mnist(_IdxBuilder):
     """MNIST (LeCun et al. 1998): 60 000 and 10 000 images of 28x28."""
 
     name = "vdu_mnist"
@@ -187,7 +204,7 @@ class Mnist(_IdxBuilder, skip_registration=True):
     FILES = originals.MNIST
 
 
-class FashionMnist(_IdxBuilder, skip_registration=True):
+class FashionMnist(_IdxBuilder):
     """Fashion-MNIST (arXiv 1708.07747): MNIST's format and size."""
 
     name = "vdu_fashion_mnist"
@@ -195,7 +212,7 @@ class FashionMnist(_IdxBuilder, skip_registration=True):
     FILES = originals.FASHION_MNIST
 
 
-class TintedFashion(FashionMnist, skip_registration=True):
+class TintedFashion(FashionMnist):
     """Fashion-MNIST in six colours, 32x32 RGB: the class is colour and garment, "red sneaker".
 
     A margin of 2 is added on each side, and every grey level takes on the image's tint, so black
@@ -206,7 +223,7 @@ class TintedFashion(FashionMnist, skip_registration=True):
     image_shape = (32, 32, 3)
     class_names = tuple(f"{tint} {garment}" for tint in TINTS for garment in GARMENTS)
 
-    def _pairs(self, paths, prefix):
+    def _pairs(self, paths: Mapping[str, Path], prefix: str) -> Iterator[tuple[np.ndarray, int]]:
         pairs = list(super()._pairs(paths, prefix))
         tints = np.array(list(TINTS.values()))
         # Of a frozen stream: the same on every machine and with every version of NumPy.
@@ -219,14 +236,14 @@ class TintedFashion(FashionMnist, skip_registration=True):
             yield tinted, len(GARMENTS) * tint + garment
 
 
-class Cifar10(Builder, skip_registration=True):
+class Cifar10(Builder):
     """CIFAR-10 (Krizhevsky 2009), binary version: 50 000 and 10 000 images of 32x32."""
 
     name = "vdu_cifar10"
     image_shape, class_names = (32, 32, 3), _CIFAR10
     FILES = originals.CIFAR10
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         extracted = ("cifar-10-batches-bin", "data_batch_1.bin")
         (path,) = self._originals(dl_manager, extracted).values()
         return {
@@ -235,7 +252,7 @@ class Cifar10(Builder, skip_registration=True):
         }
 
 
-class TinyImagenet(Builder, skip_registration=True):
+class TinyImagenet(Builder):
     """Tiny ImageNet (Stanford CS231n): 200 classes of 500 images of 64x64.
 
     The archive's labelled validation images are our test split; its test images have no labels.
@@ -246,7 +263,7 @@ class TinyImagenet(Builder, skip_registration=True):
     image_shape, class_names = (64, 64, 3), None
     FILES = originals.TINY_IMAGENET
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         extracted = ("tiny-imagenet-200", "wnids.txt")
         (path,) = self._originals(dl_manager, extracted).values()
         names = formats.tiny_imagenet_classes(path)[1]
@@ -259,7 +276,7 @@ class TinyImagenet(Builder, skip_registration=True):
         }
 
 
-class ImageFolder(Builder, skip_registration=True):
+class ImageFolder(Builder):
     """The user's own images: manual_dir/train/<class>/*.png, optionally manual_dir/test.
 
     Without a test folder (see `folders.HELD_OUT`) every tenth image of each class, by file name, is
@@ -273,8 +290,17 @@ class ImageFolder(Builder, skip_registration=True):
     name = "vdu_image_folder"
     # 1.0.0 dropped the transparency of images: its copies must not be taken for these.
     VERSION = tfds.core.Version("2.0.0")
+    class_names: tuple[str, ...]
 
-    def __init__(self, *, data_dir, manual_dir=None, image_size=None, channels=None, background=""):
+    def __init__(
+        self,
+        *,
+        data_dir: str | os.PathLike,
+        manual_dir: str | os.PathLike | None = None,
+        image_size: int | None = None,
+        channels: int | None = None,
+        background: str = "",
+    ) -> None:
         if manual_dir is None:
             raise UserError(
                 "data.manual_dir is empty; for image_folder set it to the folder that holds "
@@ -318,17 +344,17 @@ class ImageFolder(Builder, skip_registration=True):
         )
         super().__init__(data_dir=data_dir, config=config)
 
-    def _labels(self, pairs):
+    def _labels(self, pairs: Sequence[tuple[Path, str]]) -> list[int]:
         places = {name: place for place, name in enumerate(self.class_names)}
         return [places[class_name] for _, class_name in pairs]
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         return {
             split: self._generate_examples(self._pairs(pairs))
             for split, pairs in self._lists.items()
         }
 
-    def _pairs(self, pairs):
+    def _pairs(self, pairs: Sequence[tuple[Path, str]]) -> Iterator[tuple[np.ndarray, int]]:
         size, _, channels = self.image_shape
         read = functools.partial(
             read_image, image_size=size, channels=channels, background=self.background

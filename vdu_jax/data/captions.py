@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -129,7 +130,9 @@ def list_folder(directory: Path, column: str = COLUMN) -> CaptionFolder:
     directory = Path(directory)
     path = metadata_file(directory)
     rows = _rows_of_csv(path) if path.suffix == ".csv" else _rows_of_json(path)
-    finder, captions, lines, repeated = _Finder(directory), {}, {}, 0
+    finder, repeated = _Finder(directory), 0
+    captions: dict[Path, str] = {}
+    lines: dict[Path, int] = {}
     for number, row in rows:
         where = f"{path}: line {number}"
         name, text = _values(row, column, where)
@@ -225,7 +228,7 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path} cannot be read: {error.strerror}; check the file") from error
 
 
-def _rows_of_json(path: Path) -> Iterator[tuple[int, dict]]:
+def _rows_of_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     # Not `splitlines`, which splits at characters that JSON may hold, as U+2028.
     for number, line in enumerate(_read_text(path).split("\n"), 1):
         if not line.strip():
@@ -242,14 +245,14 @@ def _rows_of_json(path: Path) -> Iterator[tuple[int, dict]]:
         yield number, row
 
 
-def _unique(pairs: list[tuple], where: str) -> dict:
+def _unique(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         raise UserError(f"{where} has a key twice; remove one")
     return row
 
 
-def _rows_of_csv(path: Path) -> Iterator[tuple[int, dict]]:
+def _rows_of_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     file = io.StringIO(_read_text(path), newline="")
     reader = csv.reader(file, skipinitialspace=True, strict=True)
     header, before = None, 0
@@ -274,7 +277,7 @@ def _rows_of_csv(path: Path) -> Iterator[tuple[int, dict]]:
         raise UserError(f"{path}: line {before + 1} is no CSV ({error}); mend it") from None
 
 
-def _values(row: dict, column: str, where: str) -> tuple[str, str]:
+def _values(row: Mapping[str, Any], column: str, where: str) -> tuple[str, str]:
     """The file's name and the caption of a row."""
     for key in (_FILE, column):
         if key not in row:
@@ -296,7 +299,7 @@ def _values(row: dict, column: str, where: str) -> tuple[str, str]:
 class _Finder:
     """Finds the files that metadata names, as other systems write names."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._all = list(folders.walk(directory))
         # macOS decomposes the accents in file names.

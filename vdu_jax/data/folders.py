@@ -158,7 +158,8 @@ def list_folder(root: str | os.PathLike) -> Folder:
 
 def _splits(root: Path) -> tuple[dict[str, Path], list[Path]]:
     """{lower-case name: folder} of the splits that are there, and the other entries."""
-    known, others = {}, []
+    known: dict[str, Path] = {}
+    others = []
     for path in entries(root):
         name = path.name.lower()
         if name not in ("train", *HELD_OUT) or not path.is_dir():
@@ -264,12 +265,12 @@ def _list_class(folder: Path, left_out: LeftOut) -> list[Path]:
             mine.add(path)
     lost = sum(len(mine.files.get(reason, ())) for reason in (TYPE, LINK, NESTED))
     if len(nested) > len(listed):
-        inner = nested[0]
+        first = nested[0]
         raise UserError(
             f"{folder} is nested: {len(nested)} of its {len(nested) + len(listed)} images are in "
             f"sub-folders ({', '.join(sorted(set(nested))[:3])}); a class is one folder of images, "
-            f"so make {folder.name}/{inner} a class of its own ({folder.parent.name}/"
-            f"{folder.name}-{inner}/) or move its images into {folder}"
+            f"so make {folder.name}/{first} a class of its own ({folder.parent.name}/"
+            f"{folder.name}-{first}/) or move its images into {folder}"
         )
     if not listed or lost > len(listed):
         said = f"{lost} of {lost + len(listed)} files would be left out" if lost else "no image"
@@ -299,7 +300,7 @@ def account(
         if len(counts) <= _SHOWN_CLASSES:
             said = ", ".join(f"{name} {n}" for name, n in sorted(counts.items()))
         else:
-            few, many = min(counts, key=counts.get), max(counts, key=counts.get)
+            few, many = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
             said = (
                 f"{len(counts)} classes of {counts[few]} ({few}) to {counts[many]} ({many}) images"
             )

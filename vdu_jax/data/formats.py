@@ -154,7 +154,9 @@ def _cifar_tar(path: Path) -> dict[str, bytes]:
             for member in tar:
                 name = Path(member.name).name
                 if name in wanted and member.isfile():
-                    contents[name] = tar.extractfile(member).read()
+                    file = tar.extractfile(member)
+                    assert file is not None  # a regular file has contents
+                    contents[name] = file.read()
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path") from error
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
@@ -174,7 +176,7 @@ def _cifar_tar(path: Path) -> dict[str, bytes]:
 class _Tree:
     """The files of tiny-imagenet-200, from the zip or from the extracted folder alike."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._zip = None
         if path.is_dir():

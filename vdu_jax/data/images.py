@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from vdu_jax.errors import UserError
 
@@ -72,7 +72,7 @@ def decode_image(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
             _check_frames(image, where)
             image.load()
             _check_mode(image, where)
@@ -112,7 +112,8 @@ def _check_mode(image: Image.Image, where: str) -> None:
         raise UserError(f"{where} has more than 8 bits per channel; convert it to 8 bits")
     if image.mode not in _OPAQUE_MODES + _ALPHA_MODES:
         raise UserError(f"{where} has the colour mode {image.mode}; convert it to RGB")
-    if image.format == "TIFF" and image.tag_v2.get(_SAMPLES, 1) > len(image.getbands()):
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    if tags.get(_SAMPLES, 1) > len(image.getbands()):
         raise UserError(
             f"{where} has a channel beside {image.mode}, and does not say whether it is "
             "transparency; save it as RGB, or as RGBA"

@@ -2,7 +2,8 @@
 
 import functools
 import sys
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,6 +25,22 @@ class Source(Protocol):
         """Of the images at `indices` (n,): arrays with n rows each, "image" among them."""
 
 
+class BatchIterator(Protocol):
+    """Batches whose order can be continued in another process.
+
+    `set_state(state)` on an iterator over the same images continues after the batches that came
+    before `state = get_state()`, a dict of JSON values.
+    """
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]: ...
+
+    def __next__(self) -> dict[str, np.ndarray]: ...
+
+    def get_state(self) -> dict[str, Any]: ...
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
 def make_loader(
     source: Source,
     batch_size: int,
@@ -34,7 +51,7 @@ def make_loader(
     num_epochs: int | None = None,
     shuffle: bool = True,
     num_threads: int = 0,
-):
+) -> BatchIterator:
     """An iterator of what `source.batch` gives, and "index" (b,) int32.
 
     "index" is the image's `source.positions`. `batch_size` is the global one and

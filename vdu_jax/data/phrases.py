@@ -4,6 +4,7 @@ import functools
 import re
 import sys
 import unicodedata
+from collections.abc import Iterator
 
 # Scripts that write no space between words, and Hangul, which writes particles onto them.
 _UNSPACED = (
@@ -62,7 +63,7 @@ def contains(text: str, phrase: str) -> bool:
     return any(True for _ in _places(fold(text), fold(phrase)))
 
 
-def _places(text: str, phrase: str):
+def _places(text: str, phrase: str) -> Iterator[tuple[int, int]]:
     """(start, end) of every place at which a folded text has a folded phrase."""
     for match in _pattern(phrase).finditer(text):
         yield match.span(1)

@@ -97,6 +97,6 @@ def static_info(name: str) -> tuple[tuple[int, int, int], int] | None:
       UserError: the name is not registered.
     """
     spec = get_spec(name)
-    if spec.image_shape is None:
+    if spec.image_shape is None or spec.num_classes is None:
         return None
     return spec.image_shape, spec.num_classes

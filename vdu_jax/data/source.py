@@ -8,9 +8,9 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,11 @@ from PIL import Image
 from vdu_jax.data.pixels import to_model_range
 from vdu_jax.data.registry import check_settings, get_spec
 from vdu_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core.data_sources.base import BaseDataSource
+
+    from vdu_jax.data.builders import Builder
 
 DEFAULT_CACHE_BYTES = 512 * 2**20
 _CHUNK = 1024
@@ -74,7 +79,7 @@ def load(
     check_settings(name, image_size, channels, background)
     spec = get_spec(name)
     data_dir = Path(data_dir).expanduser()
-    arguments = {"data_dir": data_dir, "manual_dir": manual_dir or None}
+    arguments: dict[str, Any] = {"data_dir": data_dir, "manual_dir": manual_dir or None}
     if spec.image_shape is None:
         arguments |= {"image_size": image_size, "channels": channels, "background": background}
 
@@ -119,7 +124,7 @@ def _cannot_prepare(name: str, data_dir: Path, error: Exception) -> Exception:
     )
 
 
-def _is_prepared(builder) -> bool:
+def _is_prepared(builder: "Builder") -> bool:
     directory = Path(builder.data_dir)
     if not directory.exists():
         return False
@@ -131,7 +136,7 @@ def _is_prepared(builder) -> bool:
     return True
 
 
-def _prepare(name: str, builder, data_dir: Path) -> None:
+def _prepare(name: str, builder: "Builder", data_dir: Path) -> None:
     import tensorflow_datasets as tfds
 
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -179,13 +184,13 @@ class ImageSource:
         num_classes: int,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         positions: np.ndarray | None = None,
-    ):
+    ) -> None:
         """`fetch` maps numbers in [0, N) to the encoded (PNG) bytes of their images."""
         self._fetch = fetch
         self.positions = np.arange(len(labels)) if positions is None else positions
         self.labels = np.array(labels, np.int64)
         self.labels.flags.writeable = False
-        self.image_shape = tuple(image_shape)
+        self.image_shape = image_shape
         self.num_classes = num_classes
         self._cache_bytes = cache_bytes
         capacity = min(len(self.labels), cache_bytes // int(np.prod(self.image_shape)))
@@ -201,11 +206,13 @@ class ImageSource:
     def __repr__(self) -> str:
         return f"ImageSource({len(self)} images of shape {self.image_shape})"
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         images, labels = self.read([index])
         return {"image": images[0], "label": int(labels[0])}
 
-    def read(self, indices: Sequence[int] | np.ndarray | None = None):
+    def read(
+        self, indices: Sequence[int] | np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(images (n, H, W, C) uint8, labels (n,) int64) at `indices`, or all of them.
 
         Raises:
@@ -250,7 +257,7 @@ class ImageSource:
             self.positions[chosen],
         )
 
-    def _check(self, indices) -> np.ndarray:
+    def _check(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         indices = np.asarray(indices)
         if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
             raise IndexError(f"indices must be a vector of integers, not {indices!r}")
@@ -276,7 +283,7 @@ class ArraySource:
     images: (N, H, W, C) uint8. labels: (N,); all are 0 without them.
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray | None = None):
+    def __init__(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
         self._images = images
         self._labels = np.zeros(len(images)) if labels is None else labels
         self.positions = np.arange(len(images))
@@ -303,7 +310,7 @@ def open_split(dataset: Dataset, split: str, cache_bytes: int = DEFAULT_CACHE_BY
     import tensorflow_datasets as tfds
 
     @contextlib.contextmanager
-    def readable():
+    def readable() -> Iterator[None]:
         try:
             yield
         except UserError:
@@ -333,7 +340,7 @@ def _decode(png: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png))).reshape(shape)
 
 
-def _labels(records, cache: Path) -> np.ndarray:
+def _labels(records: "BaseDataSource", cache: Path) -> np.ndarray:
     """The labels in order, kept beside the data because parsing 60 000 records takes seconds."""
     with contextlib.suppress(OSError, ValueError, EOFError):
         labels = np.load(cache, allow_pickle=False)

@@ -40,11 +40,12 @@ class Model(NamedTuple):
         resized = np.empty((len(images), side, side, 3), np.float32)
         for row, pixels in zip(resized, images, strict=True):
             image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-            row[:] = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
+            fitted = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
+            row[:] = np.asarray(fitted)
         return (resized / 255.0 - self.mean) / self.deviation
 
 
-def read_config(config: Mapping[str, Any], where: str) -> clip.CLIP:
+def read_config(config: Mapping[str, Any], where: Path | str) -> clip.CLIP:
     """The network of a `config.json`. Keys that are not known are passed over: old versions of
     transformers wrote down all that they could.
 

@@ -3,6 +3,8 @@
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from vdu_jax.errors import UserError
 from vdu_jax.interop import contents, tensors, weights
@@ -44,14 +46,16 @@ def convert(source: str | Path, destination: str | Path) -> None:
             "`vdu convert` needs PyTorch to read its files: pip install 'vdu-jax[torch]'"
         ) from None
     if shards:
-        named, left_out = {}, []
+        named: dict[str, Any] = {}
+        left_out: list[str] = []
         for name, wanted in shards.items():
             part, more = _read(source.parent / name, torch)
             weights.check_shard(source, name, set(wanted), set(part))
             named |= part
             left_out += more
     else:
-        named, left_out = _read(source, torch)
+        loaded, left_out = _read(source, torch)
+        named = dict(loaded)
     # Tensors that share memory, as tied weights do, are not allowed in the format.
     copies = {name: value.detach().clone().contiguous() for name, value in named.items()}
     with artifacts.atomic_path(destination) as temporary:
@@ -65,15 +69,14 @@ def convert(source: str | Path, destination: str | Path) -> None:
 def _check_contents(path: Path) -> None:
     """Refuse, before PyTorch is asked, what is no checkpoint of its; say what it is."""
     content = contents.look(path)
-    kind = content.kind if content else ""
-    if kind == "zip":
-        content = _of_zip(path)
-    elif kind == "pickle":
-        content = None
-    elif kind == "safetensors":
-        content = content._replace(do="it needs no conversion")
-    elif content is None:
+    if content is None:
         raise UserError(f"{path} is damaged or no PyTorch checkpoint: get it again")
+    if content.kind == "pickle":
+        return
+    if content.kind == "safetensors":
+        content = content._replace(do="it needs no conversion")
+    elif content.kind == "zip":
+        content = _of_zip(path)
     if content is not None:
         raise UserError(f"{path} is {content.what}, not a PyTorch checkpoint: {content.do}")
 
@@ -96,7 +99,7 @@ def _of_zip(path: Path) -> contents.Contents | None:
     return contents.Contents("zip", "a zip archive", "unpack it")
 
 
-def _read(source: Path, torch) -> tuple[Mapping, list[str]]:
+def _read(source: Path, torch: ModuleType) -> tuple[Mapping[str, Any], list[str]]:
     """The state dict in a file, and the names of what else it holds."""
     try:
         loaded = torch.load(source, weights_only=True, map_location="cpu")

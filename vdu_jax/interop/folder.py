@@ -45,7 +45,7 @@ class ModelFolder(NamedTuple):
       notes: lines on what was chosen, or is not as the folder says.
     """
 
-    settings: dict[str, dict]
+    settings: Mapping[str, Mapping[str, Any]]
     image_shape: tuple[int, int, int]
     tensors: dict[str, np.ndarray]
     metadata: dict[str, str]
@@ -55,7 +55,7 @@ class ModelFolder(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def read_json(path: Path) -> tuple[dict, str]:
+def read_json(path: Path) -> tuple[dict[str, Any], str]:
     """A JSON object in a file, and the file's text.
 
     Raises:
@@ -101,9 +101,11 @@ def read(directory: Path, weights: str = "params", variant: str | None = "") -> 
         raise kinds.refuse_file(directory, kinds.READS_PIXELS)
     if not directory.is_dir():
         raise UserError(f"{directory}: no such folder")
-    texts, index, notes = {}, {}, []
+    texts: dict[str, str] = {}
+    index: dict[str, Any] = {}
+    notes: list[str] = []
 
-    def load(path: Path) -> dict:
+    def load(path: Path) -> dict[str, Any]:
         value, texts[path.relative_to(directory).as_posix()] = read_json(path)
         return value
 
@@ -178,7 +180,9 @@ def scheduler_file(directory: Path, index: Mapping[str, Any]) -> Path | None:
     return None
 
 
-def _check_origin(origin: dict, stored: Mapping[str, np.ndarray], where: Path, file: Path) -> None:
+def _check_origin(
+    origin: Mapping[str, Any], stored: Mapping[str, np.ndarray], where: Path, file: Path
+) -> None:
     expected, sums = origin.get("sha256"), tensors.checksums(stored)
     if not isinstance(expected, dict):
         raise UserError(f"{where} is damaged: it has no sha256 of the tensors")

@@ -278,7 +278,7 @@ def refuse_folder(directory: Path, reads: str) -> UserError:
     )
 
 
-def index_around(directory: Path) -> tuple[dict, Path] | None:
+def index_around(directory: Path) -> tuple[dict[str, Any], Path] | None:
     """The model_index.json of the pipeline that a network's folder lies in, if it lies in one."""
     where = directory.absolute().parent / "model_index.json"
     try:

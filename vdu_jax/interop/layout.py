@@ -5,6 +5,7 @@ layer's (in, out) and (out, in); all else, vectors and tables of embeddings, has
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -51,7 +52,7 @@ def pytorch_shapes(like: Params, name_of: NameOf) -> dict[str, tuple[int, ...]]:
 
 
 def from_pytorch(
-    named: Mapping[str, np.ndarray], like: Params, name_of: NameOf, where: str
+    named: Mapping[str, np.ndarray], like: Params, name_of: NameOf, where: Path | str
 ) -> Params:
     """Named tensors as parameters of the structure, shapes and types of `like`.
 

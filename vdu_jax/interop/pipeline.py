@@ -72,9 +72,9 @@ def read(directory: Path) -> TextToImage:
         raise _no_pipeline(directory)
     index, _ = folder.read_json(directory / "model_index.json")
     kinds.check_text(index, directory / "model_index.json")
-    for part in (*stable_diffusion.PARTS, "tokenizer", "scheduler"):
-        if not (directory / part).is_dir():
-            raise UserError(f"{directory} has no folder {part}: get the model again")
+    for inner in (*stable_diffusion.PARTS, "tokenizer", "scheduler"):
+        if not (directory / inner).is_dir():
+            raise UserError(f"{directory} has no folder {inner}: get the model again")
     configs, modules = read_networks(directory)
     params = {}
     for name, part in stable_diffusion.PARTS.items():
@@ -169,7 +169,8 @@ def latent_sides(config: Mapping[str, Any], where: Path | str) -> tuple[int, int
     sides = list(size) if isinstance(size, list) else [size, size]
     if len(sides) != 2 or not all(type(s) is int and 1 <= s <= 4096 for s in sides):
         raise UserError(f"{where}: sample_size = {size!r}: it must be one or two whole numbers")
-    return tuple(sides)
+    height, width = sides
+    return height, width
 
 
 def write(directory: Path, source: Path, params: Mapping[str, Params]) -> list[str]:
@@ -246,7 +247,7 @@ INDEX = {
     "vae": ["diffusers", "AutoencoderKL"],
 }
 # What all parts of a new folder say beside their settings.
-ABOUT = {
+ABOUT: dict[str, dict[str, Any]] = {
     "unet": {"_class_name": "UNet2DConditionModel"},
     "vae": {"_class_name": "AutoencoderKL"},
     "text_encoder": {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"},

@@ -7,6 +7,7 @@ where we have it, or else the nearest, with a note that says what differs.
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from vdu_jax.diffusion.parameterization import PARAMETERIZATIONS
@@ -134,7 +135,7 @@ class Scheduler(NamedTuple):
 class _File:
     """A `scheduler_config.json` under today's names, with the defaults of its class."""
 
-    def __init__(self, config: Mapping[str, Any], where: str, named: str | None):
+    def __init__(self, config: Mapping[str, Any], where: Path | str, named: str | None) -> None:
         self.where, self.said = where, dict(config)
         name = named or config.get("_class_name")
         if name is None:
@@ -263,8 +264,8 @@ class _File:
         if not kind.exact:
             said = f"{self.where}: {self.name} is none of the samplers here; {ours}, the nearest"
         elif differs:
-            values = ", ".join(f"{key} = {self.values[key]!r}" for key in differs)
-            said = f"{self.where}: {values} has no counterpart here; {ours} without it"
+            changed = ", ".join(f"{key} = {self.values[key]!r}" for key in differs)
+            said = f"{self.where}: {changed} has no counterpart here; {ours} without it"
         else:
             return sampler, ()
         return sampler, (f"{said}. The noise schedule is the file's",)
@@ -279,7 +280,9 @@ class _File:
         return variance
 
 
-def read_config(config: Mapping[str, Any], where: str, named: str | None = None) -> Scheduler:
+def read_config(
+    config: Mapping[str, Any], where: Path | str, named: str | None = None
+) -> Scheduler:
     """Our settings from a `scheduler_config.json`.
 
     Args:
@@ -303,7 +306,7 @@ def read_config(config: Mapping[str, Any], where: str, named: str | None = None)
     return Scheduler(diffusion, sampler, notes)
 
 
-def write_config(diffusion: Mapping[str, Any], sampler: Mapping[str, Any]) -> dict:
+def write_config(diffusion: Mapping[str, Any], sampler: Mapping[str, Any]) -> dict[str, Any]:
     """The `DDPMScheduler` of our settings, which diffusers turns into any other of its schedulers
     (`DDIMScheduler.from_config(pipeline.scheduler.config)`)."""
     return {
@@ -324,7 +327,9 @@ def write_config(diffusion: Mapping[str, Any], sampler: Mapping[str, Any]) -> di
     }
 
 
-def read_noise(config: Mapping[str, Any], where: str, named: str | None = None) -> dict:
+def read_noise(
+    config: Mapping[str, Any], where: Path | str, named: str | None = None
+) -> dict[str, Any]:
     """Our `diffusion` settings alone, from the file of any of the schedulers in `KINDS`.
 
     All of them share one noise schedule and differ in how they sample.

@@ -8,6 +8,7 @@ since every version of diffusers and transformers adds some.
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -26,7 +27,7 @@ MOST_LAYERS = 100  # of a block; more would take minutes to trace
 class Reader:
     """Values of a `config.json`, each taken or refused."""
 
-    def __init__(self, config: Mapping[str, Any], where: str, kinds: Sequence[str]):
+    def __init__(self, config: Mapping[str, Any], where: Path | str, kinds: Sequence[str]) -> None:
         self.values, self.where, self.used = dict(config), where, {"_class_name"}
         kind = config.get("_class_name", kinds[0])
         if kind not in kinds:
@@ -92,7 +93,7 @@ class Reader:
                 raise self.refuse(key, "the key is not known")
 
 
-def read_unet(config: Mapping[str, Any], where: str) -> unet_condition.UNetCondition:
+def read_unet(config: Mapping[str, Any], where: Path | str) -> unet_condition.UNetCondition:
     """The `UNet2DConditionModel` of a `config.json`.
 
     Raises:
@@ -146,7 +147,7 @@ def read_unet(config: Mapping[str, Any], where: str) -> unet_condition.UNetCondi
     return module
 
 
-def read_vae(config: Mapping[str, Any], where: str) -> vae.AutoencoderKL:
+def read_vae(config: Mapping[str, Any], where: Path | str) -> vae.AutoencoderKL:
     """The `AutoencoderKL` of a `config.json`.
 
     Raises:
@@ -189,7 +190,7 @@ TEXT_KEYS = (
 )  # fmt: skip
 
 
-def read_text_encoder(config: Mapping[str, Any], where: str) -> text_encoder.TextEncoder:
+def read_text_encoder(config: Mapping[str, Any], where: Path | str) -> text_encoder.TextEncoder:
     """The `CLIPTextModel` of a `config.json`.
 
     Raises:
@@ -252,11 +253,11 @@ def is_position(name: str) -> bool:
 
 
 @functools.lru_cache(maxsize=16)
-def _param_shapes(init_params: Callable[[nn.Module, jax.Array], Params], module: nn.Module):
+def _param_shapes(init_params: Callable[[Any, jax.Array], Params], module: nn.Module) -> Params:
     return jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
 
 
-def _init_unet(module: nn.Module, key: jax.Array) -> Params:
+def _init_unet(module: unet_condition.UNetCondition, key: jax.Array) -> Params:
     side = 2 ** (len(module.block_out_channels) - 1)  # the least that it halves
     return network.init_params(module, key, (side, side, module.out_channels))
 
@@ -274,8 +275,8 @@ class Part(NamedTuple):
     """
 
     weights: str
-    read_config: Callable[[Mapping[str, Any], str], nn.Module]
-    init_params: Callable[[nn.Module, jax.Array], Params]
+    read_config: Callable[[Mapping[str, Any], Path | str], nn.Module]
+    init_params: Callable[[Any, jax.Array], Params]
     tensor_name: Callable[..., str]
     ignored: Callable[[str], bool] = lambda name: False
     prefix: str = ""
@@ -288,7 +289,9 @@ class Part(NamedTuple):
         """The shapes of their tensors, by name."""
         return layout.pytorch_shapes(self.param_shapes(module), self.tensor_name)
 
-    def to_params(self, module: nn.Module, named: Mapping[str, np.ndarray], where: str) -> Params:
+    def to_params(
+        self, module: nn.Module, named: Mapping[str, np.ndarray], where: Path | str
+    ) -> Params:
         """Their tensors as the module's parameters.
 
         Raises:

@@ -4,13 +4,17 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from vdu_jax.errors import UserError
 from vdu_jax.interop import folder
 from vdu_jax.runtime import artifacts
+
+if TYPE_CHECKING:
+    import tokenizers
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 # What is split before byte pairs are merged: contractions, words, digits one by one, the rest
@@ -32,11 +36,11 @@ def load(directory: Path, max_length: int = 77) -> Tokenize:
     Raises:
       UserError: if a file is missing or damaged, or `tokenizers` is not installed.
     """
-    directory, tokenizers = Path(directory), _library()
+    directory, library = Path(directory), _library()
     whole = directory / "tokenizer.json"  # all that transformers 5 writes
     try:
         if whole.is_file() and not (directory / "vocab.json").is_file():
-            made = tokenizers.Tokenizer.from_file(str(whole))
+            made = library.Tokenizer.from_file(str(whole))
         else:
             made = _of_two_files(directory)
     except UserError:
@@ -63,7 +67,7 @@ def load(directory: Path, max_length: int = 77) -> Tokenize:
     return tokenize
 
 
-def _library():
+def _library() -> ModuleType:
     """The module `tokenizers`; it is in the extra sd."""
     try:
         import tokenizers
@@ -72,14 +76,14 @@ def _library():
     return tokenizers
 
 
-def _normalizer():
+def _normalizer() -> "tokenizers.normalizers.Normalizer":
     """CLIP's: one form of each letter, single spaces, small letters."""
     normalizers, spaces = _library().normalizers, _library().Regex(r"\s+")
     steps = [normalizers.NFC(), normalizers.Replace(spaces, " "), normalizers.Lowercase()]
     return normalizers.Sequence(steps)
 
 
-def _pre_tokenizer():
+def _pre_tokenizer() -> "tokenizers.pre_tokenizers.PreTokenizer":
     """CLIP's: `WORDS`, each byte of them as a letter."""
     cutters, words = _library().pre_tokenizers, _library().Regex(WORDS)
     steps = [
@@ -89,12 +93,12 @@ def _pre_tokenizer():
     return cutters.Sequence(steps)
 
 
-def _of_two_files(directory: Path):
+def _of_two_files(directory: Path) -> "tokenizers.Tokenizer":
     """The `tokenizers.Tokenizer` of a vocabulary and its merges."""
-    tokenizers = _library()
+    library = _library()
     vocabulary, _ = folder.read_json(directory / "vocab.json")
-    made = tokenizers.Tokenizer(
-        tokenizers.models.BPE(
+    made = library.Tokenizer(
+        library.models.BPE(
             vocab=vocabulary,
             merges=_merges(directory / "merges.txt"),
             unk_token=END,
@@ -111,10 +115,15 @@ def _merges(path: Path) -> list[tuple[str, str]]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    pairs = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
-    for number, pair in enumerate(pairs):
-        if len(pair) != 2:
-            raise UserError(f"{path}: merge {number + 1} is no pair of tokens: {' '.join(pair)!r}")
+    pairs: list[tuple[str, str]] = []
+    for line in lines:
+        if not line or line.startswith("#version"):
+            continue
+        tokens = line.split()
+        if len(tokens) != 2:
+            number = len(pairs) + 1
+            raise UserError(f"{path}: merge {number} is no pair of tokens: {' '.join(tokens)!r}")
+        pairs.append((tokens[0], tokens[1]))
     return pairs
 
 
@@ -147,7 +156,7 @@ def learn(captions: Sequence[str]) -> Vocabulary:
     """
     pre_tokenizers = _library().pre_tokenizers
     normalizer, cut = _normalizer(), _pre_tokenizer()
-    words = Counter()
+    words: Counter[tuple[str, ...]] = Counter()
     for caption, count in Counter(captions).items():
         for word, _ in cut.pre_tokenize_str(normalizer.normalize_str(caption)):
             words[(*word[:-1], f"{word[-1]}</w>")] += count
@@ -174,9 +183,9 @@ def write(vocabulary: Vocabulary, directory: Path, max_length: int) -> None:
 def _learn_merges(words: Mapping[tuple[str, ...], int]) -> list[tuple[str, str]]:
     """Pairs of tokens, the most frequent first, that make one token of each word (Sennrich et al.
     2016, arXiv 1508.07909, alg. 1); of equally frequent ones the first in the alphabet."""
-    merges = []
+    merges: list[tuple[str, str]] = []
     while True:
-        pairs = Counter()
+        pairs: Counter[tuple[str, str]] = Counter()
         for word, count in words.items():
             for pair in itertools.pairwise(word):
                 pairs[pair] += count

@@ -7,6 +7,7 @@ convolution's weight is (out, in, height, width) and a dense layer's (out, in).
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,9 @@ def attending_levels(
     return attends[0]
 
 
-def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, tuple[int, int, int]]:
+def read_config(
+    config: Mapping[str, Any], where: Path | str
+) -> tuple[dict[str, Any], tuple[int, int, int]]:
     """Our settings (`config.model`) and image shape (H, W, C) from a `config.json`.
 
     Raises:
@@ -172,8 +175,8 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, tuple[int,
     attends = attending_levels(*kinds, "Attn", len(channels), refuse)
 
     mid_has_no_norm = values["resnet_time_scale_shift"] == "scale_shift" and values["add_attention"]
-    allowed = [values["norm_num_groups"]] if mid_has_no_norm else [None, values["norm_num_groups"]]
-    if values["add_attention"] and values["attn_norm_num_groups"] not in allowed:
+    groups = [values["norm_num_groups"]] if mid_has_no_norm else [None, values["norm_num_groups"]]
+    if values["add_attention"] and values["attn_norm_num_groups"] not in groups:
         raise refuse(
             "attn_norm_num_groups", f"it must be norm_num_groups = {values['norm_num_groups']}"
         )
@@ -196,7 +199,7 @@ def read_config(config: Mapping[str, Any], where: str) -> tuple[dict, tuple[int,
     return settings, (height, width, values["in_channels"])
 
 
-def write_config(settings: Mapping[str, Any], image_shape: tuple[int, int, int]) -> dict:
+def write_config(settings: Mapping[str, Any], image_shape: tuple[int, int, int]) -> dict[str, Any]:
     """The `config.json` of our settings: the inverse of `read_config`."""
     height, width, channels = image_shape
     attends = [
@@ -262,7 +265,7 @@ def attention_names(tensors: Mapping[str, Any]) -> Mapping[str, str]:
     return DEPRECATED if old else MODERN
 
 
-def to_params(tensors: Mapping[str, np.ndarray], like: Params, where: str) -> Params:
+def to_params(tensors: Mapping[str, np.ndarray], like: Params, where: Path | str) -> Params:
     """Named tensors as parameters of the structure, shapes and types of `like`.
 
     Args:

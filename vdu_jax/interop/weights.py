@@ -14,7 +14,7 @@ An index's "weight_map" says which file each tensor lies in.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,7 +80,7 @@ def read_index(path: Path) -> dict[str, list[str]]:
     places = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(places, dict) or not places:
         raise UserError(f"{path} is no index of shards: it has no weight_map")
-    shards = {}
+    shards: dict[str, list[str]] = {}
     for name, file in places.items():
         if not isinstance(file, str) or Path(file).name != file:
             raise UserError(f"{path}: weight_map: {name} lies in {file!r}: it must be a file name")
@@ -103,7 +103,7 @@ def _candidates(network: Path, name: str) -> dict[str, list[Path]]:
         re.compile(rf"{stem}\.(?P<variant>[^.]+)\.safetensors\.index\.json"),
         re.compile(rf"{stem}\.safetensors\.(?P<variant>[^.]+)\.index\.json"),
     )
-    variants = {}
+    variants: dict[str, list[Path]] = {}
     for path in sorted(network.iterdir()):
         matches = (pattern.fullmatch(path.name) for pattern in patterns)
         match = next((match for match in matches if match), None)
@@ -213,7 +213,8 @@ def read(files: Found, ignored: Callable[[str], bool] = lambda name: False) -> S
     """
     if not files.shards:
         return Stored(*tensors.read(files.file, ignored), {})
-    whole, shards = {}, {}
+    whole: dict[str, np.ndarray] = {}
+    shards = {}
     for file, names in files.shards.items():
         part = tensors.read(files.file.parent / file, ignored)
         wanted = {name for name in names if not ignored(name)}
@@ -223,7 +224,7 @@ def read(files: Found, ignored: Callable[[str], bool] = lambda name: False) -> S
     return Stored(whole, {}, shards)
 
 
-def check_shard(index: Path, file: str, wanted: set[str], held: set[str]) -> None:
+def check_shard(index: Path, file: str, wanted: Set[str], held: Set[str]) -> None:
     """Refuse a shard that does not hold exactly the tensors that its index says.
 
     Raises:

@@ -29,7 +29,9 @@ class Result(NamedTuple):
         return "ok" if self.error <= self.tolerance else "FAIL"
 
 
-def result(component: Component, precision: str, ours, reference) -> Result:
+def result(
+    component: Component, precision: str, ours: compare.Arrays, reference: compare.Arrays
+) -> Result:
     """The comparison of a component's arrays with the reference's."""
     differences = compare.difference(ours, reference)
     return Result(

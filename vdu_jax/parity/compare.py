@@ -70,11 +70,11 @@ def compact(arrays: Arrays) -> dict[str, np.ndarray]:
     which changes with any entry.
     """
     limit = max(16, ENTRIES // len(arrays))
-    kept = {}
+    kept: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         values = np.ravel(np.asarray(array, np.float64))
         if values.size > limit:
-            kept[f"{name}/rms"] = np.float32([np.sqrt(np.mean(values**2))])
+            kept[f"{name}/rms"] = np.array([np.sqrt(np.mean(values**2))], np.float32)
             random = np.random.RandomState(zlib.crc32(name.encode()))
             values = values[np.sort(random.permutation(values.size)[:limit])]
         kept[name] = values.astype(np.float32)

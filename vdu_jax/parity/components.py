@@ -13,9 +13,10 @@ whose products always ask for the highest. Neither a GPU nor a TPU has been
 measured.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from flax import linen as nn
 from vdu_jax import objectives, posterior, training
 from vdu_jax.diffusion import guidance, parameterization, process, samplers
 from vdu_jax.diffusion.schedule import NAMES as SCHEDULES
-from vdu_jax.diffusion.schedule import make_schedule
+from vdu_jax.diffusion.schedule import Schedule, make_schedule
 from vdu_jax.interop import clip as clip_weights
 from vdu_jax.interop import inception as inception_weights
 from vdu_jax.interop import layout, stable_diffusion, unet2d
@@ -34,7 +35,7 @@ from vdu_jax.metrics import frechet
 from vdu_jax.models import dit, inception, network, unet
 from vdu_jax.objectives.ddpm import DDPMNoise
 from vdu_jax.parity import compare, inputs
-from vdu_jax.types import Params
+from vdu_jax.types import Batch, Noise, Objective, Params, ScoreFn
 
 
 class Precision(NamedTuple):
@@ -51,7 +52,7 @@ PRECISIONS = {
 }
 
 
-def matmul_precision(precision: str):
+def matmul_precision(precision: str) -> contextlib.AbstractContextManager:
     """A context in which matrix products have a precision of `PRECISIONS`."""
     return jax.default_matmul_precision(PRECISIONS[precision].matmul)
 
@@ -82,7 +83,7 @@ class Component(NamedTuple):
 class Network(NamedTuple):
     """A `ScoreFn`, and the parameters that its named tensors make."""
 
-    score_fn: Callable
+    score_fn: ScoreFn
     params: Params
     image_shape: tuple[int, int, int]
 
@@ -105,11 +106,11 @@ def with_tensors(net: nn.Module, image_shape: tuple[int, int, int], seed: int = 
     return Network(network.make_score_fn(net), params, image_shape)
 
 
-def linear_schedule():
+def linear_schedule() -> Schedule:
     return make_schedule("linear", inputs.NUM_TRAIN_STEPS)
 
 
-def predicted_noise():
+def predicted_noise() -> parameterization.Parameterization:
     return parameterization.epsilon(linear_schedule())
 
 
@@ -126,7 +127,7 @@ def output(net: Network, config: Mapping, seed: int) -> dict:
 
 def read_dit(config: Mapping, precision: str) -> Network:
     """Our network of `inputs.DITS`, with the parameters of `inputs.tensors`."""
-    settings = dit.ARCHITECTURE.settings | {"dtype": PRECISIONS[precision].dtype} | dict(config)
+    settings = {**dit.ARCHITECTURE.settings, "dtype": PRECISIONS[precision].dtype, **config}
     image_shape = (settings.pop("size"),) * 2 + (settings.pop("channels"),)
     return with_tensors(dit.from_settings(settings, image_shape[-1]), image_shape, seed=60)
 
@@ -157,7 +158,9 @@ def eps_loss(config_name: str, precision: str) -> tuple[np.ndarray, dict]:
     return loss_and_gradient(objective, net.params, (), {"retain": {"image": images}}, noise)
 
 
-def loss_and_gradient(objective, params, state, batch: Mapping, noise) -> tuple[np.ndarray, dict]:
+def loss_and_gradient(
+    objective: Objective, params: Params, state: Any, batch: Batch, noise: Noise
+) -> tuple[np.ndarray, dict]:
     """An objective's loss (1,) and its gradient by layer."""
     run = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
     (loss, _), gradient = run(params, state, batch, noise)
@@ -192,8 +195,8 @@ def sampler_steps(cases: Mapping[str, inputs.SamplerCase], precision: str) -> di
     del precision
 
     @functools.partial(jax.jit, static_argnames="clip_x0")
-    def follow(rows, given, clip_x0):
-        def body(x0_previous, step):
+    def follow(rows: samplers.SamplerPlan, given: Sequence[jax.Array], clip_x0: bool) -> jax.Array:
+        def body(x0_previous: jax.Array, step: tuple) -> tuple[jax.Array, jax.Array]:
             row, x, eps, noise = step
             x, x0 = samplers.step(row, x, eps, x0_previous, noise, clip_x0=clip_x0)
             return x0, x
@@ -218,13 +221,14 @@ def ddim_images(precision: str) -> dict:
 
 def checkpoint_moments(part: str, precision: str) -> dict:
     del precision
-    moments = None
-    for tensors in inputs.checkpoints():
-        moments = posterior.update(moments, tensors) if moments else posterior.start(tensors)
+    first, *others = inputs.checkpoints()
+    moments = posterior.start(first)
+    for tensors in others:
+        moments = posterior.update(moments, tensors)
     return getattr(posterior.finish(moments), part)
 
 
-def vdu_objective(net: Network, case: inputs.VDUCase):
+def vdu_objective(net: Network, case: inputs.VDUCase) -> tuple[Objective, Any]:
     """The objective and its state; the pretrained parameters are the network's own."""
     mean, variance = inputs.vdu_posterior(unet2d.to_tensors(net.params))
     p_theta = posterior.GaussianPosterior(net.read(mean), net.read(variance), jnp.int32(5))
@@ -311,7 +315,7 @@ def frechet_distances(precision: str) -> dict:
     }
 
 
-def stable_diffusion_part(part: str, config: Mapping, precision: str) -> tuple:
+def stable_diffusion_part(part: str, config: Mapping, precision: str) -> tuple[Any, Params]:
     """A network of Stable Diffusion, and the parameters of `inputs.tensors`."""
     kind = stable_diffusion.PARTS[part]
     module = kind.read_config(config, "parity").clone(dtype=PRECISIONS[precision].dtype)
@@ -332,8 +336,8 @@ def clip_similarity(precision: str) -> dict:
     side = module.vision.image_size
 
     @jax.jit
-    def both(images, tokens):
-        def apply(*arguments, **settings):
+    def both(images: jax.Array, tokens: jax.Array) -> dict[str, jax.Array]:
+        def apply(*arguments: jax.Array, **settings: Any) -> Any:
             return module.apply({"params": params}, *arguments, **settings)
 
         return {
@@ -349,7 +353,7 @@ def autoencoder(precision: str) -> dict:
     module, params = stable_diffusion_part("vae", inputs.AUTOENCODER, precision)
 
     @jax.jit
-    def both_ways(images, latents):
+    def both_ways(images: jax.Array, latents: jax.Array) -> tuple[jax.Array, ...]:
         moments = module.apply({"params": params}, images, method="encode")
         return *moments, module.apply({"params": params}, latents, method="decode")
 
@@ -376,7 +380,7 @@ def text_to_image(prediction: str, precision: str) -> dict:
     text, negative = np.split(text_embeddings(config["text_encoder"], precision)["embeddings"], 2)
 
     @jax.jit
-    def draw(start):
+    def draw(start: jax.Array) -> jax.Array:
         latents = samplers.integrate(
             guidance.guided(predict, inputs.GUIDANCE),
             params, plan, start, clip_x0=False, cond=(text, negative),
@@ -397,7 +401,14 @@ def _exact(tolerance: float) -> dict[str, float]:
     return dict.fromkeys(PRECISIONS, tolerance)
 
 
-def _component(name, measure, tolerance, about, function, *arguments) -> Component:
+def _component(
+    name: str,
+    measure: str,
+    tolerance: Mapping[str, float],
+    about: str,
+    function: Callable[..., dict],
+    *arguments: Any,
+) -> Component:
     return Component(name, measure, tolerance, functools.partial(function, *arguments), about)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vdu_jax.diffusion import process
@@ -22,7 +23,13 @@ def _blocks(letters: str, direction: str) -> list[str]:
     return [f"{'Attn' if letter == 'A' else ''}{direction}Block2D" for letter in letters]
 
 
-def unet_config(size, channels: int, widths: tuple[int, ...], levels: str, **settings) -> dict:
+def unet_config(
+    size: int | tuple[int, int],
+    channels: int,
+    widths: tuple[int, ...],
+    levels: str,
+    **settings: Any,
+) -> dict[str, Any]:
     """A `config.json` of diffusers' UNet2DModel.
 
     Args:
@@ -93,7 +100,7 @@ SMALLEST = unet_config(
 )
 
 
-def _text_to_image(heads, text_width: int, **changes) -> dict:
+def _text_to_image(heads: int | list[int], text_width: int, **changes: Any) -> dict[str, Any]:
     """The `config.json`s of a small model with the block structure of Stable Diffusion's."""
     unet = {
         "in_channels": 4,
@@ -243,8 +250,7 @@ def noising(key: jax.Array, shape: tuple[int, ...]) -> process.Noising:
     """Times and noise for images of this shape, NumPy arrays that are handed to both sides."""
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         schedule = make_schedule("linear", NUM_TRAIN_STEPS)
-        drawn = process.draw_noising(key, schedule, np.zeros(shape, np.float32))
-        return process.Noising(*map(np.asarray, drawn))
+        return jax.device_get(process.draw_noising(key, schedule, jnp.zeros(shape)))
 
 
 class SamplerCase(NamedTuple):
@@ -255,7 +261,7 @@ class SamplerCase(NamedTuple):
     steps: tuple[int, ...]
 
 
-def _sampler_cases(name: str, spacings: tuple[str, ...], **settings) -> dict[str, SamplerCase]:
+def _sampler_cases(name: str, spacings: tuple[str, ...], **settings: Any) -> dict[str, SamplerCase]:
     """50 steps in every spacing, clipped and not."""
     return {
         f"{spacing}{'/clipped' if clip else ''}": SamplerCase(

@@ -153,7 +153,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    def write():
+    def write() -> None:
         with atomic_path(path) as temporary:
             temporary.write_bytes(data)
 
@@ -171,7 +171,7 @@ def exists(path: Path) -> bool:
 def dumps(value: Any, indent: int | None = 2) -> str:
     """JSON with sorted keys and NumPy scalars and arrays as plain numbers and lists."""
 
-    def plain(item):
+    def plain(item: Any) -> Any:
         if isinstance(item, np.generic | np.ndarray):
             return item.tolist()
         if hasattr(item, "__array__"):
@@ -192,7 +192,7 @@ def read_json(path: Path) -> Any:
       UserError: if it is missing or damaged.
     """
 
-    def read():
+    def read() -> Any:
         try:
             return json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -210,9 +210,10 @@ def holds(path: Path, value: Any) -> bool:
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
-    def write():
+    def write() -> None:
         with atomic_path(path) as temporary, open(temporary, "wb") as f:
-            np.savez_compressed(f, **arrays)
+            # mypy takes a name for the argument `allow_pickle`.
+            np.savez_compressed(f, **arrays)  # type: ignore[arg-type]
 
     processes.from_leader(write)
 
@@ -235,7 +236,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 def flatten(prefix: str, value: Any) -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"prefix.a.b": 1}, tuples as lists, as JSON will read it back."""
     if isinstance(value, Mapping):
-        flat = {}
+        flat: dict[str, Any] = {}
         for key in sorted(value):
             flat |= flatten(f"{prefix}.{key}" if prefix else str(key), value[key])
         return flat
@@ -250,7 +251,7 @@ class StageDir:
       inputs: what the result depends on: config sections and `upstream` fingerprints.
     """
 
-    def __init__(self, workdir: Path, name: str, inputs: Mapping[str, Any]):
+    def __init__(self, workdir: Path, name: str, inputs: Mapping[str, Any]) -> None:
         self.workdir, self.name = Path(workdir), name
         self.path = self.workdir / name
         self.inputs = json.loads(dumps(flatten("", inputs)))
@@ -284,7 +285,7 @@ class StageDir:
             `overwrite` that work is deleted.
         """
 
-        def look():
+        def look() -> bool:
             self._check_same(overwrite)
             return (self.path / "done.json").exists()
 
@@ -334,7 +335,7 @@ def fingerprint(inputs: Mapping[str, Any]) -> str:
 COMMANDS = {"samples": "sample", "classifier": "evaluate"}
 
 
-def upstream(workdir: Path, name: str) -> dict:
+def upstream(workdir: Path, name: str) -> dict[str, Any]:
     """`done.json` of a stage that must have run before.
 
     Raises:
@@ -350,7 +351,7 @@ def upstream(workdir: Path, name: str) -> dict:
     return read_json(path)
 
 
-def finished(folder: Path) -> dict:
+def finished(folder: Path) -> dict[str, Any]:
     """`upstream` of a model's folder, which may lie in another workdir."""
     return upstream(folder.parent, folder.name)
 

@@ -17,7 +17,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -38,13 +38,13 @@ IN_FLIGHT = 4  # times the largest tensor: what several processes read at once o
 def abstract(tree: Any) -> Any:
     """Shapes, types and placement of a pytree: what to restore into."""
 
-    def leaf(x):
+    def leaf(x: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
 
     return jax.tree.map(leaf, tree)
 
 
-def _shapes(tree: Any) -> dict[str, tuple]:
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path): (
@@ -64,8 +64,9 @@ def parts(tree: Any, count: int) -> list[Any]:
     middles = np.cumsum(sizes) - np.array(sizes) / 2
     of_leaf = (middles * count / sum(sizes)).astype(int)
     return [
-        structure.unflatten(
-            [leaf if p == part else None for leaf, p in zip(leaves, of_leaf, strict=True)]
+        jax.tree.unflatten(
+            structure,
+            [leaf if p == part else None for leaf, p in zip(leaves, of_leaf, strict=True)],
         )
         for part in sorted(set(of_leaf))
     ]
@@ -74,7 +75,7 @@ def parts(tree: Any, count: int) -> list[Any]:
 def whole(trees: Sequence[Any]) -> Any:
     """The tree that `parts` divided."""
 
-    def given(*leaves):
+    def given(*leaves: Any) -> Any:
         return next(leaf for leaf in leaves if leaf is not None)
 
     return jax.tree.map(given, *trees, is_leaf=lambda leaf: leaf is None)
@@ -96,7 +97,7 @@ class Damaged(UserError):
       what: the message without what to do.
     """
 
-    def __init__(self, what: str, folder: Path):
+    def __init__(self, what: str, folder: Path) -> None:
         self.what = what
         super().__init__(
             f"{what}: put it back from a copy, or delete {folder} and run what made it again"
@@ -111,7 +112,7 @@ class Store:
       read_only: for a folder that another stage owns.
     """
 
-    def __init__(self, directory: Path, keep: int | None = None, read_only: bool = False):
+    def __init__(self, directory: Path, keep: int | None = None, read_only: bool = False) -> None:
         self.directory, self.read_only = Path(directory).absolute(), read_only
         self._found_whole: int | None = None  # by `restore_newest`: not to read its files again
         if read_only and not self.directory.is_dir():
@@ -198,7 +199,8 @@ class Store:
         """
         damaged: list[tuple[int, Damaged]] = []
         for step in reversed(self.steps()):
-            items, error = {}, None
+            items: dict[str, Any] = {}
+            error = None
             try:
                 if damage := self.damage(step):
                     raise self._damaged(damage)
@@ -228,7 +230,9 @@ class Store:
         processes.from_leader(self._sums(step).unlink, True)
         self._doubtful.discard(step)
 
-    def save(self, step: int, trees: Mapping[str, Any], json: Mapping[str, Any] | None = None):
+    def save(
+        self, step: int, trees: Mapping[str, Any], json: Mapping[str, Any] | None = None
+    ) -> None:
         """Start saving; returns once the arrays are copied.
 
         A step saved before is left as it is, unless it is damaged or may be.
@@ -377,8 +381,8 @@ class Store:
             self.wait()
         self._manager.close()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         self.close()

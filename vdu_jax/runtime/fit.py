@@ -14,7 +14,7 @@ Folder layout:
 import functools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ import numpy as np
 import optax
 
 from vdu_jax import training
+from vdu_jax.data.loader import BatchIterator
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import artifacts, operations, parallel, processes, progress
 from vdu_jax.runtime.checkpoints import Damaged, Store, abstract
@@ -87,7 +88,7 @@ class FitResult(NamedTuple):
 def fit(
     objective: Objective,
     params: Params,
-    loaders: Mapping[str, Any],
+    loaders: Mapping[str, BatchIterator],
     optimizer: optax.GradientTransformation,
     *,
     key: chex.PRNGKey,
@@ -131,9 +132,10 @@ def fit(
     params = parallel.place(params, mesh)
     init_key, step_key = jax.random.split(key)
 
-    taken, seen = 0, {}  # images so far, and which they are in the last batch of each kind
+    taken = 0  # images so far
+    seen: dict[str, np.ndarray] = {}  # which images the last batch of each kind has
 
-    def sharded(kind, loader):
+    def sharded(kind: str, loader: BatchIterator) -> Iterator[Mapping[str, jax.Array]]:
         nonlocal taken
         while True:
             batch = next(loader)
@@ -154,28 +156,29 @@ def fit(
     counted = operations.countable(
         step_fn, layout, training.make_step(objective, optimizer, ema_decay)
     )
-    snapshot_steps = set(snapshot_steps)
+    wanted = frozenset(snapshot_steps)
 
     with (
         Store(directory / "state", keep=2) as states,
         Store(directory / "snapshots") as snapshots,
         SignalWatch() as watch,
     ):
-        done, elapsed, stopped, flops = 0, 0.0, None, None
+        done, elapsed, stopped = 0, 0.0, None
+        flops: dict[str, float] | None = None
         # Of the steps since the last line of metrics: their metrics, and their images.
-        interval: list[Mapping[str, jax.Array | np.ndarray]] = []
+        interval: list[Mapping[str, jax.Array | np.float32]] = []
         shown: list[Mapping[str, np.ndarray]] = []
         any_asked = processes.LaggedMax()
         ahead = steps_ahead()
         kept = {"params": state.params} | ({"ema": state.ema} if ema_decay > 0 else {})
         kept = abstract(kept)
 
-        def check(step, items):
+        def check(step: int, items: Mapping[str, Any]) -> None:
             """A state is of use with the snapshots before it, which nothing makes again."""
             saved = items["loop"]
             if not isinstance(saved, dict) or not saved.keys() >= LOOP:
                 raise Damaged(f"{states.directory} step {step} (loop) is damaged", directory)
-            due = {s for s in snapshot_steps if s < step or s == step and not saved["stopped"]}
+            due = {s for s in wanted if s < step or s == step and not saved["stopped"]}
             for snapshot in sorted(due):
                 for name, like in kept.items():
                     snapshots.check(snapshot, name, like)
@@ -192,7 +195,7 @@ def fit(
                 loader.set_state(saved["loaders"][kind])
         started = time.monotonic() - elapsed
 
-        def save_state():
+        def save_state() -> None:
             loop = {
                 "seconds": time.monotonic() - started,
                 "stopped": stopped,
@@ -203,7 +206,7 @@ def fit(
             snapshots.wait()  # a state is never there without the snapshots before it
             states.save(done, {"state": state}, {"loop": loop})
 
-        def save_snapshot():
+        def save_snapshot() -> None:
             states.wait()  # processes that save to two stores at once wait for each other for ever
             trees = {"params": state.params}
             snapshots.save(done, trees | ({"ema": state.ema} if ema_decay > 0 else {}))
@@ -226,7 +229,7 @@ def fit(
                     jax.block_until_ready(interval[-1 - ahead])
                 done += 1
                 bar.update()
-                snapshot_due = done in snapshot_steps
+                snapshot_due = done in wanted
                 asked = any_asked(watch.received or 0)
                 state_due = done % save_state_every == 0 or done == num_steps or asked
                 log_due = done % log_every == 0 or snapshot_due or done == num_steps
@@ -262,6 +265,7 @@ def fit(
         snapshots.wait()
         states.wait()
         seconds = time.monotonic() - started
+        assert flops is not None  # restored, or counted at the first step
         total = flops["init"] + done * flops["step"]
         return FitResult(done, stopped, seconds, snapshots.steps(), total)
 

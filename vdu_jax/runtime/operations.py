@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax.extend import core
@@ -10,7 +10,7 @@ from jax.extend import core
 from vdu_jax.runtime import parallel
 
 
-def count(function: Callable, *arguments: Any) -> float:
+def count(function: jax.stages.Wrapped, *arguments: Any) -> float:
     """Floating-point operations of one call of a jitted function, before XLA optimises it.
 
     XLA counts them in the program for a CPU, whatever the function runs on: its clients for GPUs
@@ -34,13 +34,15 @@ def count(function: Callable, *arguments: Any) -> float:
         return math.nan
 
 
-def countable(compiled: Callable, layout: parallel.Layout, step: Callable) -> Callable:
+def countable(compiled: Callable, layout: parallel.Layout, step: Callable) -> jax.stages.Wrapped:
     """What is to be counted of a step: `parallel.compile_step`'s, or the step it was made of.
 
     What is compiled for parts or for pmap has sums and copies that the update itself has not, and
     an update's operations are the same in every layout.
     """
-    return compiled if layout.mode == "jit" and layout.accumulate == 1 else jax.jit(step)
+    if layout.mode == "jit" and layout.accumulate == 1:
+        return cast(jax.stages.Wrapped, compiled)  # in this mode it is jitted
+    return jax.jit(step)
 
 
 def _count(traced: jax.stages.Traced) -> float:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +18,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vdu_jax.errors import UserError
+from vdu_jax.training import FitState
+from vdu_jax.types import Batch, Metrics, Noise, Params
 
 AXES = ("data", "fsdp")
+
+Draw = Callable[[chex.PRNGKey, Batch], Noise]
+Gradients = Callable[[Params, Any, Batch, Noise], Any]
+Step = Callable[[FitState, Any, Batch, chex.PRNGKey], tuple[FitState, Metrics]]
 
 
 class Layout(NamedTuple):
@@ -86,7 +93,7 @@ def placed(tree: Any, mesh: Mesh) -> Any:
     )
 
 
-def init_sharded(function: Callable, mesh: Mesh, *arguments) -> Any:
+def init_sharded(function: Callable[..., Any], mesh: Mesh, *arguments: Any) -> Any:
     """`function(*arguments)`, placed as by `place`, in arrays that are shared with nothing.
 
     By one program, not one for each shape.
@@ -99,7 +106,7 @@ def init_sharded(function: Callable, mesh: Mesh, *arguments) -> Any:
 
 def bytes_per_device(tree: Any) -> int:
     """The most that any device of this process holds of a tree's arrays."""
-    held: dict = {}
+    held: dict[jax.Device, int] = {}
     for array in jax.tree.leaves(tree):
         for shard in array.addressable_shards:
             held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes
@@ -136,7 +143,7 @@ def spread(array: Any, mesh: Mesh) -> jax.Array:
 def fetch(tree: Any) -> Any:
     """Global arrays -> NumPy arrays, whole in every process."""
 
-    def whole(array):
+    def whole(array: jax.Array) -> np.ndarray:
         if array.is_fully_addressable or array.is_fully_replicated:
             return np.asarray(array)
         return multihost_utils.process_allgather(array, tiled=True)
@@ -144,7 +151,7 @@ def fetch(tree: Any) -> Any:
     return jax.tree.map(whole, tree)
 
 
-def shard_draw(draw: Callable, mesh: Mesh) -> Callable:
+def shard_draw(draw: Draw, mesh: Mesh) -> Draw:
     """`draw(key, batch)` with its noise split over the devices as the batch is.
 
     Each device makes its own rows, and nothing moves between devices.
@@ -152,13 +159,13 @@ def shard_draw(draw: Callable, mesh: Mesh) -> Callable:
     if mesh.size == 1:
         return draw  # a constraint would enter XLA's count of operations, as −1 for each array
 
-    def sharded(key, batch):
+    def sharded(key: chex.PRNGKey, batch: Batch) -> Noise:
         return jax.lax.with_sharding_constraint(draw(key, batch), batch_sharding(mesh))
 
     return sharded
 
 
-def in_parts(function: Callable, count: int) -> Callable:
+def in_parts(function: Gradients, count: int) -> Gradients:
     """The mean of `function(params, state, batch, noise)` over parts of a batch and its noise.
 
     The parts are taken one at a time. Each has its share of every device's images, so nothing moves
@@ -167,12 +174,12 @@ def in_parts(function: Callable, count: int) -> Callable:
     if count == 1:
         return function
 
-    def whole(params, state, batch, noise):
-        def part(array, index):
+    def whole(params: Params, state: Any, batch: Batch, noise: Noise) -> Any:
+        def part(array: jax.Array, index: jax.Array) -> jax.Array:
             folded = array.reshape(-1, count, *array.shape[1:])
             return jax.lax.dynamic_index_in_dim(folded, index, axis=1, keepdims=False)
 
-        def add(total, index):
+        def add(total: Any, index: jax.Array) -> tuple[Any, None]:
             some = jax.tree.map(lambda a: part(a, index), (batch, noise))
             return jax.tree.map(jnp.add, total, function(params, state, *some)), None
 
@@ -185,14 +192,18 @@ def in_parts(function: Callable, count: int) -> Callable:
     return whole
 
 
-def over_devices(function: Callable, axis: str) -> Callable:
+def over_devices(function: Callable[..., Any], axis: str) -> Callable[..., Any]:
     """The mean of a function of pytrees over the devices of a pmap."""
     return lambda *arguments: jax.lax.pmean(function(*arguments), axis)
 
 
 def compile_step(
-    draw: Callable, make_update: Callable, layout: Layout, mesh: Mesh, state: Any
-) -> Callable:
+    draw: Draw,
+    make_update: Callable[..., Callable],
+    layout: Layout,
+    mesh: Mesh,
+    state: FitState,
+) -> Step:
     """`step(state, objective_state, batch, key)`, compiled; the state given to it is used up.
 
     The noise is drawn for the whole batch, its rows where the batch's are, and then split with it.
@@ -207,14 +218,16 @@ def compile_step(
       UserError: for "pmap" over several processes, or with parameters split.
     """
 
-    def accumulated(function):
+    def accumulated(function: Gradients) -> Gradients:
         return in_parts(function, layout.accumulate)
 
     draw = shard_draw(draw, mesh)
     if layout.mode == "jit":
         update = make_update(wrap=accumulated)
 
-        def step(state, objective_state, batch, key):
+        def step(
+            state: FitState, objective_state: Any, batch: Batch, key: chex.PRNGKey
+        ) -> tuple[FitState, Metrics]:
             return update(state, objective_state, batch, draw(key, batch))
 
         shardings = jax.tree.map(lambda a: a.sharding, state)
@@ -232,7 +245,9 @@ def compile_step(
         out_axes=None,
     )
 
-    def split(state, objective_state, batch, key):
+    def split(
+        state: FitState, objective_state: Any, batch: Batch, key: chex.PRNGKey
+    ) -> tuple[FitState, Metrics]:
         parts = jax.tree.map(
             lambda a: a.reshape(count, len(a) // count, *a.shape[1:]),
             (batch, draw_once(key, batch)),

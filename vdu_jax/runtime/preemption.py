@@ -17,6 +17,8 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any, Self
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PATIENCE = 1.0  # seconds that the main thread is given to handle a signal
@@ -35,7 +37,7 @@ _noticed = threading.Event()  # the main thread has handled the first signal
 class Interrupted(Exception):
     """The run was asked to stop and has saved its state."""
 
-    def __init__(self, signum: int, message: str):
+    def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
         self.signum = signum
 
@@ -113,11 +115,11 @@ class SignalWatch:
 
     active = False  # whether there is one
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.received: int | None = None
-        self._old = {}
+        self._old: dict[signal.Signals, Any] = {}
 
-    def _note(self, signum, frame):
+    def _note(self, signum: int, frame: FrameType | None) -> None:
         del frame
         self.received = signum
         _noticed.set()
@@ -127,7 +129,7 @@ class SignalWatch:
         for signum, handler in self._old.items():
             signal.signal(signum, handler)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for signum in SIGNALS:
                 handler = signal.getsignal(signum)
@@ -137,7 +139,7 @@ class SignalWatch:
             SignalWatch.active = True
         return self
 
-    def __exit__(self, kind, *exc):
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         SignalWatch.active = False
         self._restore()
         if self.received is not None and kind is None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
@@ -12,7 +12,8 @@ def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
 
     So two of them are in memory. What goes wrong in the thread is raised where its item is due.
     """
-    iterator, end = iter(items), object()
+    iterator = iter(items)
+    end: Any = object()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="one_ahead") as thread:
         coming = thread.submit(next, iterator, end)
         while (item := coming.result()) is not end:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import preemption
+
+T = TypeVar("T")
 
 _leading = False  # inside a function that the leader alone runs
 
@@ -48,7 +50,7 @@ def connect(coordinator: str, processes: int | None = None, process: int | None 
     if coordinator == "auto":
         if processes is not None or process is not None:
             raise UserError("--coordinator=auto finds --processes and --process: leave them out")
-        settings = {}
+        settings: dict[str, Any] = {}
     else:
         host, _, port = coordinator.rpartition(":")
         if not host or not port.isdigit():
@@ -85,7 +87,7 @@ def _lost(index: str) -> str:
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
-def _aborted(_) -> None:
+def _aborted(_: int) -> None:
     """The last word when JAX aborts, as it does at once when its coordinator's process is gone.
 
     A handler of C's, for Python's would be due after the abort.
@@ -104,10 +106,10 @@ class Watch(threading.Thread):
     INTERVAL, TIMEOUT = 2.0, 30.0  # seconds
     ALIVE, FAILED = "vdu/alive/", "failed"
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(name="watch", daemon=True)
         # JAX has no public way to its coordinator's store; Orbax goes this one, too.
-        self._store = distributed.global_state.client
+        self._store: Any = distributed.global_state.client
         self._mine = f"{self.ALIVE}{jax.process_index()}"
         self._ended = threading.Event()
 
@@ -176,7 +178,7 @@ def leave(failed: bool) -> None:
 
 def _stopped() -> bool:
     """Have the others end, too, as a signal ends this process; whether the leader reports it."""
-    said = not is_leader() and _watch.leader_fails()
+    said = not is_leader() and _watch is not None and _watch.leader_fails()
     leave(failed=True)
     return said
 
@@ -205,7 +207,7 @@ def is_leader() -> bool:
     return index() == 0
 
 
-def from_leader(function: Callable, *args) -> Any:
+def from_leader(function: Callable[..., T], *args: Any) -> T:
     """`function(*args)` as the leader finds it, in every process; the others do not call it.
 
     Inside such a function this is a plain call.
@@ -219,7 +221,8 @@ def from_leader(function: Callable, *args) -> Any:
     global _leading
     if count() == 1 or _leading:
         return function(*args)
-    value, failure = None, None
+    value: Any = None
+    failure = None
     if is_leader():
         _leading = True
         try:
@@ -267,8 +270,8 @@ class LaggedMax:
 
     DELAY = 2
 
-    def __init__(self):
-        self._pending: collections.deque = collections.deque()
+    def __init__(self) -> None:
+        self._pending: collections.deque[jax.Array] = collections.deque()
         mesh = Mesh(np.asarray(jax.devices()), ("devices",))
         self._split = NamedSharding(mesh, PartitionSpec("devices"))
         self._reduce = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))

@@ -5,6 +5,7 @@ import importlib.metadata
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import vdu_jax
 
@@ -38,7 +39,7 @@ def commit() -> str:
 
 
 @functools.cache
-def collect() -> dict:
+def collect() -> dict[str, Any]:
     """Versions, commit, platform and devices, as a JSON-able dict."""
     import jax
 

@@ -17,7 +17,7 @@ def make_sampler(
     *,
     batch_size: int = 250,
     fsdp: int = 1,
-) -> Callable:
+) -> Callable[..., np.ndarray]:
     """`sampler(params, seed, count, label, *given) -> uint8 (count, H, W, C)`, compiled once.
 
     Image i of a seed comes from the key fold_in(key(seed), i): the same noise for every model,

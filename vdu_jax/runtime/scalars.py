@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Self
 
 from tensorboardX import SummaryWriter
 
@@ -15,7 +16,7 @@ class ScalarWriter:
     steps will be run again, are dropped (TensorBoard is told to drop them too).
     """
 
-    def __init__(self, directory: Path, resume_step: int = 0):
+    def __init__(self, directory: Path, resume_step: int = 0) -> None:
         path = Path(directory) / "metrics.jsonl"
         kept = []
         if path.exists():
@@ -42,10 +43,10 @@ class ScalarWriter:
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:
