@@ -230,9 +230,9 @@ def test_an_image_folder_says_what_is_read(tmp_path, archives):
     folder_of(archives, root)
     archives.write_tree(root, {"train/ant/x.heic": b"", "val2/0.png": b""})
     assert load_folder(root, tmp_path / "data").account == (
-        f"images read of {root}: train: ant 18, bee 18; test (every tenth image of train): ant 2, "
-        f"bee 2; left out: a folder beside train: 1, as {root}/val2; of a type that is not read "
-        f"(1 .heic): 1, as {root}/train/ant/x.heic"
+        f"images read from {root}: train: ant 18, bee 18; test (every tenth image of train): ant "
+        f"2, bee 2; left out: a folder beside train: 1, e.g. {root}/val2; unsupported type "
+        f"(1 .heic): 1, e.g. {root}/train/ant/x.heic"
     )
     folder_of(archives, root, "valid", count=1)
     again = load_folder(root, tmp_path / "data")

@@ -58,7 +58,7 @@ def test_captions_of_a_folder(folder):
     found = of_folder(directory, image_size=4)
     assert found.captions == ("a light one", "dark") and found.image_shape == (4, 4, 3)
     assert found.read(np.array([1, 0])).mean((1, 2, 3)).tolist() == [10, 200]
-    assert found.account == f"images read of {directory / 'metadata.jsonl'}: 2"
+    assert found.account == f"images read from {directory / 'metadata.jsonl'}: 2"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_metadata_as_other_tools_write_it(folder, changes, name):
 def test_a_line_break_within_a_value_of_csv(folder):
     found = of_folder(folder("file_name,text", '"a.png","one\ntwo"', name="metadata.csv"), 4)
     assert found.captions == ("one\ntwo",)
-    with pytest.raises(UserError, match=r"metadata.csv: line 4: .*c\.png is not there"):
+    with pytest.raises(UserError, match=r"metadata.csv: line 4: .*c\.png does not exist"):
         lines = ["file_name,text", '"a.png","one\ntwo"', "c.png,x"]
         of_folder(folder(*lines, name="metadata.csv"), 4)
 
@@ -105,7 +105,7 @@ def test_a_file_is_one_however_it_is_named(folder):
     """Named twice it counts once; with two captions it is refused."""
     found = of_folder(folder(row("a.png", "dark"), row("./a.png", "dark")), 4)
     assert found.captions == ("dark",)
-    assert "metadata.jsonl: 1; lines that repeat one before them: 1; left out:" in found.account
+    assert "metadata.jsonl: 1; repeated lines: 1; left out:" in found.account
     with pytest.raises(UserError, match=r"line 2: .*a\.png has another caption in line 1"):
         of_folder(folder(row("a.png", "dark"), row(".\\a.png", "light")), 4)
 
@@ -118,11 +118,11 @@ def test_files_without_a_line_are_said(folder, tmp_path):
     account = of_folder(folder(row("a.png", "dark")), 4).account
     for said in (
         "metadata.jsonl: 1; left out: ",
-        f"an image without a line: 2, as {tmp_path / 'b.png'}",
+        f"images without a line: 2, e.g. {tmp_path / 'b.png'}",
         "hidden or written by the system: 1",
         "text beside the images: 1",
-        "a link to nothing, or no regular file: 1",
-        "of a type that is not read (1 .mp4): 1",
+        "broken link or not a regular file: 1",
+        "unsupported type (1 .mp4): 1",
     ):
         assert said in account, said
 
@@ -133,7 +133,9 @@ def test_another_column_may_hold_the_captions(folder):
     said = r'line 1 has no "text", but file_name, caption, additional; set data\.caption_column'
     with pytest.raises(UserError, match=said):
         of_folder(folder(*lines), 4)
-    with pytest.raises(UserError, match='no "file_name", but image, text; name the column'):
+    with pytest.raises(
+        UserError, match='no "file_name", but image, text; rename the column with the file names'
+    ):
         of_folder(folder({"image": "a.png", "text": "dark"}), 4)
 
 
@@ -141,10 +143,10 @@ def test_another_column_may_hold_the_captions(folder):
     ("lines", "said"),
     [
         ([], "names no image"),
-        (["{"], "line 1 is no JSON"),
-        (["[" * 100_000], "line 1 is no JSON"),
-        (["[", "  {}", "]"], "line 1 is no JSON"),
-        (['["a.png", "dark"]'], "line 1 is no JSON object"),
+        (["{"], "line 1 is not JSON"),
+        (["[" * 100_000], "line 1 is not JSON"),
+        (["[", "  {}", "]"], "line 1 is not JSON"),
+        (['["a.png", "dark"]'], "line 1 is not a JSON object"),
         (["", {"file_name": "a.png"}], 'line 2 has no "text", but file_name'),
         (["{}"], "but nothing"),
         (['{"file_name": "a.png", "text": "a", "text": "b"}'], "line 1 has a key twice"),
@@ -152,13 +154,13 @@ def test_another_column_may_hold_the_captions(folder):
         ([row("a.png", 3)], '"text" = 3: must be text'),
         ([row("a.png", ["one", "two"])], "must be text"),
         ([row("a.png", None)], '"text" = None'),
-        (['{"file_name": "a.png", "text": "\\ud800"}'], "is no valid text"),
+        (['{"file_name": "a.png", "text": "\\ud800"}'], "is not valid text"),
         ([row("c.png", "none")], "line 1: "),
-        ([row("c.png", "none")], "c.png is not there"),
-        ([row("A.png", "none")], "a.png; add the image, or correct"),
-        ([row("a.png\0", "none")], "is not there"),
-        ([row("a" * 5000, "none")], "is not there"),
-        ([row("..", "none")], "is not there"),
+        ([row("c.png", "none")], "c.png does not exist"),
+        ([row("A.png", "none")], "a.png does; add the image, or correct"),
+        ([row("a.png\0", "none")], "does not exist"),
+        ([row("a" * 5000, "none")], "does not exist"),
+        ([row("..", "none")], "does not exist"),
         ([row("a.png", "one"), row("a.png", "two")], "line 2"),
     ],
 )
@@ -174,9 +176,9 @@ def test_a_bad_line_is_named(folder, lines, said):
         (["file_name;text", "a.png;dark"], 'line 2 has no "file_name", but file_name;text'),
         (["file_name,text", "a.png,dark, and more"], "line 2 has 3 values, and the header 2"),
         (["file_name,text", "a.png"], "line 2 has 1 values"),
-        (["file_name,text,text", "a.png,a,b"], "line 1: a column's name stands there twice"),
-        (["file_name,text", '"a.png,dark'], "line 2 is no CSV"),
-        (["file_name,text", f"a.png,{'x' * 200_000}"], "line 2 is no CSV"),
+        (["file_name,text,text", "a.png,a,b"], "line 1: two columns have the same name"),
+        (["file_name,text", '"a.png,dark'], "line 2 is not CSV"),
+        (["file_name,text", f"a.png,{'x' * 200_000}"], "line 2 is not CSV"),
         (["file_name,text", "a.png, "], "must be text, and not empty"),
         (["file_name,text"], "names no image"),
         ([""], "names no image"),
@@ -197,11 +199,11 @@ def test_bytes_that_are_no_text(folder, tmp_path):
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ([], "metadata.jsonl is not there: write a line of JSON"),
-        (["train/metadata.csv"], "train/metadata.csv is: set data.manual_dir to .*train"),
-        (["metadata.parquet"], "of metadata.parquet make metadata.jsonl or metadata.csv"),
-        (["metadata.json"], "of metadata.json make metadata.jsonl or"),
-        (["metadata.jsonl", "metadata.csv"], "are both there; remove one"),
+        ([], "metadata.jsonl does not exist: write one line of JSON"),
+        (["train/metadata.csv"], "train/metadata.csv does: set data.manual_dir to .*train"),
+        (["metadata.parquet"], "convert metadata.parquet to metadata.jsonl or metadata.csv"),
+        (["metadata.json"], "convert metadata.json to metadata.jsonl or"),
+        (["metadata.jsonl", "metadata.csv"], "both exist; remove one"),
     ],
 )
 def test_a_folder_without_its_captions_is_refused(tmp_path, archives, names, said):

@@ -58,24 +58,24 @@ def test_the_held_out_images_may_have_another_name(tree, name):
 def test_of_validation_and_test_images_the_test_images_are_held_out(tree):
     names, held_out, left = listed(tree("train/a/x.png", "val/a/y.png", "test/a/z.png"))
     assert held_out.name == "test" and len(names["test"]) == 1
-    assert "a folder beside train: 1, as" in left and "mine/val" in left
+    assert "a folder beside train: 1, e.g." in left and "mine/val" in left
 
 
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
-        (["train/a/1.heic"], "of a type that is not read (1 .heic): 1, as"),
+        (["train/a/1.heic"], "unsupported type (1 .heic): 1, e.g."),
         (["train/a/1"], "(1 no suffix)"),
-        (["train/a/.DS_Store"], "hidden or written by the system: 1, as"),
+        (["train/a/.DS_Store"], "hidden or written by the system: 1, e.g."),
         (
             ["train/a/._0.png", "train/Thumbs.db", ".hidden/x.png", "__MACOSX/x"],
-            "hidden or written by the system: 4, as",
+            "hidden or written by the system: 4, e.g.",
         ),
-        (["train/a/0.txt", "train/a/0.json", "README.md"], "text beside the images: 3, as"),
-        (["train/a/more/1.png"], "in a sub-folder of a class: 1, as"),
-        (["train/a/more/deep/1.heic", "train/a/more/.x"], "(1 .heic): 1, as"),
-        (["1.png", "train/2.png"], "in no class folder: 2, as"),
-        (["extra/1.png"], "a folder beside train: 1, as"),
+        (["train/a/0.txt", "train/a/0.json", "README.md"], "text beside the images: 3, e.g."),
+        (["train/a/more/1.png"], "in a sub-folder of a class: 1, e.g."),
+        (["train/a/more/deep/1.heic", "train/a/more/.x"], "(1 .heic): 1, e.g."),
+        (["1.png", "train/2.png"], "outside class folders: 2, e.g."),
+        (["extra/1.png"], "a folder beside train: 1, e.g."),
     ],
 )
 def test_what_is_left_out_is_said(tree, names, reason):
@@ -95,13 +95,13 @@ def test_links_are_followed_or_counted(tree, tmp_path):
     assert [name for name, _ in found["train"]] == [
         "train/a/0.png", "train/a/1.png", "train/a/linked.png", "train/b/2.png",
     ]  # fmt: skip
-    assert "a link to nothing, or no regular file: 3, as" in left
+    assert "broken link or not a regular file: 3, e.g." in left
 
 
 def test_a_folder_that_links_to_itself_ends(tree):
     root = tree("train/a/0.png", "train/a/more/x.txt")
     (root / "train/a/more/again").symlink_to(root / "train/a/more")
-    assert "text beside the images: 1, as" in listed(root)[2]
+    assert "text beside the images: 1, e.g." in listed(root)[2]
 
 
 @pytest.mark.parametrize(
@@ -112,11 +112,11 @@ def test_a_folder_that_links_to_itself_ends(tree):
         (["train/a/0.png", "train/a/b/1.png", "train/a/b/2.png"], "2 of its 3 images are in sub"),
         (["train/a/0.png", "train/a/1.heic", "train/a/2.heic"], "2 of 3 files would be left out"),
         (["train/a/0.heic"], "1 of 1 files would be left out"),
-        (["train/a/notes.txt"], "no image; left out: text beside the images: 1, as"),
+        (["train/a/notes.txt"], "no image; left out: text beside the images: 1, e.g."),
         (["train/a/.DS_Store"], "no image; left out: hidden or written by the system: 1"),
-        (["train/0.png"], "train has no class folder and 1 images beside none"),
+        (["train/0.png"], r"train has no class folder \(images outside any: 1\)"),
         (["train/x.txt"], "train has no class folder; it must hold a folder for each class"),
-        (["train/a/0.png", "train/1.png", "train/2.png"], "2 images in no class folder, and 1"),
+        (["train/a/0.png", "train/1.png", "train/2.png"], "2 images outside class folders and 1"),
         (["train/a/0.png", "val/a/1.png", "valid/a/2.png"], "val and .*valid: only one.*'test'"),
         (["train/a/0.png", "Train/a/1.png"], "differ in case only"),
         (["train/a/0.png", "test/x.txt"], "test has no class folder"),
@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_read(tree, monkeypatch, tmp_path):
 def test_the_account_of_a_few_and_of_many_classes(tmp_path):
     pairs = [(None, "a")] * 2 + [(None, "b")]
     line = folders.account(tmp_path, {"train": pairs}, {"train": "train"}, folders.LeftOut())
-    assert line == f"images read of {tmp_path}: train: a 2, b 1"
+    assert line == f"images read from {tmp_path}: train: a 2, b 1"
     pairs = [(None, f"c{i:02d}") for i in range(20) for _ in range(i + 1)]
     line = folders.account(tmp_path, {"train": pairs}, {"train": "train"}, folders.LeftOut())
     assert line.endswith("train: 20 classes of 1 (c00) to 20 (c19) images")

@@ -1,9 +1,9 @@
 """TFDS builders that need no TensorFlow: PNG bytes in ArrayRecord files.
 
-The catalogue's own builders need TensorFlow to prepare. These take the same files (same
-addresses, same SHA-256) or the user's copies of them. Names start with `vdu_`, so a prepared
-set never mixes with the catalogue's in a shared data_dir, and the order of the original files
-is kept: image i here is image i there.
+The builders of the TFDS catalogue need TensorFlow to prepare a data set. These read the same
+files (same addresses, same SHA-256) or the user's copies of them. Their names start with `vdu_`,
+so that a prepared set never mixes with one of the catalogue in a shared data_dir. They keep the
+order of the original files.
 
 Importing this module imports TFDS (half a second); `vdu_jax.data.registry` does not.
 """
@@ -44,11 +44,14 @@ class Builder(
     tfds.core.GeneratorBasedBuilder,
     skip_registration=True,  # type: ignore[call-arg]  # TFDS's bases are untyped
 ):
-    """What all builders share.
+    """Base class of all builders; its subclasses stay out of the TFDS registry.
 
-    manual_dir: the user's copies of the original files. When given, only they are used and
-      nothing is downloaded.
-    FILES: the originals, a table of `vdu_jax.data.originals`; empty if there are none to read.
+    Attributes:
+      FILES: the original files, a table of `vdu_jax.data.originals`; empty if the data set reads
+        none.
+      image_shape: (H, W, C).
+      class_names: one name per label; None if the files name the classes.
+      manual_dir: the folder with the user's copies of the original files; None downloads them.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -76,7 +79,7 @@ class Builder(
 
     @property
     def url_infos(self) -> dict[str, UrlInfo]:
-        """The checksums that TFDS verifies a download against."""
+        """Sizes and SHA-256 sums, by URL, that TFDS checks downloads against."""
         return {
             url: UrlInfo(size=tfds.core.utils.Size(size), checksum=sha256, filename=name)
             for name, (url, size, sha256) in self.FILES.items()
@@ -103,16 +106,24 @@ class Builder(
     def _originals(
         self, dl_manager: tfds.download.DownloadManager, extracted: tuple[str, ...] = ()
     ) -> dict[str, Path]:
-        """{file name: path} of every entry of FILES, from manual_dir or by download.
+        """Paths of the original files, in manual_dir or downloaded.
 
-        `extracted` names members that stand for an archive the user has already unpacked;
-        manual_dir itself is then returned for it.
+        Args:
+          dl_manager: TFDS's.
+          extracted: members of an archive; if one of them lies in manual_dir, the user has
+            unpacked the archive, and its path is manual_dir itself.
+
+        Returns:
+          {file name: path} for every entry of FILES.
+
+        Raises:
+          UserError: if manual_dir lacks a file, or the download fails.
         """
         if self.manual_dir is None:
             return self._download(dl_manager)
         paths = {}
         for name in self.FILES:
-            # An IDX file may also lie there uncompressed.
+            # The user may have uncompressed an IDX file.
             candidates = [self.manual_dir / name, self.manual_dir / name.removesuffix(".gz")]
             if any((self.manual_dir / member).exists() for member in extracted):
                 candidates.append(self.manual_dir)
@@ -144,7 +155,7 @@ class Builder(
 
 
 def _check_host(url: str) -> None:
-    """Fails at once without a network, where TFDS would retry for three minutes."""
+    """Fail at once without a network, where TFDS would retry for three minutes."""
     if not urllib.request.getproxies():
         parts = urllib.parse.urlsplit(url)
         socket.getaddrinfo(parts.hostname, parts.port or parts.scheme)
@@ -153,7 +164,7 @@ def _check_host(url: str) -> None:
 class Digits(Builder):
     """scikit-learn's embedded digits (UCI optdigits): 1 797 images of 8x8, no download.
 
-    Levels 0..16 become round(v * 255 / 16). Every fifth image of each class is test.
+    A level v in 0..16 becomes round(v * 255 / 16). Every fifth image of each class is a test image.
     """
 
     name = "vdu_digits"
@@ -215,8 +226,8 @@ class FashionMnist(_IdxBuilder):
 class TintedFashion(FashionMnist):
     """Fashion-MNIST in six colours, 32x32 RGB: the class is colour and garment, "red sneaker".
 
-    A margin of 2 is added on each side, and every grey level takes on the image's tint, so black
-    stays black. Tints are drawn by the image's place in the split, each as likely as the others.
+    Each image gets a margin of 2 pixels and is multiplied by a tint, so black stays black. Tints
+    are drawn uniformly, with a fixed seed for each split.
     """
 
     name = "vdu_tinted_fashion"
@@ -226,7 +237,7 @@ class TintedFashion(FashionMnist):
     def _pairs(self, paths: Mapping[str, Path], prefix: str) -> Iterator[tuple[np.ndarray, int]]:
         pairs = list(super()._pairs(paths, prefix))
         tints = np.array(list(TINTS.values()))
-        # Of a frozen stream: the same on every machine and with every version of NumPy.
+        # NumPy has frozen the streams of RandomState, so tints are the same with every version.
         drawn = np.random.RandomState({"train": 0, "t10k": 1}[prefix]).randint(
             len(tints), size=len(pairs)
         )
@@ -255,8 +266,8 @@ class Cifar10(Builder):
 class TinyImagenet(Builder):
     """Tiny ImageNet (Stanford CS231n): 200 classes of 500 images of 64x64.
 
-    The archive's labelled validation images are our test split; its test images have no labels.
-    The JPEGs are decoded once and kept as PNG.
+    The test split holds the archive's validation images, because its test images have no labels.
+    The JPEG files are decoded once and stored as PNG.
     """
 
     name = "vdu_tiny_imagenet"
@@ -280,15 +291,16 @@ class ImageFolder(Builder):
     """The user's own images: manual_dir/train/<class>/*.png, optionally manual_dir/test.
 
     Without a test folder (see `folders.HELD_OUT`) every tenth image of each class, by file name, is
-    test. The prepared copy's name carries a digest of the listing (names, sizes, times), the size,
-    the channels and the background, so that a changed folder is prepared anew and never taken for
-    the old one.
+    a test image. The name of the prepared copy contains the image size, the channels, the
+    background and a digest of the listing (names, sizes, times), so a changed folder is prepared
+    again.
 
-    account: a line that says what is read and what is not.
+    Attributes:
+      account: a line on the files that are read and left out.
     """
 
     name = "vdu_image_folder"
-    # 1.0.0 dropped the transparency of images: its copies must not be taken for these.
+    # 1.0.0 dropped the transparency of images, so its prepared copies must not be used.
     VERSION = tfds.core.Version("2.0.0")
     class_names: tuple[str, ...]
 

@@ -1,7 +1,7 @@
-"""Images with a text each: of a data set's class names, or the user's own folder.
+"""Images with captions: made from a data set's class names, or read from the user's own folder.
 
-A folder of the user's holds images and `metadata.jsonl` or `metadata.csv`, in the convention of
-Hugging Face's `imagefolder`: a line for each image, {"file_name": "a.png", "text": "a red shoe"}.
+The user's folder holds images and `metadata.jsonl` or `metadata.csv`, in the convention of Hugging
+Face's `imagefolder`: one line per image, {"file_name": "a.png", "text": "a red shoe"}.
 """
 
 import codecs
@@ -24,19 +24,20 @@ from vdu_jax.data.source import ImageSource
 from vdu_jax.errors import UserError
 
 METADATA = ("metadata.jsonl", "metadata.csv")
-COLUMN = "text"  # that holds the captions, unless the user says otherwise
+COLUMN = "text"  # the default name of the column with the captions
 _FILE = "file_name"
 
 
 @dataclass(frozen=True)
 class Captioned:
-    """N images with their texts.
+    """N images with their captions; a source for `make_loader`.
 
     Attributes:
-      read: indices (n,) -> (n, H, W, C) uint8; images are read when they are asked for.
-      captions: N texts.
+      read: `indices (n,) -> images (n, H, W, C)` uint8 in [0, 255]; reads the files at each call.
+      captions: N captions.
       image_shape: (H, W, C).
-      account: a line that says what is read of the user's own folder and what is not, or "".
+      account: a line on the files that are read and left out of the user's own folder; "" for
+        other data sets.
     """
 
     read: Callable[[np.ndarray], np.ndarray]
@@ -49,15 +50,22 @@ class Captioned:
 
     @functools.cached_property
     def positions(self) -> np.ndarray:
-        """0 … N − 1: with `batch`, what a loader asks of a source."""
+        """(N,) int64, 0 … N − 1; see `loader.Source`."""
         return np.arange(len(self))
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """{"image": (n, H, W, C) float32 in [-1, 1]}."""
+        """Read images as the networks take them.
+
+        Args:
+          indices: (n,) integers in [0, N).
+
+        Returns:
+          {"image": (n, H, W, C) float32 in [-1, 1]}.
+        """
         return {"image": to_model_range(self.read(indices))}
 
     def subset(self, indices: np.ndarray) -> "Captioned":
-        """Those at `indices`, in that order; no other image can be reached through it."""
+        """A view restricted to `indices` (n,), in that order; it can read no other image."""
         indices, read = np.asarray(indices), self.read
         captions = tuple(self.captions[i] for i in indices)
         return Captioned(lambda some: read(indices[some]), captions, self.image_shape)
@@ -70,19 +78,25 @@ def of_classes(
     synonyms: Mapping[str, str],
     seed: int,
 ) -> Captioned:
-    """A data set with captions made of its class names.
+    """Caption the images of a data set with their class names.
 
     Args:
-      templates: texts with {} for the name, e.g. "a {}"; each image has one, drawn by `seed`.
-      synonyms: word -> another; every fifth image, drawn by `seed`, has the other.
+      source: N images with labels.
+      class_names: one name per label.
+      templates: captions with {} for the class name, e.g. "a {}"; one is drawn for each image.
+      synonyms: word -> synonym; used for a fifth of the images, drawn at random.
+      seed: seed of the draws.
+
+    Returns:
+      N images with captions.
 
     Raises:
-      UserError: for a template without {}.
+      UserError: for a template without exactly one {}.
     """
     for template in templates:
         if template.count("{}") != 1:
             raise UserError(f"caption template {template!r}: it must have one {{}} for the name")
-    # Of a frozen stream: the same on every machine and with every version of NumPy.
+    # NumPy has frozen the streams of RandomState, so captions are the same with every version.
     drawn = np.random.RandomState(seed)
     which = drawn.randint(len(templates), size=len(source))
     other = drawn.randint(5, size=len(source)) == 0
@@ -97,13 +111,13 @@ def of_classes(
 
 @dataclass(frozen=True)
 class CaptionFolder:
-    """What is read of a folder of images with captions.
+    """A folder of images with captions.
 
     Attributes:
-      metadata: the file that holds the captions.
+      metadata: the file with the captions.
       captions: image file -> caption, in the order of the metadata.
-      repeated: lines that name an image again, with the same caption.
-      left_out: the other files.
+      repeated: number of lines that name an image again, with the same caption.
+      left_out: the files that are not read.
     """
 
     metadata: Path
@@ -112,20 +126,21 @@ class CaptionFolder:
     left_out: folders.LeftOut
 
     def __str__(self) -> str:
-        """A line that says what is read, and what is not."""
-        again = f"; lines that repeat one before them: {self.repeated}" if self.repeated else ""
-        account = f"images read of {self.metadata}: {len(self.captions)}{again}{self.left_out}"
+        """A line on the files that are read and left out."""
+        again = f"; repeated lines: {self.repeated}" if self.repeated else ""
+        account = f"images read from {self.metadata}: {len(self.captions)}{again}{self.left_out}"
         return folders.one_line(account)
 
 
 def list_folder(directory: Path, column: str = COLUMN) -> CaptionFolder:
-    """Lists a folder of images with captions; no image is opened.
+    """List a folder of images with captions; no image is opened.
 
     Args:
-      column: what holds the captions in the metadata.
+      directory: the folder.
+      column: name of the column or key with the captions.
 
     Raises:
-      UserError: naming the line of the metadata that is wrong.
+      UserError: if the metadata is missing, cannot be read, or has a line that is wrong.
     """
     directory = Path(directory)
     path = metadata_file(directory)
@@ -155,14 +170,19 @@ def list_folder(directory: Path, column: str = COLUMN) -> CaptionFolder:
 def of_folder(
     directory: Path, image_size: int, channels: int = 3, column: str = COLUMN, background: str = ""
 ) -> Captioned:
-    """The user's own folder; images are cropped to squares and resized to `image_size` pixels.
+    """Images with captions from the user's own folder.
+
+    Images are cropped to the central square and resized when they are read.
 
     Args:
-      column: what holds the captions in the metadata.
+      directory: the folder.
+      image_size: side of the images in pixels.
+      channels: 1 (grayscale) or 3 (RGB).
+      column: name of the column or key with the captions.
       background: see `images.decode_image`.
 
     Raises:
-      UserError: as `list_folder`; and when an image is read that is refused.
+      UserError: see `list_folder`; `Captioned.read` raises it for an image that is refused.
     """
     listing = list_folder(directory, column)
     files = list(listing.captions)
@@ -178,10 +198,13 @@ def of_folder(
 
 
 def check_images(captioned: Captioned) -> Iterator[int]:
-    """Reads every image once, and yields the number of each.
+    """Read every image once, and yield its index.
+
+    Args:
+      captioned: the images.
 
     Raises:
-      UserError: of the first that is refused, with the number of others; see `images.read_all`.
+      UserError: for the first image that is refused; see `images.read_all`.
     """
     read = images.read_all(range(len(captioned)), lambda i: captioned.read(np.array([i])))
     for index, _ in enumerate(read):
@@ -189,10 +212,13 @@ def check_images(captioned: Captioned) -> Iterator[int]:
 
 
 def metadata_file(directory: Path) -> Path:
-    """The file that holds the captions of a folder's images.
+    """The file with the captions of a folder's images.
+
+    Args:
+      directory: the folder.
 
     Raises:
-      UserError: there is none, or more than one.
+      UserError: if there is no such file, or more than one.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -203,16 +229,16 @@ def metadata_file(directory: Path) -> Path:
     if len(files) == 1:
         return files[0]
     if files:
-        raise UserError(f"{files[0]} and {files[1]} are both there; remove one of them")
+        raise UserError(f"{files[0]} and {files[1]} both exist; remove one of them")
     below = [p for name in METADATA for p in sorted(directory.glob(f"*/{name}"))]
     others = [p for p in folders.entries(directory) if p.stem.lower() == "metadata"]
     if below:
-        do = f"{below[0]} is: set data.manual_dir to {below[0].parent}"
+        do = f"{below[0]} does: set data.manual_dir to {below[0].parent}"
     elif others:
-        do = f"of {others[0].name} make {' or '.join(METADATA)}"
+        do = f"convert {others[0].name} to {' or '.join(METADATA)}"
     else:
-        do = 'write a line of JSON for each image, {"file_name": "a.png", "text": "a red shoe"}'
-    raise UserError(f"{directory / METADATA[0]} is not there: {do}")
+        do = 'write one line of JSON per image, {"file_name": "a.png", "text": "a red shoe"}'
+    raise UserError(f"{directory / METADATA[0]} does not exist: {do}")
 
 
 def _read_text(path: Path) -> str:
@@ -229,7 +255,7 @@ def _read_text(path: Path) -> str:
 
 
 def _rows_of_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    # Not `splitlines`, which splits at characters that JSON may hold, as U+2028.
+    # Not `splitlines`, which also splits at characters that JSON strings may hold, e.g. U+2028.
     for number, line in enumerate(_read_text(path).split("\n"), 1):
         if not line.strip():
             continue
@@ -238,10 +264,10 @@ def _rows_of_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             row = json.loads(line, object_pairs_hook=functools.partial(_unique, where=where))
         except (ValueError, RecursionError) as error:
             raise UserError(
-                f"{where} is no JSON ({error}); write one object in one line for each image"
+                f"{where} is not JSON ({error}); write one object per image, each on one line"
             ) from None
         if not isinstance(row, dict):
-            raise UserError(f'{where} is no JSON object, as {{"file_name": …, "text": …}}')
+            raise UserError(f'{where} is not a JSON object; write {{"file_name": …, "text": …}}')
         yield number, row
 
 
@@ -265,7 +291,7 @@ def _rows_of_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if header is None:
                 header = [value.strip() for value in values]
                 if len(set(header)) < len(header):
-                    raise UserError(f"{where}: a column's name stands there twice; rename one")
+                    raise UserError(f"{where}: two columns have the same name; rename one")
                 continue
             if len(values) != len(header):
                 raise UserError(
@@ -274,17 +300,17 @@ def _rows_of_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 )
             yield number, dict(zip(header, values, strict=True))
     except csv.Error as error:
-        raise UserError(f"{path}: line {before + 1} is no CSV ({error}); mend it") from None
+        raise UserError(f"{path}: line {before + 1} is not CSV ({error}); correct it") from None
 
 
 def _values(row: Mapping[str, Any], column: str, where: str) -> tuple[str, str]:
-    """The file's name and the caption of a row."""
+    """File name and caption of a row."""
     for key in (_FILE, column):
         if key not in row:
             there = ", ".join(map(str, row)) or "nothing"
-            do = f"name the column of the file {_FILE}"
+            do = f"rename the column with the file names to {_FILE}"
             if key == column:
-                do = "set data.caption_column to the one that holds the captions"
+                do = "set data.caption_column to the column with the captions"
             raise UserError(f'{where} has no "{key}", but {there}; {do}')
         value = row[key]
         if not isinstance(value, str) or not value.strip():
@@ -292,12 +318,12 @@ def _values(row: Mapping[str, Any], column: str, where: str) -> tuple[str, str]:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise UserError(f'{where}: "{key}" = {value!r} is no valid text; mend it') from None
+            raise UserError(f'{where}: "{key}" = {value!r} is not valid text; correct it') from None
     return row[_FILE], row[column]
 
 
 class _Finder:
-    """Finds the files that metadata names, as other systems write names."""
+    """Finds the files that metadata names, however the system that wrote it spells them."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -307,10 +333,14 @@ class _Finder:
         self._lower = {os.fspath(p).lower(): p for p in self._all}
 
     def find(self, name: str, where: str) -> Path:
-        """The file of a name, the same for every way to write it.
+        """The file of a name, with either kind of slash and either form of accents.
+
+        Args:
+          name: a path relative to the folder.
+          where: the place in the metadata, for the error.
 
         Raises:
-          UserError: it is not there.
+          UserError: if there is no such file.
         """
         for written in (name, name.replace("\\", "/")) if "\0" not in name else ():
             path = self._directory / os.path.normpath(written)
@@ -321,8 +351,8 @@ class _Finder:
                 return path
         near = self._lower.get(os.fspath(self._directory / os.path.normpath(name)).lower())
         raise UserError(
-            f"{where}: {self._directory / name} is not there{f', but {near}' if near else ''}; add "
-            "the image, or correct or remove the line"
+            f"{where}: {self._directory / name} does not exist"
+            f"{f', but {near} does' if near else ''}; add the image, or correct or remove the line"
         )
 
     def left_out(self, taken: set[Path]) -> folders.LeftOut:

@@ -1,9 +1,9 @@
-"""A folder of the user's own images: what is read of it, and what is not and why.
+"""Listing of a folder of the user's own images: the files to read, and the files left out.
 
-A class is a folder of images:
+Each class is a folder of images:
 
     DIR/train/<class>/*.png
-    DIR/test/<class>/*.png     may be missing; may also be called val, valid or validation
+    DIR/test/<class>/*.png     optional; may also be called val, valid or validation
 """
 
 import os
@@ -17,7 +17,7 @@ from vdu_jax.data.images import SUFFIXES
 from vdu_jax.errors import UserError
 
 HELD_OUT = ("test", "val", "valid", "validation")
-# Written beside images by systems and by people; no image is missed with them.
+# Files that systems and people write beside images; leaving them out loses no image.
 _SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx")
 _NOTES = (".caption", ".csv", ".html", ".json", ".jsonl", ".md", ".tsv", ".txt", ".xml", ".yaml",
           ".yml")  # fmt: skip
@@ -25,26 +25,26 @@ _SHOWN_CLASSES = 12
 
 HIDDEN = "hidden or written by the system"
 NOTES = "text beside the images"
-TYPE = "of a type that is not read"
-LINK = "a link to nothing, or no regular file"
+TYPE = "unsupported type"
+LINK = "broken link or not a regular file"
 NESTED = "in a sub-folder of a class"
-LOOSE = "in no class folder"
+LOOSE = "outside class folders"
 BESIDE = "a folder beside {}"
-UNNAMED = "an image without a line"
+UNNAMED = "images without a line"
 
 
 @dataclass
 class LeftOut:
-    """The files that are not read, by the reason.
+    """Files that are not read, by reason.
 
     Attributes:
-      files: reason -> paths, each a file or a folder of which nothing is read.
+      files: reason -> paths; a path may be a folder, from which then nothing is read.
     """
 
     files: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, path: Path) -> str:
-        """Files a path that is no image under its reason, which is returned."""
+        """Record a path that is not an image; returns the reason it is left out for."""
         if is_hidden(path.name):
             reason = HIDDEN
         elif not os.path.isfile(path):
@@ -55,25 +55,26 @@ class LeftOut:
         return reason
 
     def __str__(self) -> str:
-        """ "; left out: …" with the number and an example of each, or "" if there are none."""
+        """ "; left out: …" with the number of files and an example per reason; "" for no file."""
         parts = []
         for reason, paths in self.files.items():
             what = reason
             if reason == TYPE:
                 kinds = Counter(path.suffix.lower() or "no suffix" for path in paths)
                 what += f" ({', '.join(f'{n} {kind}' for kind, n in kinds.most_common(5))})"
-            parts.append(f"{what}: {len(paths)}, as {paths[0]}")
+            parts.append(f"{what}: {len(paths)}, e.g. {paths[0]}")
         return f"; left out: {'; '.join(parts)}" if parts else ""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """What is read of an image folder.
+    """The images of an image folder.
 
     Attributes:
-      splits: "train" and, if there is one, "test" -> (file, class name), by class, then file.
-      held_out: the folder of "test", or None.
-      left_out: the other files.
+      splits: "train" and, if there is a test folder, "test" -> (file, class name), sorted by class,
+        then file.
+      held_out: the test folder, or None.
+      left_out: the files that are not read.
     """
 
     splits: dict[str, list[tuple[Path, str]]]
@@ -82,20 +83,23 @@ class Folder:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file's name is that of a hidden file, or of one that a system writes."""
+    """Whether a name is that of a hidden file, or of a file that the operating system writes."""
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def is_image(path: Path) -> bool:
-    """Whether a path is a file with the suffix of an image type that is read."""
+    """Whether a path is a visible file with the suffix of a supported image type."""
     return path.suffix.lower() in SUFFIXES and not is_hidden(path.name) and os.path.isfile(path)
 
 
 def entries(directory: Path) -> list[Path]:
-    """What a folder holds, sorted by name.
+    """Files and folders in a folder, sorted by name.
+
+    Args:
+      directory: the folder.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: if the folder cannot be read.
     """
     try:
         return sorted(Path(directory).iterdir())
@@ -107,9 +111,13 @@ def entries(directory: Path) -> list[Path]:
 
 
 def walk(directory: Path) -> Iterator[Path]:
-    """Every file below a folder, sorted; hidden folders are given as they are.
+    """Every file below a folder, sorted; hidden folders are yielded and not entered.
 
-    A folder that is linked to twice is entered once.
+    Args:
+      directory: the folder. A folder below it that is linked to twice is entered once.
+
+    Raises:
+      UserError: if a folder cannot be read.
     """
     seen, todo = set(), [Path(directory)]
     while todo:
@@ -128,10 +136,13 @@ def walk(directory: Path) -> Iterator[Path]:
 
 
 def list_folder(root: str | os.PathLike) -> Folder:
-    """Lists DIR/train/<class>/* and DIR/test/<class>/*.
+    """List the images in DIR/train/<class>/ and DIR/test/<class>/.
+
+    Args:
+      root: DIR, `data.manual_dir`.
 
     Raises:
-      UserError: there is no such layout, or most files of a class would be left out.
+      UserError: if DIR has another layout, or most files of a class would be left out.
     """
     root, left_out = Path(root), LeftOut()
     if not root.is_dir():
@@ -157,7 +168,7 @@ def list_folder(root: str | os.PathLike) -> Folder:
 
 
 def _splits(root: Path) -> tuple[dict[str, Path], list[Path]]:
-    """{lower-case name: folder} of the splits that are there, and the other entries."""
+    """({lower-case name: folder} of the splits, the other entries)."""
     known: dict[str, Path] = {}
     others = []
     for path in entries(root):
@@ -194,13 +205,18 @@ def _file_loose(path: Path, left_out: LeftOut) -> None:
 
 
 def list_classes(directory: Path, left_out: LeftOut) -> list[tuple[Path, str]]:
-    """(file, class name) of the images in each class folder, by class, then file.
+    """List the images in the class folders of a split.
 
     Args:
-      left_out: takes the other files.
+      directory: the folder of a split.
+      left_out: receives the files that are not read.
+
+    Returns:
+      (file, class name) of each image, sorted by class, then file.
 
     Raises:
-      UserError: no class, a class without an image, or one of which most is left out.
+      UserError: if there is no class, a class has no image, or most files of a class would be left
+        out.
     """
     folders, loose = {}, 0
     for path in entries(directory):
@@ -216,7 +232,7 @@ def list_classes(directory: Path, left_out: LeftOut) -> list[tuple[Path, str]]:
             loose += is_image(path)
             _file_loose(path, left_out)
     if not folders:
-        beside = f" and {loose} images beside none" if loose else ""
+        beside = f" (images outside any: {loose})" if loose else ""
         raise UserError(
             f"{directory} has no class folder{beside}; it must hold a folder for each class, with "
             f"its images: {directory.name}/<class>/*.png"
@@ -226,14 +242,14 @@ def list_classes(directory: Path, left_out: LeftOut) -> list[tuple[Path, str]]:
         listed += [(file, name) for file in _list_class(folder, left_out)]
     if loose > len(listed):
         raise UserError(
-            f"{directory} has {loose} images in no class folder, and {len(listed)} in one; put "
+            f"{directory} has {loose} images outside class folders and {len(listed)} inside; put "
             f"each into the folder of its class: {directory.name}/<class>/*.png"
         )
     return listed
 
 
 def _class_name(folder: Path) -> str:
-    """A folder's name, in composed accents: so the same in train/ and in test/."""
+    """A folder's name with composed accents, so that train/ and test/ agree."""
     try:
         folder.name.encode()
     except UnicodeEncodeError:
@@ -289,10 +305,13 @@ def account(
     names: Mapping[str, str],
     left_out: LeftOut,
 ) -> str:
-    """A line that says what is read of each class, and what is not.
+    """A line with the number of images per class, and the files left out.
 
     Args:
-      names: split -> where its images are from.
+      root: the folder.
+      splits: split -> (file, class name) of its images.
+      names: split -> its name in the line.
+      left_out: the files that are not read.
     """
     parts = []
     for split, pairs in splits.items():
@@ -305,9 +324,9 @@ def account(
                 f"{len(counts)} classes of {counts[few]} ({few}) to {counts[many]} ({many}) images"
             )
         parts.append(f"{names[split]}: {said}")
-    return one_line(f"images read of {root}: {'; '.join(parts)}{left_out}")
+    return one_line(f"images read from {root}: {'; '.join(parts)}{left_out}")
 
 
 def one_line(text: str) -> str:
-    """A text without line breaks, which a file's name may have."""
+    """Replace line breaks, which file names may have, by spaces."""
     return " ".join(text.split())

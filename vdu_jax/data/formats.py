@@ -1,8 +1,8 @@
-"""Parsers of the official archive formats, from files to arrays.
+"""Readers of the official formats of data sets: IDX, CIFAR-10 binary, Tiny ImageNet.
 
-Each function reads what the data set's authors distribute (or the same, extracted) and
-raises UserError, naming the file and the remedy, when it is missing, truncated or malformed.
-Images are uint8 in [0, 255], channels last; labels are integers from 0.
+Each function reads the files that a data set's authors distribute, packed or extracted. A file
+that is missing, truncated or malformed raises a UserError with the file and the remedy. Images are
+uint8 in [0, 255], channels last; labels are integers from 0.
 """
 
 import gzip
@@ -25,20 +25,21 @@ _AGAIN = "download the file again or copy it whole"
 
 
 def read_idx(path: str | os.PathLike, ndim: int | None = None) -> np.ndarray:
-    """Reads one IDX file of unsigned bytes (http://yann.lecun.com/exdb/mnist).
+    """Read an IDX file of unsigned bytes (http://yann.lecun.com/exdb/mnist).
 
     The layout is: two zero bytes, a type code (8 = uint8), the number of dimensions, each
-    dimension as a big-endian uint32, then the data. Gzip is recognised by content, not name.
+    dimension as a big-endian uint32, then the data. Gzip is recognised by content, not by name.
 
     Args:
       path: the file, plain or gzip-compressed.
       ndim: required number of dimensions (1 for labels, 3 for images), or None for any.
 
     Returns:
-      uint8 array with the dimensions written in the file.
+      uint8 array with the dimensions that the file declares.
 
     Raises:
-      UserError: missing, not IDX, another type or rank, or not exactly as long as declared.
+      UserError: if the file is missing, not IDX, of another type or rank, or not exactly as long
+        as its header declares.
     """
     path = Path(path)
     data = _read_maybe_gzip(path)
@@ -59,7 +60,7 @@ def read_idx(path: str | os.PathLike, ndim: int | None = None) -> np.ndarray:
     if rank == 0 or len(data) < start:
         raise UserError(f"{path} ends inside its IDX header; {_AGAIN}")
     shape = tuple(int(n) for n in np.frombuffer(data, ">u4", count=rank, offset=4))
-    # Python integers: a corrupt header may declare more than 2^63 bytes.
+    # Python integers, because a corrupt header may declare more than 2^63 bytes.
     declared = 1
     for n in shape:
         declared *= n
@@ -97,7 +98,7 @@ _CIFAR_RECORD = 1 + 3 * 32 * 32
 
 
 def read_cifar10_binary(path: str | os.PathLike) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Reads CIFAR-10 in its binary version (https://www.cs.toronto.edu/~kriz/cifar.html).
+    """Read the binary version of CIFAR-10 (https://www.cs.toronto.edu/~kriz/cifar.html).
 
     Args:
       path: cifar-10-binary.tar.gz, or a folder that is or contains cifar-10-batches-bin.
@@ -106,8 +107,8 @@ def read_cifar10_binary(path: str | os.PathLike) -> dict[str, tuple[np.ndarray, 
       {"train": (images (N, 32, 32, 3) uint8, labels (N,) int64), "test": ...}, in file order.
 
     Raises:
-      UserError: a file is missing or damaged. All six files must have as many records, as the
-        official ones do (10 000 each), which also catches one cut at a record's boundary.
+      UserError: if a file is missing or damaged. All six files must have the same number of
+        records, as the official ones have, so a file cut at a record's boundary is refused, too.
     """
     path = Path(path)
     blobs = _cifar_folder(path) if path.is_dir() else _cifar_tar(path)
@@ -217,10 +218,19 @@ class _Tree:
 
 
 def tiny_imagenet_classes(path: str | os.PathLike) -> tuple[list[str], list[str]]:
-    """The classes of Tiny ImageNet: (WordNet ids in sorted order, readable names).
+    """Classes of Tiny ImageNet: WordNet ids and readable names.
 
-    Class k is the k-th id in sorted order (torchvision's `ImageFolder` numbers them so too).
-    A name is the first synonym and the id, since synonyms alone need not be unique.
+    Class k is the k-th id in sorted order, as in torchvision's `ImageFolder`. A name is the first
+    synonym and the id, because synonyms need not be unique.
+
+    Args:
+      path: tiny-imagenet-200.zip, or a folder that is or contains tiny-imagenet-200.
+
+    Returns:
+      (ids, names), one of each per class.
+
+    Raises:
+      UserError: if a file is missing or damaged.
     """
     tree = _Tree(Path(path))
     wnids = sorted(line.strip() for line in tree.lines("wnids.txt"))
@@ -232,16 +242,20 @@ def tiny_imagenet_classes(path: str | os.PathLike) -> tuple[list[str], list[str]
 
 
 def iter_tiny_imagenet(path: str | os.PathLike, split: str) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields (image (64, 64, 3) uint8, label) of Tiny ImageNet in sorted file order.
+    """Images and labels of Tiny ImageNet, in sorted file order.
+
+    Grayscale images are repeated over three channels.
 
     Args:
       path: tiny-imagenet-200.zip, or a folder that is or contains tiny-imagenet-200.
-      split: "train" or "val" (the archive's own test images carry no labels).
+      split: "train" or "val" (the archive's test images have no labels).
 
-    Images that the archive stores in grayscale are repeated over three channels.
+    Yields:
+      (image (64, 64, 3) uint8, label in [0, 200)).
 
     Raises:
-      UserError: a file is missing or damaged, or a label is not among wnids.txt.
+      UserError: if a file is missing or damaged, or a label is not in wnids.txt.
+      ValueError: for another split.
     """
     path = Path(path)
     tree = _Tree(path)

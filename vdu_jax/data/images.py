@@ -1,4 +1,4 @@
-"""Single images: from file bytes to arrays, and to PNG."""
+"""Decode image files to arrays, and encode arrays as PNG."""
 
 import io
 import itertools
@@ -17,22 +17,22 @@ from vdu_jax.errors import UserError
 BACKGROUNDS = ("white", "black")  # `data.background` may be one of these, or "" to refuse
 
 Image.init()
-# PostScript is a program to be run, and of the others Pillow knows the header alone.
+# EPS is a program that Pillow would run; for the others it reads no more than the header.
 _NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _FORMATS = tuple(sorted(set(Image.OPEN) - _NOT_READ))
-# Suffixes, in lower case, of the image types that are read. MPO is JPEG with further pictures.
+# MPO is JPEG with further pictures.
 SUFFIXES = frozenset(
     suffix
     for suffix, kind in Image.registered_extensions().items()
     if kind in _FORMATS or kind == "MPO"
 )
-# Types whose first frame is the picture, and the others are its views, layers or thumbnails.
+# Types whose first frame is the picture; the other frames are views, layers or thumbnails.
 _FIRST_IS_ALL = ("MPO", "PSD")
 _OPAQUE_MODES = ("1", "L", "P", "RGB", "RGBX", "HSV", "YCbCr")
 _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 _SAMPLES = 277  # the TIFF tag of the number of channels
 _PNG = b"\x89PNG\r\n\x1a\n"
-_LOOK_FURTHER = 1000  # files that are looked at after one that is refused
+_LOOK_FURTHER = 1000  # images that are checked after one that is refused
 
 T = TypeVar("T")
 
@@ -40,13 +40,21 @@ T = TypeVar("T")
 def read_image(
     path: str | os.PathLike, image_size: int, channels: int = 3, background: str = ""
 ) -> np.ndarray:
-    """Reads one image file as (image_size, image_size, channels) uint8.
+    """Read an image file, cropped to the central square and resized (Lanczos).
 
-    An image of another size is cropped to the central square and resized (Lanczos); one that
-    already has the size is kept to the bit.
+    An image that already has the size keeps its pixels exactly.
 
     Args:
-      background: see `decode_image`.
+      path: the file.
+      image_size: side of the result in pixels.
+      channels: 1 (grayscale) or 3 (RGB).
+      background: colour under transparent pixels, "white" or "black"; "" refuses such images.
+
+    Returns:
+      (image_size, image_size, channels) uint8 in [0, 255].
+
+    Raises:
+      UserError: if the file cannot be read, or see `decode_image`.
     """
     try:
         data = Path(path).read_bytes()
@@ -58,15 +66,22 @@ def read_image(
 def decode_image(
     data: bytes, where: str, channels: int, image_size: int | None = None, background: str = ""
 ) -> np.ndarray:
-    """Decodes image bytes to (H, W, channels) uint8; `where` names them in an error.
+    """Decode the bytes of an image file.
 
     Args:
-      image_size: turn the image as its EXIF tag says, crop it and resize it; None for neither.
-      background: "white" or "black": what transparent pixels are put on. "" refuses them.
+      data: contents of the file.
+      where: name of the image in errors.
+      channels: 1 (grayscale) or 3 (RGB).
+      image_size: side in pixels to which the image is cropped and resized, after rotation by its
+        EXIF tag; None for neither.
+      background: colour under transparent pixels, "white" or "black"; "" refuses such images.
+
+    Returns:
+      (H, W, channels) uint8 in [0, 255].
 
     Raises:
-      UserError: the bytes are damaged, or hold what cannot become 8-bit RGB without a guess:
-        transparent pixels, more than 8 bits in a grey channel, CMYK or LAB, several frames.
+      UserError: if the bytes are damaged, or cannot become 8-bit RGB without a guess: transparent
+        pixels, more than 8 bits in a channel, CMYK or LAB, several frames.
     """
     try:
         with warnings.catch_warnings():
@@ -77,7 +92,7 @@ def decode_image(
             image.load()
             _check_mode(image, where)
             if image_size is not None:
-                # A phone stores the turn of the camera as a tag beside the pixels.
+                # Phones store the camera's rotation as a tag and leave the pixels unrotated.
                 image = ImageOps.exif_transpose(image)
             image = _flatten(image, data, where, background)
             image = image.convert("L" if channels == 1 else "RGB")
@@ -85,10 +100,10 @@ def decode_image(
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{where} is too large an image; make it smaller") from error
-    except Exception as error:  # what a damaged file raises depends on its type
+    except Exception as error:  # the exception for a damaged file depends on its type
         reason = str(error) or type(error).__name__
-        if "BytesIO object" in reason:  # Pillow's words, with an address
-            reason = "the image type cannot be told from its bytes"
+        if "BytesIO object" in reason:  # Pillow's message has an address in it
+            reason = "its bytes are of no known image type"
         raise UserError(f"{where} is not a readable image ({reason}); replace or remove it") from (
             error
         )
@@ -101,8 +116,8 @@ def _check_frames(image: Image.Image, where: str) -> None:
     frames = 1 if image.format in _FIRST_IS_ALL else getattr(image, "n_frames", 1)
     if frames > 1:
         raise UserError(
-            f"{where} holds {frames} frames (an animation or several pages); save the one that "
-            "is meant as a file of its own"
+            f"{where} holds {frames} frames (an animation or several pages); save the one to be "
+            "used as a file of its own"
         )
 
 
@@ -115,13 +130,13 @@ def _check_mode(image: Image.Image, where: str) -> None:
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     if tags.get(_SAMPLES, 1) > len(image.getbands()):
         raise UserError(
-            f"{where} has a channel beside {image.mode}, and does not say whether it is "
-            "transparency; save it as RGB, or as RGBA"
+            f"{where} has a channel beside {image.mode} that may or may not be transparency; save "
+            "it as RGB or as RGBA"
         )
 
 
 def _flatten(image: Image.Image, data: bytes, where: str, background: str) -> Image.Image:
-    """The image on its background; an opaque one as it is, whatever its mode."""
+    """Put an image with transparent pixels on the background; other images stay as they are."""
     palette = image.palette.mode if image.mode == "P" and image.palette else ""
     fourth = _fourth_channel(image, data)
     if fourth is not None and (fourth.min(), fourth.max()) not in ((0, 0), (255, 255)):
@@ -136,22 +151,22 @@ def _flatten(image: Image.Image, data: bytes, where: str, background: str) -> Im
         rgba = image.convert("RGBA")
     else:
         alpha = _key_alpha(image, data, where)
-        image.info.pop("transparency")  # or Pillow looks for it as it converts
+        image.info.pop("transparency")  # Pillow would apply it again while it converts
         rgba = image.convert("RGB")
         rgba.putalpha(Image.fromarray(alpha))
     if rgba.getchannel("A").getextrema()[0] == 255:
         return rgba.convert("RGB")
     if not background:
         raise UserError(
-            f"{where} has transparent pixels; set data.background to 'white' or 'black', what "
-            "they are to be put on, or save it without transparency"
+            f"{where} has transparent pixels; set data.background to 'white' or 'black', the "
+            "colour to put under them, or save it without transparency"
         )
     under = Image.new("RGBA", rgba.size, background)
     return Image.alpha_composite(under, rgba).convert("RGB")
 
 
 def _fourth_channel(image: Image.Image, data: bytes) -> np.ndarray | None:
-    """(H, W) uint8 of a channel that may be alpha or nothing, for its type does not say which."""
+    """(H, W) uint8, the fourth channel of a type in which it may be alpha or unused, or None."""
     if image.mode == "RGBX":
         return np.asarray(image)[..., 3].copy()
     if image.mode == "RGB" and data.startswith(b"BM"):
@@ -165,7 +180,7 @@ def _fourth_channel(image: Image.Image, data: bytes) -> np.ndarray | None:
 
 
 def _key_alpha(image: Image.Image, data: bytes, where: str) -> np.ndarray:
-    """(H, W) uint8, 0 where the pixel has the one colour that a header declares transparent."""
+    """(H, W) uint8: 0 where a pixel has the colour that the header declares transparent."""
     key = np.asarray(image.info["transparency"], np.int64)
     if data.startswith(_PNG):
         # Pillow scales the pixels to 8 bits, but not the key.
@@ -184,11 +199,15 @@ def _key_alpha(image: Image.Image, data: bytes, where: str) -> np.ndarray:
 
 
 def read_all(items: Iterable[T], read: Callable[[T], np.ndarray]) -> Iterator[np.ndarray]:
-    """Yields `read(item)` of each item.
+    """Yield `read(item)` for each item.
+
+    Args:
+      items: arguments of `read`, e.g. paths.
+      read: returns an image, or raises a UserError.
 
     Raises:
-      UserError: of the first item that is refused. The items after it are read, too, and the
-        error says how many of them are refused: they can be mended together.
+      UserError: for the first item that is refused. The error counts the refused ones among the
+        next 1000 items, so that the user can correct them together.
     """
     items = iter(items)
     for item in items:
@@ -208,9 +227,17 @@ def read_all(items: Iterable[T], read: Callable[[T], np.ndarray]) -> Iterator[np
 
 
 def encode_png(image: np.ndarray) -> io.BytesIO:
-    """PNG of a (H, W, 1) or (H, W, 3) uint8 array, as a file object at its start.
+    """Encode an image as PNG.
 
-    TFDS stores a file object's bytes as they are; given an array it would need TensorFlow.
+    Args:
+      image: (H, W, 1) or (H, W, 3) uint8 in [0, 255].
+
+    Returns:
+      A file object at its start. TFDS stores its bytes unchanged; to store an array it would need
+      TensorFlow.
+
+    Raises:
+      ValueError: for another shape or type.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
         raise ValueError(f"expected (H, W, 1 or 3) uint8, got {image.shape} {image.dtype}")

@@ -12,9 +12,10 @@ from vdu_jax.errors import UserError
 
 
 class Source(Protocol):
-    """What `make_loader` reads from: N images, with whatever belongs to each.
+    """N images with their labels or conditions: the input of `make_loader`.
 
-    positions: (N,) of its images in the split that it is a part of.
+    Attributes:
+      positions: (N,) int64, the index of each image in its split.
     """
 
     positions: np.ndarray
@@ -22,14 +23,21 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Of the images at `indices` (n,): arrays with n rows each, "image" among them."""
+        """Read the images at `indices`.
+
+        Args:
+          indices: (n,) integers in [0, N).
+
+        Returns:
+          Arrays by name, each with n rows; "image" (n, H, W, C) float32 in [-1, 1] is one of them.
+        """
 
 
 class BatchIterator(Protocol):
-    """Batches whose order can be continued in another process.
+    """An iterator of batches whose position can be saved and restored.
 
-    `set_state(state)` on an iterator over the same images continues after the batches that came
-    before `state = get_state()`, a dict of JSON values.
+    `get_state()` returns a dict of JSON values. `set_state(state)` on an iterator made with the
+    same arguments continues with the batch that was next when the state was taken.
     """
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]: ...
@@ -52,31 +60,35 @@ def make_loader(
     shuffle: bool = True,
     num_threads: int = 0,
 ) -> BatchIterator:
-    """An iterator of what `source.batch` gives, and "index" (b,) int32.
+    """Make a shuffled, resumable iterator of batches.
 
-    "index" is the image's `source.positions`. `batch_size` is the global one and
-    b = batch_size // process_count. All processes walk the same stream of indices, the
-    concatenation of one permutation per epoch, and of each global batch process p takes the p-th
-    part. So the parts are disjoint, together they are the batch that a single process would see, in
-    that order, and a run may be resumed with another number of processes. A batch may span two
-    epochs, hence may be larger than the source.
-
-    The iterator is Grain's: `get_state()` returns a dict of JSON values, `set_state(state)` on
-    a loader built with the same source, batch_size and seed continues with exactly the batches
-    that would have come.
+    All processes walk the same stream of indices, one permutation per epoch after the other.
+    Process p takes the p-th part of each global batch. So the parts are disjoint, they are together
+    the batch that a single process would see, in the same order, and a run may be resumed with
+    another number of processes. A batch may span two epochs, so it may be larger than the source.
 
     Args:
-      source: what to read; images are decoded when their batch is due.
-      seed: any integer; other seeds give unrelated orders.
-      num_epochs: None repeats for ever. A last incomplete batch is dropped (use `source.read`
-        to see each image once).
+      source: N images; an image is decoded when its batch is due.
+      batch_size: images of a global batch; a multiple of `process_count`.
+      seed: seed of the permutations, any integer; different seeds give unrelated orders.
+      process_index: number of this process, in [0, process_count).
+      process_count: number of processes.
+      num_epochs: passes over the source; None repeats for ever. An incomplete last batch is
+        dropped (`source.read` gives each image once).
       shuffle: False keeps the source's order.
-      num_threads: threads that prepare batches ahead; 0 prepares them when asked, which is
-        best once the images are cached.
+      num_threads: threads that prepare batches ahead; 0 prepares a batch when it is asked for,
+        which is fastest once the images are cached.
+
+    Returns:
+      An iterator of dicts: the arrays of `source.batch`, with b = batch_size / process_count rows,
+      and "index" (b,) int32, each image's `source.positions`. It is Grain's; `set_state(state)`
+      on a loader with the same source, batch_size and seed continues with exactly the batches
+      that follow `state = get_state()`.
 
     Raises:
-      UserError: batch_size not positive or not divisible by process_count, or larger than all
-        the epochs together.
+      UserError: if batch_size is not positive, not divisible by process_count, or larger than all
+        epochs together.
+      ValueError: if process_index is out of range.
     """
     import grain
 
@@ -95,8 +107,8 @@ def make_loader(
     share, size = batch_size // process_count, len(source)
 
     # Grain's own shuffle takes 1.2 ms for *each* index of a set of 23 images (its cipher walks a
-    # 16-bit cycle), and forget sets are small; one permutation an epoch costs nothing.
-    @functools.lru_cache(maxsize=2)  # a batch touches two epochs at its border
+    # 16-bit cycle), and forget sets are small; one permutation per epoch costs nothing.
+    @functools.lru_cache(maxsize=2)  # a batch may span two epochs
     def order(epoch: int) -> np.ndarray:
         return stable_permutation(size, seed, epoch) if shuffle else np.arange(size)
 
@@ -108,5 +120,5 @@ def make_loader(
 
     steps = sys.maxsize if num_epochs is None else num_epochs * size // batch_size
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
-    # Grain iterates over steps, so that its state is the number of the next batch.
+    # Grain iterates over steps and not images, so its state is the number of the next batch.
     return iter(grain.MapDataset.range(steps).map(read).to_iter_dataset(options))

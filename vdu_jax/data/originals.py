@@ -1,8 +1,8 @@
-"""Where the original files come from, and what they must be: address, bytes, SHA-256.
+"""Addresses, sizes in bytes and SHA-256 sums of the original files.
 
-MNIST, Fashion-MNIST and CIFAR-10 as in TensorFlow Datasets' own checksum files. For Tiny
-ImageNet Stanford publishes no checksum; size and SHA-256 are those which several independent
-public repositories record for this address.
+Those of MNIST, Fashion-MNIST and CIFAR-10 are from the checksum files of TensorFlow Datasets.
+Stanford publishes no checksum of Tiny ImageNet; its size and SHA-256 are those that several
+independent public repositories record for this address.
 """
 
 from collections.abc import Mapping

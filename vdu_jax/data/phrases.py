@@ -1,4 +1,4 @@
-"""Whether a caption has a phrase in it, however both are written: pure functions of texts."""
+"""Search for a phrase in a caption, whatever the spelling: pure functions of texts."""
 
 import functools
 import re
@@ -22,7 +22,7 @@ _SPACE_WITHIN = re.compile(f"(?<=[{_UNSPACED}]) (?=[{_UNSPACED}])")
 
 @functools.cache
 def _replacements() -> dict[int, str]:
-    """What is written for a character in a folded text."""
+    """Code point -> its replacement in a folded text."""
     invisible = [c for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) == "Cf"]
     table = dict.fromkeys([*invisible, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)], "")
     table |= dict.fromkeys(map(ord, "_\u200b"), " ")  # zero-width space: a break between words
@@ -34,11 +34,14 @@ def _replacements() -> dict[int, str]:
 
 @functools.lru_cache(maxsize=2**16)
 def fold(text: str) -> str:
-    """A text as it is compared.
+    """Normalise a text for comparison.
 
-    Composed and decomposed accents, full-width and narrow letters, upper and lower case, the
-    various hyphens and apostrophes become the same; any white space and "_" is one space;
-    invisible characters go, and so do spaces within a script that needs none.
+    Composed and decomposed accents, full-width and narrow letters, upper and lower case, and all
+    kinds of hyphens and apostrophes become the same. White space and "_" become one space.
+    Invisible characters are removed, and so are spaces within a script that writes none.
+
+    Args:
+      text: any text.
     """
     text = unicodedata.normalize("NFKC", text).casefold().replace("i\u0307", "i")
     text = unicodedata.normalize("NFKC", text).translate(_replacements())
@@ -46,10 +49,14 @@ def fold(text: str) -> str:
 
 
 def mentions(text: str, phrase: str) -> bool:
-    """Whether a text has a phrase as whole words; "t-shirt" has no "shirt".
+    """Whether a text contains a phrase as whole words; "t-shirt" does not contain "shirt".
 
-    Both are compared as `fold` writes them, a space and a hyphen within the phrase as the same. A
-    word has no border in a script without spaces: there "红" is in "红色".
+    Both are normalised by `fold`, and a space equals a hyphen within the phrase. Words have no
+    borders in a script without spaces, so "红色" contains "红".
+
+    Args:
+      text: e.g. a caption.
+      phrase: one or more words.
     """
     folded = fold(text)
     return any(
@@ -59,12 +66,12 @@ def mentions(text: str, phrase: str) -> bool:
 
 
 def contains(text: str, phrase: str) -> bool:
-    """Whether a text has a phrase, if only as a part of longer words; compared as in `mentions`."""
+    """Whether a text contains a phrase, also as a part of longer words; see `mentions`."""
     return any(True for _ in _places(fold(text), fold(phrase)))
 
 
 def _places(text: str, phrase: str) -> Iterator[tuple[int, int]]:
-    """(start, end) of every place at which a folded text has a folded phrase."""
+    """(start, end) of every occurrence of a folded phrase in a folded text."""
     for match in _pattern(phrase).finditer(text):
         yield match.span(1)
 
@@ -75,17 +82,17 @@ def _pattern(phrase: str) -> re.Pattern:
     inner = (
         "(?: ?- ?| )" if c in " -" and 0 < i < last else re.escape(c) for i, c in enumerate(phrase)
     )
-    return re.compile(f"(?=({''.join(inner)}))")  # a look-ahead finds places that overlap, too
+    return re.compile(f"(?=({''.join(inner)}))")  # a look-ahead also finds overlapping places
 
 
 def _joined(text: str, place: int, step: int) -> bool:
-    """Whether the character at `place` is of one word with the next one in direction `step`."""
+    """Whether the character at `place` and its neighbour in direction `step` are of one word."""
     beyond = place + step
     if not 0 <= beyond < len(text):
         return False
     if step > 0 and _is_mark(text[beyond]):
-        return True  # an accent or vowel of this very letter
-    if text[beyond] == "-":  # a hyphen joins two words, and does nothing beside one
+        return True  # an accent or vowel of this letter
+    if text[beyond] == "-":  # a hyphen joins two words; at a word's end it joins nothing
         beyond += step
         if not 0 <= beyond < len(text):
             return False

@@ -1,8 +1,8 @@
-"""The data sets known by name, in a form that costs nothing to import.
+"""Registry of data sets by name; imports no library.
 
-Adding a data set is one entry here and one builder class in `builders.py`. The command line
-validates configs against this table before anything is read from disk, so it must not import
-TFDS.
+A new data set needs one entry here and one builder class in `builders.py`. The command line
+checks configs against this table before it reads anything from disk, so this module must not
+import TFDS.
 """
 
 from typing import NamedTuple
@@ -11,11 +11,12 @@ from vdu_jax.errors import UserError
 
 
 class Spec(NamedTuple):
-    """What is known of a data set before it is prepared.
+    """Properties of a data set that are known before it is prepared.
 
-    builder: name of the class in `vdu_jax.data.builders`.
-    image_shape: (H, W, C), or None where it depends on the user's own folder.
-    num_classes: number of classes, or None likewise.
+    Attributes:
+      builder: name of the class in `vdu_jax.data.builders`.
+      image_shape: (H, W, C); None if it depends on the user's own folder.
+      num_classes: number of classes; None if it depends on the user's own folder.
     """
 
     builder: str
@@ -34,8 +35,8 @@ NAMES: dict[str, Spec] = {
 }
 
 
-# Of tinted_fashion, whose classes are "red t-shirt" to "white ankle boot".
-GARMENTS = (  # as one says it in a sentence
+# Words and colours of tinted_fashion, whose classes are "red t-shirt" to "white ankle boot".
+GARMENTS = (
     "t-shirt", "trousers", "pullover", "dress", "coat",
     "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
@@ -50,12 +51,19 @@ TINTS = {
 
 
 def dataset_names() -> tuple[str, ...]:
-    """The names that `load` accepts, in alphabetical order."""
+    """Names of all data sets that `load` accepts, in alphabetical order."""
     return tuple(sorted(NAMES))
 
 
 def get_spec(name: str) -> Spec:
-    """The `Spec` of a name. Raises UserError for a name that is not registered."""
+    """The registry's entry of a data set.
+
+    Args:
+      name: one of `dataset_names()`.
+
+    Raises:
+      UserError: if the name is not registered.
+    """
     if name not in NAMES:
         raise UserError(
             f"data.name={name!r} is not a known data set; use one of {', '.join(dataset_names())}"
@@ -66,13 +74,16 @@ def get_spec(name: str) -> Spec:
 def check_settings(
     name: str, image_size: int | None, channels: int | None, background: str
 ) -> None:
-    """Refuse settings that do not fit a data set whose images are known.
+    """Check settings against a data set whose image shape is known.
 
     Args:
-      image_size, channels: None where the user says nothing.
+      name: one of `dataset_names()`.
+      image_size: `data.image_size` in pixels; None if it is not set.
+      channels: `data.channels`; None if it is not set.
+      background: `data.background`; "" if it is not set.
 
     Raises:
-      UserError: with the key; or the name is not registered.
+      UserError: if a setting does not fit the data set, or the name is not registered.
     """
     spec = get_spec(name)
     if spec.image_shape is None:
@@ -89,12 +100,17 @@ def check_settings(
 
 
 def static_info(name: str) -> tuple[tuple[int, int, int], int] | None:
-    """((H, W, C), number of classes) of a data set without touching the disk.
+    """Image shape and number of classes of a data set, without reading the disk.
 
-    None where both depend on the user's own folder ("image_folder").
+    Args:
+      name: one of `dataset_names()`.
+
+    Returns:
+      ((H, W, C), number of classes); None if both depend on the user's own folder
+      ("image_folder").
 
     Raises:
-      UserError: the name is not registered.
+      UserError: if the name is not registered.
     """
     spec = get_spec(name)
     if spec.image_shape is None or spec.num_classes is None:

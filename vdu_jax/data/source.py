@@ -26,16 +26,20 @@ if TYPE_CHECKING:
 
 DEFAULT_CACHE_BYTES = 512 * 2**20
 _CHUNK = 1024
-# What the disk, and no fault of ours, may answer to a write.
+# Errors of a full, read-only or failing disk, which the user can mend.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class Dataset(NamedTuple):
     """A prepared data set: plain data, no open file.
 
-    name: as registered. image_shape: (H, W, C). class_names: one per label, in order.
-    directory: where TFDS keeps it. account: a line that says what is read of the user's own folder
-    and what is not, or "".
+    Attributes:
+      name: the registered name.
+      image_shape: (H, W, C).
+      class_names: one name per label, in the order of the labels.
+      directory: the folder in which TFDS keeps the prepared files.
+      account: a line on the files that are read and left out of the user's own folder; "" for
+        other data sets.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Dataset(NamedTuple):
 
     @property
     def num_classes(self) -> int:
+        """Number of classes."""
         return len(self.class_names)
 
 
@@ -57,24 +62,31 @@ def load(
     channels: int | None = None,
     background: str = "",
 ) -> Dataset:
-    """Returns a data set, preparing it under `data_dir` first if it is not there yet.
+    """Load a data set; prepare it under `data_dir` first if necessary.
 
     Preparation writes to a temporary directory that is renamed when complete, so an
-    interrupted one leaves nothing that is taken for data. Processes that share `data_dir` wait
-    for each other.
+    interrupted preparation is never used as data. Processes that share `data_dir` wait for each
+    other.
 
     Args:
       name: one of `dataset_names()`.
-      data_dir: where prepared data sets are kept.
-      manual_dir: the user's copies of the original files (nothing is downloaded then), or for
-        "image_folder" the folder of images. Empty or None downloads. Once prepared, a data set
-        other than "image_folder" is used as it is, whatever manual_dir says.
-      image_size, channels: required for "image_folder"; elsewhere None or the true values.
-      background: of "image_folder": "white" or "black", what transparent pixels are put on; ""
-        refuses them.
+      data_dir: the folder for prepared data sets.
+      manual_dir: the folder with the user's copies of the original files (nothing is downloaded
+        then), or for "image_folder" the folder of images. Empty or None downloads. A prepared data
+        set other than "image_folder" does not read manual_dir again.
+      image_size: side of the images in pixels, 4 to 4096. Required for "image_folder"; for other
+        data sets None or their own size.
+      channels: 1 (grayscale) or 3 (RGB). Required for "image_folder"; for other data sets None or
+        their own number.
+      background: colour under transparent pixels of "image_folder", "white" or "black"; ""
+        refuses such images.
+
+    Returns:
+      The data set; `open_split` reads its images.
 
     Raises:
-      UserError: unknown name, missing or damaged files, no network, unwritable or full data_dir.
+      UserError: if the name is unknown, a file is missing or damaged, the download fails, or
+        `data_dir` is full or not writable.
     """
     check_settings(name, image_size, channels, background)
     spec = get_spec(name)
@@ -103,7 +115,11 @@ def load(
 
 
 def _cannot_prepare(name: str, data_dir: Path, error: Exception) -> Exception:
-    """What to raise where `error` ended a preparation: itself if the disk is not its cause."""
+    """The exception to raise after `error` ended a preparation.
+
+    Returns:
+      A UserError if the disk is the cause, else `error` itself.
+    """
     text = str(error)
     # ArrayRecord's writer raises RuntimeError with the system's words in it.
     code = getattr(error, "errno", None) or next(
@@ -120,7 +136,7 @@ def _cannot_prepare(name: str, data_dir: Path, error: Exception) -> Exception:
     file = getattr(error, "filename", None)
     return UserError(
         f"cannot prepare {name} in data_dir={data_dir} ({reason}{f': {file}' if file else ''}); "
-        f"{do}, and start again: nothing that is half prepared is used"
+        f"{do}, and run again (an incomplete preparation is never used)"
     )
 
 
@@ -128,7 +144,7 @@ def _is_prepared(builder: "Builder") -> bool:
     directory = Path(builder.data_dir)
     if not directory.exists():
         return False
-    # The directory appears by a rename when complete; without its index it was tampered with.
+    # A complete directory appears by a rename, so one without an index was changed later.
     if not (directory / "dataset_info.json").exists():
         raise UserError(
             f"{directory} is not a complete data set; delete it to have it prepared again"
@@ -141,17 +157,17 @@ def _prepare(name: str, builder: "Builder", data_dir: Path) -> None:
 
     data_dir.mkdir(parents=True, exist_ok=True)
     with open(data_dir / f".{builder.name}.lock", "w") as lock:
-        # Where the file system knows no locks the final rename still lets only one win.
+        # On a file system without locks the final rename still lets only one process win.
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # What stopped and killed processes left: with the lock, no other can be at work.
+            # Left by killed processes: no live process can own them while this one has the lock.
             for left in (data_dir / builder.name).rglob("incomplete.*"):
                 shutil.rmtree(left, ignore_errors=True)
         if _is_prepared(builder):  # another process did it while this one waited
             builder.info.read_from_directory(builder.data_dir)
             return
         print(f"preparing {name} in {builder.data_dir}", file=sys.stderr)
-        # TFDS announces itself on stdout, which is for results.
+        # TFDS prints to stdout, which is reserved for results.
         with contextlib.redirect_stdout(io.StringIO()):
             tfds.display_progress_bar(sys.stderr.isatty())
             builder.download_and_prepare(
@@ -165,15 +181,17 @@ def _prepare(name: str, builder: "Builder", data_dir: Path) -> None:
 class ImageSource:
     """Random access to one split or to a part of it (a Grain RandomAccessDataSource).
 
-    `source[i]` is {"image": (H, W, C) uint8 in [0, 255], "label": int}. Images are decoded on
-    first touch and kept in memory up to `cache_bytes`; only what was asked for is ever decoded.
+    `source[i]` is {"image": (H, W, C) uint8 in [0, 255], "label": int}. An image is decoded when
+    it is first read, and kept in memory up to `cache_bytes`.
 
     A method that may see only the forget data gets `source.subset(forget)`: that view has no
-    index for any other image, and its cache is its own.
+    index for any other image, and a cache of its own.
 
-    positions: (N,) int64, of its images in the split that it is a part of.
-    labels: (N,) int64, read without decoding an image. Not writable.
-    image_shape: (H, W, C). num_classes: of the data set, also in a subset.
+    Attributes:
+      positions: (N,) int64, the index of each image in its split.
+      labels: (N,) int64 classes, read without decoding an image; not writable.
+      image_shape: (H, W, C).
+      num_classes: number of classes of the data set, also in a subset.
     """
 
     def __init__(
@@ -185,7 +203,16 @@ class ImageSource:
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         positions: np.ndarray | None = None,
     ) -> None:
-        """`fetch` maps numbers in [0, N) to the encoded (PNG) bytes of their images."""
+        """Make a source of N images.
+
+        Args:
+          fetch: maps n indices in [0, N) to n images as PNG bytes.
+          labels: (N,) integer classes.
+          image_shape: (H, W, C).
+          num_classes: number of classes of the data set.
+          cache_bytes: limit of the decoded images kept in memory, in bytes.
+          positions: (N,) the index of each image in its split; None for 0 … N − 1.
+        """
         self._fetch = fetch
         self.positions = np.arange(len(labels)) if positions is None else positions
         self.labels = np.array(labels, np.int64)
@@ -213,10 +240,16 @@ class ImageSource:
     def read(
         self, indices: Sequence[int] | np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(images (n, H, W, C) uint8, labels (n,) int64) at `indices`, or all of them.
+        """Read images and labels.
+
+        Args:
+          indices: (n,) integers in [0, N); None for all images.
+
+        Returns:
+          (images (n, H, W, C) uint8 in [0, 255], labels (n,) int64).
 
         Raises:
-          IndexError: an index outside [0, N); negative ones do not wrap.
+          IndexError: if an index is outside [0, N); negative indices do not wrap.
         """
         indices = np.arange(len(self)) if indices is None else self._check(indices)
         slots = self._slots[indices]
@@ -234,15 +267,32 @@ class ImageSource:
         return images, self.labels[indices]
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-        """{"image": (n, H, W, C) float32 in [-1, 1], "label": (n,) int32} at `indices`."""
+        """Read images as the networks take them.
+
+        Args:
+          indices: (n,) integers in [0, N).
+
+        Returns:
+          {"image": (n, H, W, C) float32 in [-1, 1], "label": (n,) int32}.
+
+        Raises:
+          IndexError: if an index is outside [0, N).
+        """
         images, labels = self.read(indices)
         return {"image": to_model_range(images), "label": labels.astype(np.int32)}
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageSource":
-        """A view of the images at `indices`, in that order, that can reach no other image.
+        """A view restricted to `indices`, in that order.
+
+        Args:
+          indices: (n,) integers in [0, N), at least one.
+
+        Returns:
+          A source of n images, with a cache of its own. It can read no other image.
 
         Raises:
-          IndexError: an index outside [0, N). ValueError: no index at all.
+          IndexError: if an index is outside [0, N).
+          ValueError: if there is no index.
         """
         chosen = self._check(indices).copy()
         if not chosen.size:
@@ -272,18 +322,26 @@ class ImageSource:
                     return
                 if self._slots[index] < 0:
                     self._cache[self._used] = image
-                    # Published last: a reader without the lock sees a slot only when filled.
+                    # Set last: a reader without the lock must see only slots that are filled.
                     self._slots[index] = self._used
                     self._used += 1
 
 
 class ArraySource:
-    """Images that are already in memory, for `make_loader`.
+    """Images in memory, as a source for `make_loader`.
 
-    images: (N, H, W, C) uint8. labels: (N,); all are 0 without them.
+    Attributes:
+      positions: (N,) int64, 0 … N − 1.
+      image_shape: (H, W, C).
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
+        """Make a source of N images.
+
+        Args:
+          images: (N, H, W, C) uint8 in [0, 255].
+          labels: (N,) integer classes; None for all 0.
+        """
         self._images = images
         self._labels = np.zeros(len(images)) if labels is None else labels
         self.positions = np.arange(len(images))
@@ -293,19 +351,25 @@ class ArraySource:
         return len(self._images)
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """As `ImageSource.batch`."""
+        """See `ImageSource.batch`."""
         images = to_model_range(self._images[indices])
         return {"image": images, "label": self._labels[indices].astype(np.int32)}
 
 
 def open_split(dataset: Dataset, split: str, cache_bytes: int = DEFAULT_CACHE_BYTES) -> ImageSource:
-    """Opens "train" or "test" of a prepared data set.
+    """Open a split of a prepared data set.
 
     Args:
-      cache_bytes: limit of decoded images kept in memory, for this source and each subset.
+      dataset: a data set that `load` returned.
+      split: "train" or "test".
+      cache_bytes: limit of the decoded images kept in memory, in bytes; for this source and for
+        each subset of it.
+
+    Returns:
+      The split's images, in the order of the original files.
 
     Raises:
-      UserError: no such split, or the prepared files are missing or damaged.
+      UserError: if there is no such split, or the prepared files are missing or damaged.
     """
     import tensorflow_datasets as tfds
 
@@ -315,7 +379,7 @@ def open_split(dataset: Dataset, split: str, cache_bytes: int = DEFAULT_CACHE_BY
             yield
         except UserError:
             raise
-        except Exception as error:  # what a damaged file raises depends on where the damage is
+        except Exception as error:  # its type depends on where the damage in the file is
             raise UserError(
                 f"the prepared data in {dataset.directory} cannot be read "
                 f"({type(error).__name__}: {error}); delete that directory to have it prepared "
@@ -341,7 +405,7 @@ def _decode(png: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _labels(records: "BaseDataSource", cache: Path) -> np.ndarray:
-    """The labels in order, kept beside the data because parsing 60 000 records takes seconds."""
+    """(N,) int64 labels; cached in a file, because parsing 60 000 records takes seconds."""
     with contextlib.suppress(OSError, ValueError, EOFError):
         labels = np.load(cache, allow_pickle=False)
         if labels.shape == (len(records),) and labels.dtype == np.int64:
@@ -350,7 +414,7 @@ def _labels(records: "BaseDataSource", cache: Path) -> np.ndarray:
     for start in range(0, len(records), _CHUNK):
         chunk = range(start, min(start + _CHUNK, len(records)))
         labels[chunk.start : chunk.stop] = [r["label"] for r in records.__getitems__(list(chunk))]
-    # A shared data_dir may be read-only; then they are parsed each time.
+    # A shared data_dir may be read-only; then the labels are parsed each time.
     with contextlib.suppress(OSError):
         temporary = cache.with_name(f".{cache.name}.{os.getpid()}")
         try:

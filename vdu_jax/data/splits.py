@@ -1,4 +1,4 @@
-"""Which images are to be forgotten and which retained: NumPy on labels, nothing else."""
+"""Forget and retain splits, and train/test splits, from labels alone."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,10 +9,11 @@ from vdu_jax.errors import UserError
 
 
 class ForgetRetain(NamedTuple):
-    """Sorted, disjoint int64 index arrays into one split.
+    """Sorted, disjoint int64 indices into one split.
 
-    forget: (n_f,) the part of the forget classes' images that the method is given (D_f).
-    retain: (n_r,) every image of every other class (D_r).
+    Attributes:
+      forget: (n_f,) the images of the forget classes that the method is given (D_f).
+      retain: (n_r,) all images of all other classes (D_r).
     """
 
     forget: np.ndarray
@@ -27,24 +28,28 @@ def forget_retain_indices(
     seed: int = 0,
     num_classes: int | None = None,
 ) -> ForgetRetain:
-    """Splits a labelled data set into what is to be forgotten and what is to be kept.
+    """Split a labelled data set into forget data and retained data.
 
-    With `fraction` < 1 or a `limit`, the forget part is drawn at random; the rest of the forget
-    classes is then in neither array, because it is not retained data. For one seed the draws
-    are nested: a smaller part is always contained in a larger one, so that curves over the
-    amount of forget data compare like with like.
+    With `fraction` < 1 or a `limit`, the forget data is drawn at random from the forget classes.
+    Their other images are then in neither array, because they are not retained data. For one seed
+    the draws are nested: a smaller part is always contained in a larger one, so curves over the
+    amount of forget data are comparable.
 
     Args:
       labels: (N,) integer class of each image.
       forget_classes: class numbers, at least one, in [0, num_classes).
-      fraction: share of the forget classes' images to use, in (0, 1]; at least one image stays.
-      limit: at most this many images; 0 means no limit.
-      seed: of the random part.
-      num_classes: number of classes; the largest label plus one if None.
+      fraction: share of the forget classes' images to use, in (0, 1]; at least one image is used.
+      limit: largest number of forget images; 0 for no limit.
+      seed: seed of the random draw.
+      num_classes: number of classes; None for the largest label plus one.
+
+    Returns:
+      The indices of the forget data and of the retained data.
 
     Raises:
-      UserError: no class, an unknown class, a class without images, every class (nothing would
+      UserError: for no class, an unknown class, a class without images, all classes (nothing would
         be retained), or a fraction or limit out of range.
+      ValueError: if `labels` is empty or not a vector.
     """
     labels = np.asarray(labels)
     if labels.ndim != 1 or not labels.size:
@@ -95,10 +100,17 @@ def _check_classes(forget_classes: Sequence[int] | int, count: int) -> list[int]
 
 
 def stable_permutation(size: int, seed: int, stream: int = 0) -> np.ndarray:
-    """A (size,) int64 permutation of 0..size-1 that no later NumPy will change.
+    """A random permutation that is the same with every version of NumPy.
 
-    `RandomState`'s streams are frozen by NumPy's policy (NEP 19), unlike `Generator`'s. Seeds
-    may be negative; different (seed, stream) give unrelated permutations.
+    The streams of `RandomState` are frozen by NumPy's policy (NEP 19), unlike those of `Generator`.
+
+    Args:
+      size: number of elements.
+      seed: any integer, also negative.
+      stream: number of the permutation; different (seed, stream) give unrelated permutations.
+
+    Returns:
+      (size,) int64, the integers 0 … size − 1 in random order.
     """
     entropy = [2 * abs(int(seed)) + (seed < 0), stream]
     bits = np.random.MT19937(np.random.SeedSequence(entropy))
@@ -106,14 +118,14 @@ def stable_permutation(size: int, seed: int, stream: int = 0) -> np.ndarray:
 
 
 def stratified_test_mask(labels: Sequence[int] | np.ndarray, every: int) -> np.ndarray:
-    """Marks every `every`-th image of each class, in the given order, as test.
+    """Mark every `every`-th image of each class, in the given order, as test.
 
-    A plain stride, not a random draw: the split is the same on every machine and with every
-    version of NumPy. A class with fewer than `every` images, but at least two, gives its last.
+    A stride, not a random draw, so the split is the same on every machine and with every version
+    of NumPy. A class with fewer than `every` images, but at least two, gives its last image.
 
     Args:
-      labels: (N,) classes.
-      every: stride, at least 2; the test share is about 1 / every.
+      labels: (N,) integer classes.
+      every: stride, at least 2; about 1 / every of the images are test images.
 
     Returns:
       (N,) bool, True for test.

@@ -207,7 +207,7 @@ def test_what_is_read_and_what_is_nearly_the_phrase_is_said_once(own_captions, t
     first, second = capsys.readouterr().err.splitlines()
     metadata = tmp_path / "images" / "metadata.jsonl"
     assert first.startswith(
-        f"vdu: images read of {metadata}: 4; left out: an image without a line: 1"
+        f"vdu: images read from {metadata}: 4; left out: images without a line: 1"
     )
     assert second == (
         "vdu: forget.phrase = 'café': 2 of 4 captions have it; 1 more have it as a part of other "
