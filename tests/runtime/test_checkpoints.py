@@ -195,7 +195,7 @@ def test_if_no_step_is_whole_none_is_deleted(steps):
     DAMAGES["no manifest"](step_folder(steps, 3))
     DAMAGES["no metadata and no checksums"](step_folder(steps, 5))
     with Store(steps, keep=2) as store:
-        said = f"step 5 .params. is missing or damaged, and nothing older in {steps} is whole.*"
+        said = f"step 5 .params. is missing or damaged, and so is every older step in {steps}.*"
         with pytest.raises(UserError, match=f"{said}or delete {steps.parent} to start from step 0"):
             store.restore_newest(LIKE, ["loop"])
         assert store.steps() == [3, 5]

@@ -19,7 +19,7 @@ from vdu_jax.runtime import processes
         ("here:1", {"processes": 2}, "needs --processes=N and --process=I"),
         ("here:1", {"processes": 2, "process": 2}, "I from 0 to N - 1"),
         ("auto", {"processes": 2}, "leave them out"),
-        ("auto", {}, "the processes do not meet"),  # no cluster here
+        ("auto", {}, "the processes cannot connect"),  # no cluster here
     ],
 )
 def test_how_to_meet_is_checked(coordinator, which, line):

@@ -1,1 +1,1 @@
-"""The effectful shell under the stages: files, devices, checkpoints, the fit loop."""
+"""Files, checkpoints, devices, processes and the fit loop, on which the stages are built."""

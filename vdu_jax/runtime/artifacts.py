@@ -1,12 +1,12 @@
-"""Stage directories: what a stage wrote, from which inputs, and whether it finished.
+"""Stage directories, atomic file writes, and the lock of a workdir.
 
     workdir/<stage>/inputs.json    written first: the settings and upstream stages it depends on
     workdir/<stage>/…              the stage's own files
     workdir/<stage>/done.json      written last: summary, fingerprint, provenance
-    workdir/<stage>/timings.json   seconds; apart, so that equal runs give equal files
+    workdir/<stage>/timings.json   seconds; a file of its own, so that equal runs give equal files
 
-Every file appears whole or not at all: it is written under a temporary name and renamed. Of several
-processes that run a stage together the leader writes, and what it sees is what all go by.
+Every write is atomic: a file is written under a temporary name and renamed. If several processes
+run a stage, the leader writes the files and looks for them, and the others use its answers.
 """
 
 import contextlib
@@ -32,7 +32,15 @@ from vdu_jax.runtime import preemption, processes, provenance
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, moved onto it when the block ends without an error."""
+    """Context manager for an atomic file write.
+
+    Args:
+      path: the file; its folder is created.
+
+    Yields:
+      A temporary path beside `path`. The file written there replaces `path` when the block ends
+      without an error.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -48,9 +56,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(directory: Path) -> Iterator[Path]:
-    """A temporary folder beside `directory`, moved to it when the block ends without an error.
+    """Context manager for an atomic write of a folder.
 
-    What is at `directory` by then is replaced.
+    Args:
+      directory: the folder; its parent is created.
+
+    Yields:
+      A temporary folder beside `directory`, which replaces `directory` when the block ends without
+      an error.
     """
     directory = Path(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -66,9 +79,9 @@ def atomic_folder(directory: Path) -> Iterator[Path]:
 
 
 def remove(directory: Path) -> None:
-    """Delete a folder, if it is there: at once, or, if this is cut off, not at all."""
+    """Delete a folder atomically, if it exists: no part of it is ever left under its name."""
     gone = directory.with_name(f".{directory.name}.deleted")
-    shutil.rmtree(gone, ignore_errors=True)  # what was left when this was cut off
+    shutil.rmtree(gone, ignore_errors=True)  # left by a process that was stopped here
     if directory.is_dir():
         directory.rename(gone)
         shutil.rmtree(gone)
@@ -76,12 +89,14 @@ def remove(directory: Path) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Keep other processes out of what `path` stands for; the system releases it for the dead.
-
-    The file is there while a process holds it, and says which.
+    """Context manager that holds a lock file; the system releases it if the process dies.
 
     Args:
-      wait: for the one that holds it; without, the block is told False if there is one.
+      path: the lock file. It exists while a process holds the lock, and names the process.
+      wait: whether to wait for a process that holds the lock.
+
+    Yields:
+      Whether this process holds the lock; False only without `wait`.
     """
     with contextlib.ExitStack() as stack:
         file = _lock(path, wait)
@@ -93,7 +108,7 @@ def lock(path: Path, wait: bool = True) -> Iterator[bool]:
 
 
 def _lock(path: Path, wait: bool) -> IO | None:
-    """The open file, locked, with this process in it; None if another one has it."""
+    """The open lock file, which names this process; None if another process has the lock."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -102,7 +117,7 @@ def _lock(path: Path, wait: bool) -> IO | None:
             if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
                 break
         except FileNotFoundError:
-            pass  # the one who had it has deleted it: once more
+            pass  # its holder has just deleted the file: try again
         except BlockingIOError:
             file.close()
             return None
@@ -115,10 +130,13 @@ def _lock(path: Path, wait: bool) -> IO | None:
 
 @contextlib.contextmanager
 def claim(workdir: Path) -> Iterator[None]:
-    """Keep other commands from writing to a workdir.
+    """Context manager that keeps other commands from writing to a workdir.
+
+    Args:
+      workdir: the workdir; it is created.
 
     Raises:
-      UserError: if another one does: which process, and since when.
+      UserError: if another process writes to it; the message names the process.
     """
     with contextlib.ExitStack() as stack:
         processes.from_leader(_claim, Path(workdir), stack)
@@ -137,12 +155,12 @@ def _claim(workdir: Path, stack: contextlib.ExitStack) -> None:
             processes.report(f"{workdir}: no locks on its file system; let only one process use it")
         elif not workdir.is_dir() or os.access(workdir, os.W_OK):
             raise
-        return  # nothing can be written there
+        return  # the workdir cannot be written to, so no lock is needed
     if not free:
         try:
             holder = json.loads(path.read_text(encoding="utf-8"))
             who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-        except (OSError, ValueError, KeyError):  # it has just taken it, or released it
+        except (OSError, ValueError, KeyError):  # its holder is just writing or deleting the file
             who = "another process"
         raise UserError(f"{workdir} is in use by {who}: wait for its end, or use another --workdir")
 
@@ -153,6 +171,8 @@ def _remove_empty(folder: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically; the leader does it for all processes."""
+
     def write() -> None:
         with atomic_path(path) as temporary:
             temporary.write_bytes(data)
@@ -161,15 +181,26 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file; see `write_bytes`."""
     write_bytes(path, text.encode())
 
 
 def exists(path: Path) -> bool:
+    """Whether the leader finds a file or folder; the same answer in every process."""
     return processes.from_leader(Path(path).exists)
 
 
 def dumps(value: Any, indent: int | None = 2) -> str:
-    """JSON with sorted keys and NumPy scalars and arrays as plain numbers and lists."""
+    """Serialise a value to JSON with sorted keys.
+
+    Args:
+      value: a JSON value that may also hold scalars and arrays of NumPy or JAX, which become
+        numbers and lists.
+      indent: spaces per level; None for one line.
+
+    Raises:
+      TypeError: if another object is in it.
+    """
 
     def plain(item: Any) -> Any:
         if isinstance(item, np.generic | np.ndarray):
@@ -182,14 +213,18 @@ def dumps(value: Any, indent: int | None = 2) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file; see `dumps` and `write_bytes`."""
     write_text(path, dumps(value) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file of ours.
+    """Read a JSON file of a stage; the leader reads it for all processes.
+
+    Args:
+      path: the file.
 
     Raises:
-      UserError: if it is missing or damaged.
+      UserError: if the file is missing or damaged.
     """
 
     def read() -> Any:
@@ -205,11 +240,13 @@ def read_json(path: Path) -> Any:
 
 
 def holds(path: Path, value: Any) -> bool:
-    """Whether a JSON file of ours is there and holds `value`."""
+    """Whether a JSON file exists and holds `value`."""
     return exists(path) and read_json(path) == json.loads(dumps(value))
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
+    """Write named arrays to a compressed .npz file atomically; the leader does it for all."""
+
     def write() -> None:
         with atomic_path(path) as temporary, open(temporary, "wb") as f:
             # mypy takes a name for the argument `allow_pickle`.
@@ -219,22 +256,30 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file of ours; nothing pickled is ever loaded.
+    """Read the named arrays of an .npz file; pickles in it are refused.
+
+    Args:
+      path: the file.
 
     Raises:
-      UserError: if it is missing or damaged.
+      UserError: if the file is missing or damaged.
     """
     try:
         with np.load(path, allow_pickle=False) as data:
             return {name: data[name] for name in data.files}
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run the stage that writes it again") from None
-    except Exception as error:  # zipfile, zlib and NumPy each have their own
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own kinds
         raise UserError(f"{path} is damaged ({error}); delete its folder and run again") from None
 
 
 def flatten(prefix: str, value: Any) -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"prefix.a.b": 1}, tuples as lists, as JSON will read it back."""
+    """Flatten nested mappings: {"a": {"b": 1}} becomes {"prefix.a.b": 1}.
+
+    Args:
+      prefix: start of the keys; "" for none.
+      value: a mapping, or a value, of which tuples become lists, as in JSON.
+    """
     if isinstance(value, Mapping):
         flat: dict[str, Any] = {}
         for key in sorted(value):
@@ -244,14 +289,24 @@ def flatten(prefix: str, value: Any) -> dict[str, Any]:
 
 
 class StageDir:
-    """The folder of one stage.
+    """The folder of one stage: what it depends on, and whether it is finished.
 
-    Args:
-      workdir: the run's folder. name: the stage's, e.g. "train" or "unlearn/plain".
-      inputs: what the result depends on: config sections and `upstream` fingerprints.
+    Attributes:
+      workdir: the run's folder.
+      name: name of the stage, e.g. "train" or "unlearn/plain".
+      path: the stage's folder, workdir/name.
+      inputs: the settings and fingerprints that the result depends on, flattened.
+      fingerprint: a short hash of the inputs.
     """
 
     def __init__(self, workdir: Path, name: str, inputs: Mapping[str, Any]) -> None:
+        """Describe a stage; nothing is written.
+
+        Args:
+          workdir: the run's folder.
+          name: name of the stage.
+          inputs: the config sections and `upstream` fingerprints that the result depends on.
+        """
         self.workdir, self.name = Path(workdir), name
         self.path = self.workdir / name
         self.inputs = json.loads(dumps(flatten("", inputs)))
@@ -269,7 +324,7 @@ class StageDir:
             return
         keys = sorted(old.keys() | self.inputs.keys())
         keys = [k for k in keys if old.get(k) != self.inputs.get(k)]
-        # A changed setting explains more than the changed upstream that follows from it.
+        # A changed setting is the cause of the changed upstream fingerprint, so it comes first.
         key = next((k for k in keys if not k.startswith("upstream.")), keys[0])
         raise UserError(
             f"{self.path} was made with {key} = {old.get(key)!r}, the config now says "
@@ -278,11 +333,13 @@ class StageDir:
         )
 
     def done(self, overwrite: bool = False) -> bool:
-        """Whether the stage finished with these very inputs.
+        """Whether the stage is finished with the same inputs.
+
+        Args:
+          overwrite: whether to delete a folder that was made with other inputs.
 
         Raises:
-          UserError: if its folder holds the work of other inputs and `overwrite` is off; with
-            `overwrite` that work is deleted.
+          UserError: if the folder was made with other inputs, without `overwrite`.
         """
 
         def look() -> bool:
@@ -292,7 +349,7 @@ class StageDir:
         return processes.from_leader(look)
 
     def begin(self) -> Path:
-        """Create the folder and record the inputs; returns the path. Call after `done`."""
+        """Create the folder, record the inputs, and return the path; call it after `done`."""
         if not exists(self.path / "inputs.json"):
             write_json(self.path / "inputs.json", self.inputs)
         self._started = time.monotonic()
@@ -301,7 +358,12 @@ class StageDir:
     def finish(
         self, summary: Mapping[str, Any], seconds: Mapping[str, float] | None = None
     ) -> None:
-        """Mark the stage as done."""
+        """Mark the stage as finished.
+
+        Args:
+          summary: results for later stages, as JSON values.
+          seconds: durations of parts of the stage, for timings.json.
+        """
         total = time.monotonic() - self._started
         write_json(self.path / "timings.json", {"total": total} | dict(seconds or {}))
         write_json(
@@ -315,7 +377,7 @@ class StageDir:
 
 
 def file_hash(path: Path) -> str:
-    """A short hash of what a file holds; computed once while it stays as it is."""
+    """A short hash of a file's contents; cached until the file is modified."""
     return _file_hash(Path(path), Path(path).stat().st_mtime_ns)
 
 
@@ -327,19 +389,23 @@ def _file_hash(path: Path, modified: int) -> str:
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
-    """A short hash of a stage's inputs."""
+    """A short hash of a stage's inputs, a JSON value."""
     return hashlib.sha256(dumps(inputs, indent=None).encode()).hexdigest()[:16]
 
 
-# Folders that are not named after the command that makes them.
+# Folder -> command, where the folder is not named after the command that makes it.
 COMMANDS = {"samples": "sample", "classifier": "evaluate"}
 
 
 def upstream(workdir: Path, name: str) -> dict[str, Any]:
-    """`done.json` of a stage that must have run before.
+    """Read `done.json` of a stage that must be finished before this one.
+
+    Args:
+      workdir: the run's folder.
+      name: name of the stage, e.g. "train" or "unlearn/plain".
 
     Raises:
-      UserError: if it has not finished.
+      UserError: if the stage is not finished.
     """
     path = Path(workdir) / name / "done.json"
     if not exists(path):
@@ -352,10 +418,10 @@ def upstream(workdir: Path, name: str) -> dict[str, Any]:
 
 
 def finished(folder: Path) -> dict[str, Any]:
-    """`upstream` of a model's folder, which may lie in another workdir."""
+    """Read `done.json` of a stage's folder, which may lie in another workdir; see `upstream`."""
     return upstream(folder.parent, folder.name)
 
 
 def timings(folder: Path) -> dict[str, float]:
-    """`timings.json` of a finished stage."""
+    """Seconds that a finished stage took, from its `timings.json`."""
     return read_json(folder / "timings.json")

@@ -1,12 +1,12 @@
 """Orbax checkpoints: a folder of numbered steps, each a few named items.
 
-`Store` is a thin wrapper around `orbax.checkpoint.CheckpointManager` that saves asynchronously
-and turns what a user can get wrong (no checkpoint, another network, a damaged file) into one line.
+`Store` is a thin wrapper around `orbax.checkpoint.CheckpointManager`. It saves asynchronously, and
+turns a user's mistakes (no checkpoint, another network, a damaged file) into one line.
 
-    <step>/            Orbax's
-    <step>.sums.json   size and CRC-32 of each of its files, taken once it was whole on the disk
+    <step>/            written by Orbax
+    <step>.sums.json   size and CRC-32 of each of its files, taken when the step was complete
 
-Orbax itself notices a truncated file, but not a changed bit.
+The checksums are needed because Orbax detects a truncated file, but not a changed bit.
 """
 
 import contextlib
@@ -27,16 +27,16 @@ from absl import logging as absl_logging
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import artifacts, parallel, processes
 
-# Orbax logs every save at INFO, and with its traceback whatever it raises as well.
+# Orbax logs every save at INFO, and logs every exception with its traceback before it raises it.
 absl_logging.set_verbosity(absl_logging.FATAL)
 
-DIGITS = 8  # of a step's folder name
-MARGIN = 2**20  # bytes that are to stay free
-IN_FLIGHT = 4  # times the largest tensor: what several processes read at once of a part
+DIGITS = 8  # in the name of a step's folder
+MARGIN = 2**20  # bytes of disk space that a save leaves free
+IN_FLIGHT = 4  # Orbax's read buffer in a run of several processes, in sizes of the largest tensor
 
 
 def abstract(tree: Any) -> Any:
-    """Shapes, types and placement of a pytree: what to restore into."""
+    """Shapes, types and sharding of a pytree of arrays, as a target of `Store.restore`."""
 
     def leaf(x: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
@@ -55,9 +55,15 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def parts(tree: Any, count: int) -> list[Any]:
-    """A tree of anything with a shape, divided: trees with None in place of the rest.
+    """Divide a pytree into parts with about equal numbers of elements.
 
-    At most `count`; they follow the order of the leaves and have about equal numbers of elements.
+    Args:
+      tree: a pytree of arrays or shapes.
+      count: largest number of parts.
+
+    Returns:
+      Trees of the same structure, in the order of the leaves, with None in place of the leaves of
+      other parts.
     """
     leaves, structure = jax.tree.flatten(tree)
     sizes = [math.prod(leaf.shape) for leaf in leaves]
@@ -73,7 +79,7 @@ def parts(tree: Any, count: int) -> list[Any]:
 
 
 def whole(trees: Sequence[Any]) -> Any:
-    """The tree that `parts` divided."""
+    """Join the parts that `parts` made into one tree."""
 
     def given(*leaves: Any) -> Any:
         return next(leaf for leaf in leaves if leaf is not None)
@@ -82,7 +88,7 @@ def whole(trees: Sequence[Any]) -> Any:
 
 
 def checksum(path: Path) -> list[int]:
-    """Size in bytes and CRC-32 of a file."""
+    """[size in bytes, CRC-32] of a file."""
     size = crc = 0
     with open(path, "rb") as file:
         while part := file.read(1 << 20):
@@ -91,30 +97,40 @@ def checksum(path: Path) -> list[int]:
 
 
 class Damaged(UserError):
-    """A checkpoint, or an item of one, that is missing or cannot be read.
+    """A checkpoint, or one of its items, is missing or cannot be read.
 
     Attributes:
-      what: the message without what to do.
+      what: the first part of the message, without the remedy.
     """
 
     def __init__(self, what: str, folder: Path) -> None:
         self.what = what
         super().__init__(
-            f"{what}: put it back from a copy, or delete {folder} and run what made it again"
+            f"{what}: restore it from a backup, or delete {folder} and run its stage again"
         )
 
 
 class Store:
-    """Checkpoints in `directory`.
+    """Checkpoints in a folder; a context manager that waits for the last save.
 
-    Args:
-      keep: how many of the newest to keep; `None` for all.
-      read_only: for a folder that another stage owns.
+    Attributes:
+      directory: the folder.
+      read_only: whether the folder belongs to another stage.
     """
 
     def __init__(self, directory: Path, keep: int | None = None, read_only: bool = False) -> None:
+        """Open a folder of checkpoints.
+
+        Args:
+          directory: the folder; it is created unless `read_only`.
+          keep: number of newest steps to keep; None keeps all.
+          read_only: for a folder that belongs to another stage.
+
+        Raises:
+          UserError: if the folder of a read-only store does not exist.
+        """
         self.directory, self.read_only = Path(directory).absolute(), read_only
-        self._found_whole: int | None = None  # by `restore_newest`: not to read its files again
+        self._found_whole: int | None = None  # checked by `restore_newest`; not checked again
         if read_only and not self.directory.is_dir():
             raise UserError(f"no checkpoints at {self.directory}: run the stage that makes them")
         self._manager = ocp.CheckpointManager(
@@ -128,14 +144,14 @@ class Store:
             ),
         )
 
-        # Steps that an earlier process was cut off before it took their checksums.
+        # Steps without checksums: an earlier process was stopped before it took them.
         self._doubtful = set() if read_only else set(processes.from_leader(self._unsummed))
 
     def _unsummed(self) -> list[int]:
         return [step for step in self.steps() if not self._sums(step).exists()]
 
     def steps(self) -> list[int]:
-        """The saved steps, in order."""
+        """Numbers of the saved steps, in increasing order."""
         return sorted(self._manager.all_steps())
 
     def _folder(self, step: int) -> Path:
@@ -145,7 +161,7 @@ class Store:
         return self.directory / f"{step:0{DIGITS}d}.sums.json"
 
     def _sum_up(self) -> None:
-        """Take the checksums of the steps that are whole on the disk and have none yet."""
+        """Take the checksums of the complete steps that have none yet."""
         for step in set(self._unsummed()) - self._doubtful:
             folder = self._folder(step)
             files = (f for f in sorted(folder.rglob("*")) if f.is_file())
@@ -156,9 +172,15 @@ class Store:
             path.unlink()
 
     def damage(self, step: int, name: str = "") -> str | None:
-        """What is wrong with the files of a step, or of one of its items; None if nothing is.
+        """Check the files of a step against their checksums.
 
-        A step that was cut off before its checksums were taken is believed.
+        Args:
+          step: number of the step.
+          name: name of an item; "" checks all items.
+
+        Returns:
+          The first fault, in words; None if there is none, or if the step has no checksums because
+          the process was stopped before it took them.
         """
         return processes.from_leader(self._damage, step, name)
 
@@ -176,7 +198,7 @@ class Store:
             if not path.is_file():
                 return f"{path} is missing"
             if checksum(path) != sums:
-                return f"{path} is damaged: its checksum is not that of what was saved"
+                return f"{path} is damaged: its checksum is not that of the saved file"
         return None
 
     def restore_newest(
@@ -185,16 +207,18 @@ class Store:
         json: Sequence[str] = (),
         check: Callable[[int, Mapping[str, Any]], None] = lambda step, items: None,
     ) -> tuple[int, dict[str, Any]] | None:
-        """The newest step that is whole, and its items by name; None if no step was saved.
-
-        Newer steps, which are damaged, are named and deleted.
+        """Restore the newest undamaged step; newer damaged steps are reported and deleted.
 
         Args:
-          like: what to restore each pytree into; see `restore`. json: names of JSON items.
-          check: called with a step and its items; it raises `Damaged` if they are of no use.
+          like: the target of each pytree, by name; see `restore`.
+          json: names of JSON items.
+          check: `(step, items) -> None`; raises `Damaged` for a step that cannot be used.
+
+        Returns:
+          (step, items by name); None if no step was saved.
 
         Raises:
-          UserError: if every step is damaged (none is deleted then), or one belongs to another
+          UserError: if every step is damaged (none is deleted then), or a step belongs to another
             network.
         """
         damaged: list[tuple[int, Damaged]] = []
@@ -220,8 +244,8 @@ class Store:
             return step, items
         if damaged:
             raise UserError(
-                f"{damaged[0][1].what}, and nothing older in {self.directory} is whole: put its "
-                f"files back from a copy, or delete {self.directory.parent} to start from step 0"
+                f"{damaged[0][1].what}, and so is every older step in {self.directory}: restore "
+                f"the files from a backup, or delete {self.directory.parent} to start from step 0"
             )
         return None
 
@@ -233,12 +257,14 @@ class Store:
     def save(
         self, step: int, trees: Mapping[str, Any], json: Mapping[str, Any] | None = None
     ) -> None:
-        """Start saving; returns once the arrays are copied.
+        """Start to save a step; returns once the arrays are copied.
 
-        A step saved before is left as it is, unless it is damaged or may be.
+        A step that is already saved is kept, unless it is damaged or has no checksums.
 
         Args:
-          trees: pytrees of arrays by name. json: JSON-able values by name.
+          step: number of the step.
+          trees: pytrees of arrays by name.
+          json: JSON values by name.
 
         Raises:
           OSError: if the disk is full.
@@ -255,8 +281,8 @@ class Store:
             self._manager.save(step, args=ocp.args.Composite(**items))
 
     def _check_disk_space(self, size: int) -> None:
-        """Raise an OSError if `size` bytes do not fit, before Orbax has begun to write."""
-        # Compressed they are rarely smaller than this; small files take whole blocks.
+        """Raise an OSError if `size` bytes do not fit on the disk, before Orbax writes any."""
+        # Compression rarely saves more than a tenth; MARGIN is for small files, which take blocks.
         if shutil.disk_usage(self.directory).free < 0.9 * size + MARGIN:
             raise OSError(
                 errno.ENOSPC,
@@ -266,7 +292,7 @@ class Store:
 
     @contextlib.contextmanager
     def _disk_space_reported(self) -> Iterator[None]:
-        """What Orbax and TensorStore raise when the disk is full, as an OSError."""
+        """Turn what Orbax and TensorStore raise when the disk is full into an OSError."""
         try:
             yield
         except Exception as error:
@@ -275,11 +301,17 @@ class Store:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory)) from error
 
     def restore(self, step: int, name: str, like: Any) -> Any:
-        """One pytree of one step, in the structure and placement of `like` (see `abstract`).
+        """Restore one pytree of one step.
+
+        Args:
+          step: number of the step.
+          name: name of the pytree.
+          like: its structure, shapes, types and sharding; see `abstract`.
 
         Raises:
           Damaged: if the step or the item is missing or damaged.
-          UserError: if it belongs to another network (the first tensor that differs is named).
+          UserError: if it belongs to another network; the message names the first tensor that
+            differs.
         """
         self.check(step, name, like)
         try:
@@ -291,20 +323,29 @@ class Store:
     def restore_parts(
         self, steps: Sequence[int], name: str, like: Any, count: int
     ) -> Iterator[tuple[int, Any]]:
-        """The same of several steps, each in `count` parts of about equal size, one at a time.
+        """Restore one pytree of several steps, one part at a time, to bound the memory.
 
-        A part is the tree with None in place of the arrays that are not in it. A process that is
-        alone gets NumPy's, which Orbax reads in half the time; several get theirs in the placement
-        of `like`. The steps of a folder are of one network: the first is compared with `like`.
+        A single process gets NumPy arrays, which Orbax reads in half the time; several processes
+        get arrays with the sharding of `like`. All steps of a folder are of one network, so only
+        the first is compared with `like`.
 
-        Returns:
-          (index of the part, part), those of a step after those of the step before.
+        Args:
+          steps: numbers of the steps.
+          name: name of the pytree.
+          like: its structure, shapes, types and sharding; see `abstract`.
+          count: parts per step; see `parts`.
 
-        Raises: as `restore`.
+        Yields:
+          (index of the part, part), in the order of the steps. A part is the tree with None in
+          place of the arrays of other parts.
+
+        Raises:
+          Damaged: if a step or the item is missing or damaged.
+          UserError: if the first step belongs to another network.
         """
         self.check(steps[0], name, like)
         largest = max(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(like))
-        # Orbax's buffers, too, are to be a few tensors and not a part; heeded for JAX's only.
+        # Bounds Orbax's buffers to a few tensors instead of a part; it applies to JAX arrays only.
         handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=IN_FLIGHT * largest / 1e9)
         with ocp.Checkpointer(handler) as reader:
             for step in steps:
@@ -325,7 +366,7 @@ class Store:
                         raise self._damaged(what) from error
 
     def _check_files(self, step: int, name: str) -> None:
-        """Raises: Damaged, if a step is missing or its item damaged."""
+        """Raise `Damaged` if a step is missing or its item damaged."""
         if step not in self._manager.all_steps():
             raise self._damaged(f"{self.directory} has no checkpoint of step {step}")
         if step != self._found_whole and (damage := self.damage(step, name)):
@@ -338,7 +379,17 @@ class Store:
         return f"{self.directory} step {step} ({name})"
 
     def check(self, step: int, name: str, like: Any) -> None:
-        """Raises: UserError; see `restore`."""
+        """Check that a pytree of a step can be restored into `like`; nothing is restored.
+
+        Args:
+          step: number of the step.
+          name: name of the pytree.
+          like: its structure and shapes.
+
+        Raises:
+          Damaged: if the step or the item is missing or damaged.
+          UserError: if it belongs to another network.
+        """
         where = self._where(step, name)
         self._check_files(step, name)
         try:
@@ -346,7 +397,7 @@ class Store:
                 stored = reader.metadata(self._folder(step) / name)
             shapes = _shapes(stored.item_metadata.tree)
         except Exception as error:
-            # Orbax finds nothing where a file of its own is gone.
+            # Orbax also fails if only one of its own files is missing.
             raise self._damaged(f"{where} is missing or damaged") from error
         wanted = _shapes(like)
         for tensor in sorted(shapes.keys() | wanted.keys()):
@@ -354,12 +405,16 @@ class Store:
                 raise UserError(
                     f"{where} belongs to another network: {tensor} is "
                     f"{shapes.get(tensor, 'absent')} there and {wanted.get(tensor, 'absent')} in "
-                    "the config's model"
+                    "the config's model; use the config that it was made with"
                 )
         self._doubtful.discard(step)
 
     def restore_json(self, step: int, name: str) -> Any:
-        """One JSON item of one step.
+        """Restore one JSON item of one step.
+
+        Args:
+          step: number of the step.
+          name: name of the item.
 
         Raises:
           Damaged: if it is missing or damaged.
@@ -371,12 +426,13 @@ class Store:
             raise self._damaged(f"{self._where(step, name)} is damaged ({error})") from error
 
     def wait(self) -> None:
-        """Block until every save has reached the disk, and its checksums."""
+        """Block until all saves and their checksums are on the disk."""
         with self._disk_space_reported():
             self._manager.wait_until_finished()
         processes.from_leader(self._sum_up)
 
     def close(self) -> None:
+        """Wait for the last save and close the store."""
         if not self.read_only:
             self.wait()
         self._manager.close()

@@ -1,14 +1,15 @@
-"""The one optimisation loop: it trains and it unlearns, for any `Objective`.
+"""The optimisation loop, for training and unlearning with any `Objective`.
 
 The step is a pure function `(state, objective_state, batch, key) -> (state, metrics)`: it draws the
 noise of the batch and makes one update with it. The loop around it feeds data, logs, saves and
-resumes. The random key of step s is fold_in(key, s), so a resumed run draws what an uninterrupted
-one would have drawn.
+resumes. The random key of step s is fold_in(key, s), so a resumed run draws the same numbers as an
+uninterrupted one.
 
 Folder layout:
-    snapshots/<step>/   what later stages use: params (and ema); all of them are kept
-    state/<step>/       everything needed to resume; the newest two are kept
-    metrics.jsonl, events/
+
+    snapshots/<step>/       params (and ema) for later stages; all are kept
+    state/<step>/           everything needed to resume; the newest two are kept
+    metrics.jsonl, events/  scalars over steps; see `scalars`
 """
 
 import functools
@@ -36,24 +37,26 @@ LOOP = frozenset({"seconds", "stopped", "flops", "interval", "loaders"})  # save
 
 
 def steps_ahead() -> int:
-    """How many steps the devices are given before the last one is done. A signal waits for them.
+    """Number of steps that are dispatched while an earlier one runs; a signal waits for them.
 
-    On a CPU none: each would hold working memory of its own, and there is no transfer to hide.
+    It is 0 on a CPU, where each would hold working memory of its own and there is no transfer to
+    hide.
     """
     return 0 if jax.default_backend() == "cpu" else 2
 
 
 class Guard(NamedTuple):
-    """Bounds that end a diverging run: the first metric above its bound, or not finite, stops it.
+    """Bounds that end a diverging run.
 
     Attributes:
-      bounds: metric name -> largest allowed value.
+      bounds: metric name -> largest allowed value. A metric that is not finite is out of bounds,
+        too.
     """
 
     bounds: Mapping[str, float]
 
     def violation(self, metrics: Mapping[str, float]) -> str | None:
-        """What is out of bounds, in words, or None."""
+        """The first metric that is out of bounds, in words; None if there is none."""
         for name, value in metrics.items():
             if not math.isfinite(value):
                 return f"{name} is {value}"
@@ -63,19 +66,19 @@ class Guard(NamedTuple):
 
 
 class NotFinite(UserError):
-    """A loss or gradient that is NaN or infinite."""
+    """A loss or gradient is NaN or infinite."""
 
 
 class FitResult(NamedTuple):
-    """What a run did.
+    """Result of a run of `fit`.
 
     Attributes:
-      steps: updates made.
-      stopped: why the guard ended the run, or None.
-      seconds: over all sessions of a resumed run, compilation included.
-      snapshots: the saved steps.
-      flops: floating-point operations of all updates, as XLA counts them before it optimises; what
-        the objective prepares is counted by its images, each at the price of one in an update.
+      steps: number of updates made.
+      stopped: the reason why the guard ended the run, or None.
+      seconds: duration over all sessions of a resumed run, compilation included.
+      snapshots: numbers of the saved steps.
+      flops: floating-point operations of all updates; see `operations.count`. An image that
+        `Objective.init` passes through the network counts as an image of an update.
     """
 
     steps: int
@@ -105,27 +108,38 @@ def fit(
     """Run `num_steps` updates, or resume such a run from its newest saved state.
 
     Args:
-      params: where to start.
-      loaders: for each kind in `objective.sees` an iterator of batches (dicts of NumPy arrays)
-        with JSON-able `get_state()` and `set_state()`.
+      objective: the loss, and the data that it sees.
+      params: the initial parameters.
+      loaders: an iterator of batches for each kind in `objective.sees`; see `make_loader`.
+      optimizer: an Optax optimiser.
+      key: random key; step s uses fold_in(key, s), after a split for `objective.init`.
+      num_steps: number of updates.
+      directory: the folder of the run; see the module's docstring.
       snapshot_steps: steps after which the parameters are saved for later stages.
       save_state_every: steps between saves of the full state.
       log_every: steps between lines of metrics (means over the interval) and checks of the guard.
-      guard: ends the run early; the step that violates it is not saved as a snapshot.
+      ema_decay: decay of the moving average of the parameters, in [0, 1); 0 keeps no average.
+      guard: bounds that end the run early; the step that exceeds one is not saved as a snapshot.
+      label: name of the run in the progress bar and in errors.
+      layout: how a step is spread over devices.
+
+    Returns:
+      What was done in all sessions of the run.
 
     Raises:
-      Interrupted: on SIGTERM or Ctrl-C, after saving.
-      NotFinite: without a guard, with the step and the last good state; not_finite.json has the
-        batch. Nothing is saved of that step or later.
-      UserError: for a layout that the devices or the objective do not allow.
-      ValueError: if `loaders` are not exactly of the kinds that the objective sees.
+      Interrupted: on SIGTERM or Ctrl-C, after the state is saved.
+      NotFinite: if a metric is not finite and there is no guard. not_finite.json has the batch;
+        that step and later ones are not saved.
+      UserError: for a layout that the devices or the objective do not allow, or if every saved
+        state is damaged.
+      ValueError: if the kinds of `loaders` are not those that the objective sees.
     """
     if set(loaders) != set(objective.sees):
         raise ValueError(f"objective sees {sorted(objective.sees)}, got {sorted(loaders)}")
     if not objective.is_mean and (layout.accumulate > 1 or layout.mode == "pmap"):
         raise UserError(
-            f"{label}: its loss is no mean over images, so a batch cannot be taken in parts: it "
-            "needs config keys parallel.accumulate = 1 and parallel.mode = 'jit'"
+            f"the loss of {label} is no mean over images, so a batch cannot be taken in parts: set "
+            "config keys parallel.accumulate = 1 and parallel.mode = 'jit'"
         )
     directory = Path(directory)
     mesh = parallel.make_mesh(layout.fsdp)
@@ -147,7 +161,7 @@ def fit(
     batches = {kind: sharded(kind, loader) for kind, loader in loaders.items()}
     objective_state = parallel.place(objective.init(params, batches, init_key), mesh)
     prepared = taken
-    # Fresh arrays, for the step uses its state up, and the caller and the objective keep `params`.
+    # New arrays, because the step donates its state, and the caller and objective keep `params`.
     start = functools.partial(training.init_state, optimizer=optimizer, ema_decay=ema_decay)
     state = parallel.init_sharded(start, mesh, params)
     draw = functools.partial(training.draw_noise, objective)
@@ -165,7 +179,7 @@ def fit(
     ):
         done, elapsed, stopped = 0, 0.0, None
         flops: dict[str, float] | None = None
-        # Of the steps since the last line of metrics: their metrics, and their images.
+        # Metrics and images of each step since the last line of metrics.
         interval: list[Mapping[str, jax.Array | np.float32]] = []
         shown: list[Mapping[str, np.ndarray]] = []
         any_asked = processes.LaggedMax()
@@ -174,7 +188,7 @@ def fit(
         kept = abstract(kept)
 
         def check(step: int, items: Mapping[str, Any]) -> None:
-            """A state is of use with the snapshots before it, which nothing makes again."""
+            """Raise `Damaged` if a snapshot before the state is: no later step makes it again."""
             saved = items["loop"]
             if not isinstance(saved, dict) or not saved.keys() >= LOOP:
                 raise Damaged(f"{states.directory} step {step} (loop) is damaged", directory)
@@ -203,11 +217,11 @@ def fit(
                 "interval": [{k: float(v) for k, v in m.items()} for m in interval],
                 "loaders": {kind: loader.get_state() for kind, loader in loaders.items()},
             }
-            snapshots.wait()  # a state is never there without the snapshots before it
+            snapshots.wait()  # a state must never exist without the snapshots before it
             states.save(done, {"state": state}, {"loop": loop})
 
         def save_snapshot() -> None:
-            states.wait()  # processes that save to two stores at once wait for each other for ever
+            states.wait()  # Orbax's barriers deadlock if processes save to two stores at once
             trees = {"params": state.params}
             snapshots.save(done, trees | ({"ema": state.ema} if ema_decay > 0 else {}))
 
@@ -271,10 +285,15 @@ def fit(
 
 
 def _not_finite(rows: Sequence[Mapping], shown: Sequence[Mapping], done: int) -> dict | None:
-    """The first of the last steps with a metric that is not finite: what, step, metrics, images.
+    """The first step with a metric that is not finite.
 
     Args:
-      rows, shown: of each of the last steps, its metrics and its images. done: the last step.
+      rows: metrics of each of the last steps.
+      shown: images of each of the last steps.
+      done: number of the last step.
+
+    Returns:
+      The metric in words ("what"), "step", "metrics" and "images"; None if all are finite.
     """
     for back, (row, images) in enumerate(zip(rows, shown, strict=True), start=1 - len(rows)):
         metrics = {name: float(value) for name, value in row.items()}

@@ -1,4 +1,4 @@
-"""Floating-point operations of functions that JAX compiles."""
+"""Count of floating-point operations of functions that JAX compiles."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,20 +13,21 @@ from vdu_jax.runtime import parallel
 def count(function: jax.stages.Wrapped, *arguments: Any) -> float:
     """Floating-point operations of one call of a jitted function, before XLA optimises it.
 
-    XLA counts them in the program for a CPU, whatever the function runs on: its clients for GPUs
-    don't count. The body of a `lax.scan` counts as often as it runs, that of a `lax.while_loop`
-    once.
+    XLA counts them in the program for a CPU, whatever the function runs on, because its GPU clients
+    do not count. The body of a `lax.scan` counts as often as it runs, the body of a
+    `lax.while_loop` once.
 
     Args:
-      arguments: arrays, or their shapes.
+      function: a jitted function.
+      arguments: arrays or `jax.ShapeDtypeStruct`s.
 
     Returns:
-      NaN where JAX has no CPU (JAX_PLATFORMS=cuda), and for what only one kind of device can run
-      (cuDNN's attention).
+      The number of operations. NaN if JAX has no CPU device (JAX_PLATFORMS=cuda), or if a CPU
+      cannot run the function (cuDNN's attention).
     """
     try:
         if jax.default_backend() == "cpu":
-            return _count(function.trace(*arguments))  # as the call is traced, and so only once
+            return _count(function.trace(*arguments))  # reuses the trace of the call itself
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             return _count(function.trace(*shapes))
@@ -35,10 +36,15 @@ def count(function: jax.stages.Wrapped, *arguments: Any) -> float:
 
 
 def countable(compiled: Callable, layout: parallel.Layout, step: Callable) -> jax.stages.Wrapped:
-    """What is to be counted of a step: `parallel.compile_step`'s, or the step it was made of.
+    """The function whose operations are those of a step, whatever the layout.
 
-    What is compiled for parts or for pmap has sums and copies that the update itself has not, and
-    an update's operations are the same in every layout.
+    A step that is compiled for parts of a batch or for pmap has sums and copies that the update
+    itself has not.
+
+    Args:
+      compiled: the step of `parallel.compile_step`.
+      layout: its layout.
+      step: the pure step; see `training.make_step`.
     """
     if layout.mode == "jit" and layout.accumulate == 1:
         return cast(jax.stages.Wrapped, compiled)  # in this mode it is jitted
@@ -54,7 +60,7 @@ def _bodies_once(traced: jax.stages.Traced) -> float:
 
 
 def _more_of_scans(traced: jax.stages.Traced) -> float:
-    """What the bodies of scans add to `_bodies_once`."""
+    """Operations of the second and later runs of the bodies of scans."""
     total = 0.0
     for scan in _scans(traced.jaxpr.jaxpr):
         body, length = scan.params["jaxpr"], scan.params["length"]
@@ -65,7 +71,7 @@ def _more_of_scans(traced: jax.stages.Traced) -> float:
 
 
 def _scans(jaxpr: Any) -> Iterator[Any]:
-    """The outermost `lax.scan`s of a program, wherever they are called from."""
+    """The outermost `lax.scan`s of a program, also those inside calls and branches."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "scan":
             yield equation

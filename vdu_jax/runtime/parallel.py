@@ -1,6 +1,6 @@
-"""Devices as a mesh; arrays placed on it; one update step, compiled for it.
+"""Device mesh, sharding of arrays, and compilation of an update step for the mesh.
 
-The mesh has two axes. A batch is split over both; parameters, and all that has their shapes
+The mesh has two axes. A batch is split over both. Parameters, and all trees of their shapes
 (gradients, the optimiser's state, the moving average, the posterior), are split over `fsdp` and
 copied along `data`. XLA inserts the communication, so the same code runs on one CPU core and on
 many chips.
@@ -24,17 +24,24 @@ from vdu_jax.types import Batch, Metrics, Noise, Params
 AXES = ("data", "fsdp")
 
 Draw = Callable[[chex.PRNGKey, Batch], Noise]
+"""`draw(key, batch) -> noise`; see `vdu_jax.types.Noise`."""
+
 Gradients = Callable[[Params, Any, Batch, Noise], Any]
+"""`gradients(params, objective_state, batch, noise)`: a tree of means over the batch."""
+
 Step = Callable[[FitState, Any, Batch, chex.PRNGKey], tuple[FitState, Metrics]]
+"""`step(state, objective_state, batch, key) -> (state, metrics)`."""
 
 
 class Layout(NamedTuple):
-    """How an update step is spread: `config.parallel`. It changes no result beyond rounding.
+    """How an update step is spread over devices; results differ by rounding only.
+
+    The settings are those of `config.parallel`.
 
     Attributes:
-      fsdp: devices that share one copy of the parameters.
+      fsdp: number of devices that share one copy of the parameters.
       mode: "jit" over the mesh, or "pmap", where every device has all parameters.
-      accumulate: parts that a batch is taken in, one after the other, to save memory.
+      accumulate: number of parts of a batch that are computed one after the other, to save memory.
     """
 
     fsdp: int = 1
@@ -43,35 +50,49 @@ class Layout(NamedTuple):
 
 
 def make_mesh(fsdp: int = 1) -> Mesh:
-    """All devices of all processes.
+    """The mesh of all devices of all processes, with the axes `AXES`.
+
+    Args:
+      fsdp: number of devices that share one copy of the parameters.
 
     Raises:
-      UserError: if `fsdp` does not divide their number.
+      UserError: if `fsdp` does not divide the number of devices.
     """
     devices = np.asarray(jax.devices())
     if devices.size % fsdp:
         raise UserError(
-            f"config key parallel.fsdp = {fsdp}: does not divide the {devices.size} devices"
+            f"config key parallel.fsdp = {fsdp}: does not divide the {devices.size} devices; use "
+            "1, or another divisor"
         )
     return Mesh(devices.reshape(-1, fsdp), AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array of which every device has a copy."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array whose first axis is split over all devices."""
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def split_axis(shape: tuple[int, ...], parts: int) -> int | None:
-    """The longest axis that `parts` divides (the last of them), or None."""
+    """The longest axis that can be split evenly.
+
+    Args:
+      shape: shape of an array.
+      parts: number of parts.
+
+    Returns:
+      The last of the longest axes that `parts` divides; None if there is none, or for one part.
+    """
     fitting = [axis for axis, size in enumerate(shape) if parts > 1 and size % parts == 0 < size]
     return max(fitting, key=lambda axis: (shape[axis], axis), default=None)
 
 
 def parameter_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-    """Split over `fsdp` along `split_axis`, or copied if there is none."""
+    """The sharding of a parameter: split over `fsdp` along `split_axis`, or else copied."""
     axis = split_axis(shape, mesh.shape["fsdp"])
     if axis is None:
         return replicated(mesh)
@@ -79,12 +100,17 @@ def parameter_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
 
 
 def place(tree: Any, mesh: Mesh) -> Any:
-    """Put every array of a tree where `parameter_sharding` says."""
+    """Put every array of a tree on the mesh by `parameter_sharding`."""
     return jax.tree.map(lambda a: jax.device_put(a, parameter_sharding(mesh, jnp.shape(a))), tree)
 
 
 def placed(tree: Any, mesh: Mesh) -> Any:
-    """Shapes, types and the placement by `place` of a tree of anything with a shape and a type."""
+    """Shapes, types and shardings of the arrays that `place` would return.
+
+    Args:
+      tree: a pytree of arrays or shapes.
+      mesh: the mesh.
+    """
     return jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(
             a.shape, a.dtype, sharding=parameter_sharding(mesh, a.shape)
@@ -94,9 +120,17 @@ def placed(tree: Any, mesh: Mesh) -> Any:
 
 
 def init_sharded(function: Callable[..., Any], mesh: Mesh, *arguments: Any) -> Any:
-    """`function(*arguments)`, placed as by `place`, in arrays that are shared with nothing.
+    """Compute a pytree on the mesh, in new arrays.
 
-    By one program, not one for each shape.
+    It is one program, so the arrays are not compiled for one by one.
+
+    Args:
+      function: returns a pytree of arrays.
+      mesh: the mesh.
+      arguments: arguments of `function`.
+
+    Returns:
+      `function(*arguments)`, sharded as by `place`; no array shares memory with an argument.
     """
     shapes = placed(jax.eval_shape(function, *arguments), mesh)
     shardings = jax.tree.map(lambda a: a.sharding, shapes)
@@ -105,7 +139,7 @@ def init_sharded(function: Callable[..., Any], mesh: Mesh, *arguments: Any) -> A
 
 
 def bytes_per_device(tree: Any) -> int:
-    """The most that any device of this process holds of a tree's arrays."""
+    """Largest number of bytes of a tree's arrays on any device of this process."""
     held: dict[jax.Device, int] = {}
     for array in jax.tree.leaves(tree):
         for shard in array.addressable_shards:
@@ -114,7 +148,16 @@ def bytes_per_device(tree: Any) -> int:
 
 
 def check_batch_size(batch_size: int, layout: Layout, key: str) -> None:
-    """Raise a UserError unless `batch_size` (config key `key`) divides over devices and parts."""
+    """Check that a batch divides over the devices and the parts of a layout.
+
+    Args:
+      batch_size: images of a global batch.
+      layout: the layout.
+      key: config key of the batch size, for the error.
+
+    Raises:
+      UserError: if it does not.
+    """
     devices = make_mesh(layout.fsdp).size
     parts = devices * layout.accumulate
     if batch_size % parts:
@@ -126,22 +169,32 @@ def check_batch_size(batch_size: int, layout: Layout, key: str) -> None:
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's share of a batch (NumPy arrays) -> global arrays split over the devices."""
+    """Make global arrays, split over all devices, from the shares of the processes.
+
+    Args:
+      batch: this process's share, a pytree of NumPy arrays.
+      mesh: the mesh.
+    """
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), batch)
 
 
 def spread(array: Any, mesh: Mesh) -> jax.Array:
-    """An array that every process has whole -> split over the devices along its first axis.
+    """Split an array that every process has whole over the devices, along its first axis.
 
-    It is copied to each of them if they do not divide that axis.
+    Args:
+      array: the same in every process.
+      mesh: the mesh.
+
+    Returns:
+      The global array; copied to every device if their number does not divide the first axis.
     """
     fits = len(array) % mesh.size == 0
     return jax.device_put(array, batch_sharding(mesh) if fits else replicated(mesh))
 
 
 def fetch(tree: Any) -> Any:
-    """Global arrays -> NumPy arrays, whole in every process."""
+    """Turn a pytree of global arrays into NumPy arrays that are whole in every process."""
 
     def whole(array: jax.Array) -> np.ndarray:
         if array.is_fully_addressable or array.is_fully_replicated:
@@ -152,12 +205,16 @@ def fetch(tree: Any) -> Any:
 
 
 def shard_draw(draw: Draw, mesh: Mesh) -> Draw:
-    """`draw(key, batch)` with its noise split over the devices as the batch is.
+    """Split the noise of `draw` over the devices exactly as the batch.
 
-    Each device makes its own rows, and nothing moves between devices.
+    Each device draws its own rows, and nothing moves between devices.
+
+    Args:
+      draw: `(key, batch) -> noise`.
+      mesh: the mesh.
     """
     if mesh.size == 1:
-        return draw  # a constraint would enter XLA's count of operations, as −1 for each array
+        return draw  # XLA would count a constraint, as −1 operation per array
 
     def sharded(key: chex.PRNGKey, batch: Batch) -> Noise:
         return jax.lax.with_sharding_constraint(draw(key, batch), batch_sharding(mesh))
@@ -166,10 +223,17 @@ def shard_draw(draw: Draw, mesh: Mesh) -> Draw:
 
 
 def in_parts(function: Gradients, count: int) -> Gradients:
-    """The mean of `function(params, state, batch, noise)` over parts of a batch and its noise.
+    """Average a function over parts of a batch and its noise (gradient accumulation).
 
-    The parts are taken one at a time. Each has its share of every device's images, so nothing moves
-    between devices.
+    The parts are computed one after the other. Each has an equal share of every device's images, so
+    nothing moves between devices.
+
+    Args:
+      function: `(params, objective_state, batch, noise) -> pytree`, a mean over the batch.
+      count: number of parts; it divides each device's share of the batch.
+
+    Returns:
+      A function of the same arguments.
     """
     if count == 1:
         return function
@@ -193,7 +257,12 @@ def in_parts(function: Gradients, count: int) -> Gradients:
 
 
 def over_devices(function: Callable[..., Any], axis: str) -> Callable[..., Any]:
-    """The mean of a function of pytrees over the devices of a pmap."""
+    """Average a function's pytree over the devices of a pmap.
+
+    Args:
+      function: returns a pytree of arrays.
+      axis: name of the pmap's axis.
+    """
     return lambda *arguments: jax.lax.pmean(function(*arguments), axis)
 
 
@@ -204,18 +273,26 @@ def compile_step(
     mesh: Mesh,
     state: FitState,
 ) -> Step:
-    """`step(state, objective_state, batch, key)`, compiled; the state given to it is used up.
+    """Compile an update step for a layout and a mesh.
 
-    The noise is drawn for the whole batch, its rows where the batch's are, and then split with it.
+    The noise is drawn for the whole batch, on the devices that have its images, and then split
+    exactly as the batch.
 
     Args:
       draw: `(key, batch) -> noise`; see `vdu_jax.types.Noise`.
-      make_update: `make_update(wrap=wrap) -> update(state, objective_state, batch, noise)`, where
-        `wrap` turns the function that gives a part's gradients into one that gives the batch's.
-      state: placed; the new one is placed alike.
+      make_update: `make_update(wrap=wrap)` returns `update(state, objective_state, batch, noise)`;
+        `wrap` turns a function that returns the gradients of a part of a batch into one that
+        returns those of the batch. See `training.make_update`.
+      layout: how the step is spread.
+      mesh: the mesh.
+      state: a state on the mesh, whose sharding the new states get.
+
+    Returns:
+      `step(state, objective_state, batch, key) -> (state, metrics)`. In mode "jit" the arrays of
+      its `state` are donated, so they cannot be used again.
 
     Raises:
-      UserError: for "pmap" over several processes, or with parameters split.
+      UserError: for mode "pmap" with several processes or with fsdp > 1.
     """
 
     def accumulated(function: Gradients) -> Gradients:
@@ -234,8 +311,8 @@ def compile_step(
         return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
     if jax.process_count() > 1 or layout.fsdp > 1:
         raise UserError(
-            "config key parallel.mode = 'pmap': for the devices of one process, with "
-            "parallel.fsdp = 1; use 'jit'"
+            "config key parallel.mode = 'pmap': needs a single process and parallel.fsdp = 1; use "
+            "'jit'"
         )
     axis, count, draw_once = "devices", mesh.size, jax.jit(draw)
     update = jax.pmap(
@@ -258,5 +335,5 @@ def compile_step(
 
 
 def total_bytes(tree: Any) -> int:
-    """Of one copy of a tree of anything with a shape and a type."""
+    """Bytes of one copy of a pytree of arrays or shapes."""
     return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))

@@ -1,11 +1,11 @@
 """Stop on SIGINT (Ctrl-C) or SIGTERM: at once, or within a fit once its state is saved.
 
-Whatever is written may be cut off at any moment, as by `kill -9`: the same command continues. So a
-signal ends the process from the handler itself and raises nothing. An exception could be lost, for
-one that is raised in a callback of C++, in `__del__` or in a garbage collection is only printed;
-and on its way through threads and event loops it would leave tracebacks.
+Every write may be cut off at any moment, as by `kill -9`, and the same command continues. So a
+signal ends the process from its handler and raises no exception. An exception could be lost,
+because Python only prints one that is raised in a callback of C++, in `__del__` or in a garbage
+collection; and in threads and event loops it would leave tracebacks.
 
-Imports nothing of JAX, so that signals are handled before it is imported.
+This module does not import JAX, so that signals are handled before JAX is imported.
 """
 
 import atexit
@@ -21,12 +21,12 @@ from types import FrameType
 from typing import Any, Self
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-PATIENCE = 1.0  # seconds that the main thread is given to handle a signal
+PATIENCE = 1.0  # seconds in which the main thread must handle a signal
 
 # Called before a signal ends the process; each returns whether another process reports the signal.
 before_end: list[Callable[[], bool]] = []
 
-# Progress bars whose line may be open: those that are not closed, or just being closed.
+# Progress bars whose line on the terminal may be unfinished.
 bars: weakref.WeakSet = weakref.WeakSet()
 
 _temporaries: set[Path] = set()
@@ -35,7 +35,11 @@ _noticed = threading.Event()  # the main thread has handled the first signal
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and has saved its state."""
+    """A run received a signal and has saved its state.
+
+    Attributes:
+      signum: number of the signal.
+    """
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
@@ -44,7 +48,7 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def temporary(path: Path) -> Iterator[None]:
-    """Have a file or folder deleted if a signal ends the process within the block."""
+    """Context manager: a signal that ends the process in the block deletes a file or folder."""
     _temporaries.add(path)
     try:
         yield
@@ -65,17 +69,18 @@ def end(signum: int) -> None:
         if not any([call() for call in before_end]):
             name = signal.Signals(signum).name
             line = f"vdu: stopped by {name}; the same command continues\n"
-            midline = os.isatty(2) or len(bars) > 0  # ^C, or a bar
+            midline = os.isatty(2) or len(bars) > 0  # the line has "^C" or a bar
             with contextlib.suppress(OSError):
-                # Not print: it may have been interrupted itself.
+                # Not print: the signal may have interrupted a print.
                 os.write(2, ("\n" + line if midline else line).encode())
         os._exit(128 + signum)
 
 
 def listen() -> None:
-    """Have SIGINT and SIGTERM end this process. To be called first, and in the main thread.
+    """Install the handlers of SIGINT and SIGTERM; call this first, and in the main thread.
 
-    A signal that was ignored when the process started (`nohup`, `command &` in a script) stays so.
+    A signal that was ignored when the process started (`nohup`, `command &` in a script) stays
+    ignored.
     """
     for signum in SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:
@@ -84,7 +89,7 @@ def listen() -> None:
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     threading.Thread(target=_stand_in, args=(read,), name="signals", daemon=True).start()
-    # Python gives the default handlers back before it tears itself down, when all is done.
+    # At exit Python restores the default handlers, which would end a finished run by a signal.
     atexit.register(_ignore)
 
 
@@ -94,26 +99,27 @@ def _ignore() -> None:
 
 
 def _stand_in(wakeups: int) -> None:
-    """Handle signals in place of a main thread that cannot: it may compile for minutes."""
+    """Handle signals while the main thread cannot, e.g. in a compilation that takes minutes."""
     first = True
     while received := os.read(wakeups, 1):
-        # A fit notices the first signal when its step is done, however long that takes.
+        # A fit notices the first signal when its step is done, however long the step takes.
         if not first or not (_noticed.wait(PATIENCE) or SignalWatch.active):
             end(received[0])
         first = False
 
 
 class SignalWatch:
-    """Context manager that notes a signal, for the block to save its state and raise `Interrupted`.
+    """Context manager that notes a signal, so that the block can save and raise `Interrupted`.
 
-    A second signal acts as it would without the block, and so does one that the block has not acted
-    on by its end.
+    A second signal acts as without the block. So does a signal to which the block has not reacted
+    when it ends.
 
     Attributes:
-      received: the signal's number, or None.
+      received: number of the signal, or None.
+      active: whether a block of any watch is being executed.
     """
 
-    active = False  # whether there is one
+    active = False
 
     def __init__(self) -> None:
         self.received: int | None = None

@@ -1,4 +1,4 @@
-"""Make the next item while this one is used."""
+"""Prefetch the next item of an iterable in a thread."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,9 +8,15 @@ Item = TypeVar("Item")
 
 
 def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The same items; each is made in a thread of its own while the one before is used.
+    """Prefetch one item: it is made in a thread while the item before it is used.
 
-    So two of them are in memory. What goes wrong in the thread is raised where its item is due.
+    Two items are in memory at a time. An exception in the thread is raised where its item is due.
+
+    Args:
+      items: an iterable that takes time to make its items.
+
+    Yields:
+      The same items, in the same order.
     """
     iterator = iter(items)
     end: Any = object()
@@ -19,4 +25,4 @@ def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
         while (item := coming.result()) is not end:
             coming = thread.submit(next, iterator, end)
             yield item
-            del item  # not to keep it while the next one is waited for
+            del item  # frees its memory while this waits for the next item

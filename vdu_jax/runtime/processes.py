@@ -1,8 +1,8 @@
-"""Several processes that run the same program: who decides, who writes, who goes on.
+"""Coordination between processes: leader decisions, file writes, failure detection.
 
-Every process calls every function here, in the same order. The one with index 0 is the leader: it
-alone writes files of ours and looks whether they are there, and all act on what it saw. Arrays are
-Orbax's and XLA's business. In a single process all of this is a plain call.
+Every process calls every function here, in the same order. Process 0 is the leader: it alone writes
+files and looks for them, and the others use its answers. Arrays are moved by XLA and saved by
+Orbax. In a run of a single process every function is a plain call.
 """
 
 import collections
@@ -29,23 +29,25 @@ from vdu_jax.runtime import preemption
 
 T = TypeVar("T")
 
-_leading = False  # inside a function that the leader alone runs
+_leading = False  # whether the leader runs a function of `from_leader`
 
 
 class LeaderError(UserError):
-    """What stopped the leader, which reports it, in the other processes."""
+    """An error of the leader, raised in the other processes; the leader reports it."""
 
 
 def connect(coordinator: str, processes: int | None = None, process: int | None = None) -> None:
-    """Join the other processes; to be called before JAX touches a device.
+    """Connect to the other processes of a run; call this before JAX uses a device.
 
     Args:
       coordinator: HOST:PORT of process 0, or "auto" under Slurm, on a TPU pod or in Kubernetes,
-        where JAX finds all three.
-      processes: how many there are. process: which one this is.
+        where JAX finds all three arguments.
+      processes: number of processes.
+      process: index of this process, in [0, processes).
 
     Raises:
-      UserError: if the three do not fit together, or the others do not come within five minutes.
+      UserError: if the arguments do not fit together, or the other processes do not connect within
+        five minutes.
     """
     if coordinator == "auto":
         if processes is not None or process is not None:
@@ -64,13 +66,13 @@ def connect(coordinator: str, processes: int | None = None, process: int | None 
             "num_processes": processes,
             "process_id": process,
         }
-    # JAX's handler of SIGTERM would take the place of ours, and only note the signal.
+    # JAX's handler of SIGTERM would replace that of `preemption`, and only note the signal.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(**settings)
     except (RuntimeError, ValueError) as error:
         why = (str(error).strip().splitlines() or [repr(error)])[0]
-        line = f"--coordinator={coordinator}: the processes do not meet: {why}"
+        line = f"--coordinator={coordinator}: the processes cannot connect: {why}"
         raise UserError(line) from error
     global _watch
     if jax.process_count() > 1:
@@ -88,19 +90,20 @@ def _lost(index: str) -> str:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _aborted(_: int) -> None:
-    """The last word when JAX aborts, as it does at once when its coordinator's process is gone.
+    """Report a lost leader on SIGABRT, which JAX raises when its coordinator's process is gone.
 
-    A handler of C's, for Python's would be due after the abort.
+    It is a C handler, because a Python handler would run only after the abort.
     """
     os.write(2, f"{_lost('0')} (or JAX ended for a reason above)\n".encode())
     os._exit(1)
 
 
 class Watch(threading.Thread):
-    """Ends this process when another one is gone, whatever it waits for meanwhile.
+    """Thread that ends this process when another process of the run is lost.
 
-    XLA and Orbax may wait for a lost process for minutes, and JAX then aborts with a stack trace.
-    Every process counts up a number of its own in the store of JAX's coordinator.
+    Without it XLA and Orbax may wait for a lost process for minutes, and JAX then aborts with a
+    stack trace. Each process increments a heartbeat counter in the coordinator's key-value store; a
+    counter that stops means a lost process.
     """
 
     INTERVAL, TIMEOUT = 2.0, 30.0  # seconds
@@ -108,7 +111,7 @@ class Watch(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(name="watch", daemon=True)
-        # JAX has no public way to its coordinator's store; Orbax goes this one, too.
+        # JAX has no public API for the coordinator's store; Orbax uses this one, too.
         self._store: Any = distributed.global_state.client
         self._mine = f"{self.ALIVE}{jax.process_index()}"
         self._ended = threading.Event()
@@ -117,6 +120,7 @@ class Watch(threading.Thread):
         self._store.key_value_set(self._mine, word, allow_overwrite=True)
 
     def run(self) -> None:
+        """Send heartbeats, and check those of the other processes."""
         changed: dict[str, tuple[str, float]] = {}
         beats = 0
         try:
@@ -127,7 +131,7 @@ class Watch(threading.Thread):
                 for key, word in self._store.key_value_dir_get(self.ALIVE):
                     old, since = changed.get(key, ("", now))
                     changed[key] = (word, since if word == old else now)
-                    if word == self.FAILED:  # it says why
+                    if word == self.FAILED:  # that process reports its error
                         self._say(self.FAILED)
                         os._exit(1)
                     if now - changed[key][1] > self.TIMEOUT:
@@ -141,12 +145,12 @@ class Watch(threading.Thread):
         os._exit(1)
 
     def leader_fails(self, patience: float = 3.0) -> bool:
-        """Whether the leader ends with an error, too, within `patience` seconds."""
+        """Whether the leader, too, ends with an error within `patience` seconds."""
         self._ended.set()
         return self._failed(1, patience)
 
     def _failed(self, wanted: int, patience: float) -> bool:
-        """Whether the first `wanted` processes end with an error within `patience` seconds."""
+        """Whether processes 0 … `wanted` − 1 end with an error within `patience` seconds."""
         keys = {f"{self.ALIVE}{index}" for index in range(wanted)}
         deadline = time.monotonic() + patience
         with contextlib.suppress(jax.errors.JaxRuntimeError):
@@ -158,12 +162,12 @@ class Watch(threading.Thread):
         return False
 
     def stop(self, failed: bool) -> None:
-        """This process is about to end; the others go with it if it failed."""
+        """Announce the end of this process; the others end, too, if it failed."""
         self._ended.set()
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._say(self.FAILED) if failed else self._store.key_value_delete(self._mine)
         if failed and jax.process_index() == 0:
-            # The store ends with the leader, and JAX aborts whoever is still there.
+            # The store ends with the leader, and JAX aborts processes that still use it.
             self._failed(jax.process_count(), 2 * self.INTERVAL)
 
 
@@ -171,52 +175,63 @@ _watch: Watch | None = None
 
 
 def leave(failed: bool) -> None:
-    """To be called before this process ends; if it failed, the others end, too."""
+    """Announce the end of this process to the others.
+
+    Args:
+      failed: whether it ends with an error; the others then end, too.
+    """
     if _watch is not None:
         _watch.stop(failed)
 
 
 def _stopped() -> bool:
-    """Have the others end, too, as a signal ends this process; whether the leader reports it."""
+    """End the other processes as a signal ends this one; returns whether the leader reports it."""
     said = not is_leader() and _watch is not None and _watch.leader_fails()
     leave(failed=True)
     return said
 
 
 def reported_by_leader(error: str | Exception) -> bool:
-    """Whether what ends this process is reported by the leader anyway."""
+    """Whether the leader reports the error that ends this process."""
     if is_leader() or _watch is None:
         return False
     return isinstance(error, LeaderError) or _watch.leader_fails()
 
 
 def joined() -> bool:
-    """Whether this process is one of several."""
+    """Whether `connect` has joined this process to others."""
     return jax.distributed.is_initialized()
 
 
 def count() -> int:
+    """Number of processes."""
     return jax.process_count() if joined() else 1
 
 
 def index() -> int:
+    """Index of this process; 0 is the leader."""
     return jax.process_index() if joined() else 0
 
 
 def is_leader() -> bool:
+    """Whether this process is the leader."""
     return index() == 0
 
 
 def from_leader(function: Callable[..., T], *args: Any) -> T:
-    """`function(*args)` as the leader finds it, in every process; the others do not call it.
+    """Call a function in the leader alone, and return its result in every process.
 
-    Inside such a function this is a plain call.
+    A call inside such a function is a plain call.
+
+    Args:
+      function: returns a JSON value.
+      args: its arguments.
 
     Returns:
-      In the leader what it returned, in the others the same by way of JSON.
+      In the leader the result itself; in the others the result as decoded from JSON.
 
     Raises:
-      LeaderError: in the others, if it failed in the leader.
+      LeaderError: in the other processes, if the function failed in the leader.
     """
     global _leading
     if count() == 1 or _leading:
@@ -227,7 +242,7 @@ def from_leader(function: Callable[..., T], *args: Any) -> T:
         _leading = True
         try:
             value = function(*args)
-        except Exception as error:  # not to leave the others waiting
+        except Exception as error:  # raised below, after the others have been told
             failure = error
         finally:
             _leading = False
@@ -241,31 +256,36 @@ def from_leader(function: Callable[..., T], *args: Any) -> T:
 
 
 def _broadcast(text: str) -> str:
-    """The leader's text."""
+    """Send the leader's text to every process; the text of the others is not used."""
     data = np.frombuffer(text.encode(), np.uint8)
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
-    padded = np.zeros(1 << max(6, (length - 1).bit_length()), np.uint8)  # few sizes to compile
+    padded = np.zeros(
+        1 << max(6, (length - 1).bit_length()), np.uint8
+    )  # few sizes, so few compilations
     if is_leader():
         padded[:length] = data
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))[:length]).decode()
 
 
 def report(line: str) -> None:
-    """A line on standard error, once."""
+    """Print a line on standard error, in the leader only."""
     if is_leader():
         print(f"vdu: {line}", file=sys.stderr)
 
 
 def gather(tree: Any) -> Any:
-    """Every process's NumPy arrays (n, …), one after the other in the order of the processes."""
+    """Concatenate NumPy arrays of all processes along the first axis, in every process.
+
+    Args:
+      tree: a pytree of NumPy arrays (n, …), of the same shapes in every process.
+    """
     return tree if count() == 1 else multihost_utils.process_allgather(tree, tiled=True)
 
 
 class LaggedMax:
-    """The largest of the numbers that the processes name, the same for all at the same call.
+    """The maximum of a number over all processes, the same in each at the same call.
 
-    What is said in one call is heard two calls later, so that none waits for the devices to finish
-    what they are at.
+    Results lag by two calls, so that no call blocks on the devices.
     """
 
     DELAY = 2

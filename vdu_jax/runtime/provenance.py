@@ -1,4 +1,4 @@
-"""Which code, on which versions and devices, made a result."""
+"""Provenance of a result: code, versions and devices."""
 
 import functools
 import importlib.metadata
@@ -22,7 +22,7 @@ PACKAGES = (
 
 
 def commit() -> str:
-    """The git commit of the source tree, "+dirty" if it has changes, or "unknown"."""
+    """Git commit of the source tree, with "+dirty" if it has changes; or "unknown"."""
     root = Path(vdu_jax.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return "unknown"
@@ -40,7 +40,7 @@ def commit() -> str:
 
 @functools.cache
 def collect() -> dict[str, Any]:
-    """Versions, commit, platform and devices, as a JSON-able dict."""
+    """Versions, commit, platform and devices, as a JSON value."""
     import jax
 
     versions = {}

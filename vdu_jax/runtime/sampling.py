@@ -1,4 +1,4 @@
-"""Draw many images within a memory bound, spread over all devices."""
+"""Sample many images in batches, spread over all devices."""
 
 import functools
 from collections.abc import Callable
@@ -18,15 +18,24 @@ def make_sampler(
     batch_size: int = 250,
     fsdp: int = 1,
 ) -> Callable[..., np.ndarray]:
-    """`sampler(params, seed, count, label, *given) -> uint8 (count, H, W, C)`, compiled once.
+    """Make a sampler of any number of images; it is compiled once.
 
     Image i of a seed comes from the key fold_in(key(seed), i): the same noise for every model,
-    whatever the count. Batches are of one size, so that nothing is compiled twice.
+    whatever the count. All batches have one size, so that nothing is compiled twice.
 
     Args:
-      draw_images: `(params, keys, *given) -> images` in [-1, 1], one for each key and of that key,
-        and its rows of what is given, alone. The sampler's `given` are arrays (count, …).
-      fsdp: devices that share one copy of the parameters.
+      draw_images: `(params, keys (n,), *given (n, …)) -> images (n, H, W, C)` in [-1, 1]; an image
+        must depend on its own key and its own rows of `given` alone.
+      image_shape: (H, W, C).
+      batch_size: images of a batch; rounded up to a multiple of the number of devices.
+      fsdp: number of devices that share one copy of the parameters.
+
+    Returns:
+      `sampler(params, seed, count, label, *given) -> images`, (count, H, W, C) uint8 in [0, 255].
+      `label` names the progress bar; `given` are arrays (count, …), such as conditions.
+
+    Raises:
+      UserError: if `fsdp` does not divide the number of devices.
     """
     mesh = parallel.make_mesh(fsdp)
     batch_size = -(-batch_size // mesh.size) * mesh.size
@@ -57,5 +66,5 @@ def make_sampler(
 
 
 def _padded(rows: np.ndarray, count: int) -> np.ndarray:
-    """`count` rows: those given, and the last one again."""
+    """Pad an array to `count` rows with copies of its last row."""
     return np.pad(rows, [(0, count - len(rows)), *[(0, 0)] * (rows.ndim - 1)], mode="edge")

@@ -1,4 +1,4 @@
-"""Scalars over steps: `metrics.jsonl` and TensorBoard events in one call."""
+"""Log of scalars over steps, to `metrics.jsonl` and TensorBoard."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,19 @@ from vdu_jax.runtime import artifacts, processes
 
 
 class ScalarWriter:
-    """Writes {"step": s, name: value, …} lines and TensorBoard events into a folder.
+    """Writer of metrics.jsonl, lines of {"step": s, name: value, …}, and of TensorBoard events.
 
-    On a resumed run pass the step it resumes from: later lines of the interrupted run, whose
-    steps will be run again, are dropped (TensorBoard is told to drop them too).
+    Only the leader writes. It is a context manager that closes the files.
     """
 
     def __init__(self, directory: Path, resume_step: int = 0) -> None:
+        """Open the files in a folder.
+
+        Args:
+          directory: the folder.
+          resume_step: step from which the run resumes. Lines of later steps, which will be run
+            again, are deleted, and TensorBoard is told to drop them.
+        """
         path = Path(directory) / "metrics.jsonl"
         kept = []
         if path.exists():
@@ -25,7 +31,7 @@ class ScalarWriter:
                     if json.loads(line)["step"] <= resume_step:
                         kept.append(line + "\n")
                 except (ValueError, KeyError):
-                    break  # the line that was being written when the run died
+                    break  # a line that was cut off when the run was killed
         artifacts.write_text(path, "".join(kept))
         self._writes = processes.is_leader()
         if not self._writes:
@@ -36,6 +42,12 @@ class ScalarWriter:
         )
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Log the scalars of a step.
+
+        Args:
+          step: number of the step.
+          values: scalars by name.
+        """
         if not self._writes:
             return
         self._file.write(artifacts.dumps({"step": step} | values, indent=None) + "\n")
@@ -50,6 +62,7 @@ class ScalarWriter:
         self.close()
 
     def close(self) -> None:
+        """Close the files."""
         if not self._writes:
             return
         self._file.close()
