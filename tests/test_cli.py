@@ -582,7 +582,7 @@ def test_another_network_or_config_leaves_the_run_as_it_was(capsys, finished_run
 
 
 def test_check_refuses_what_it_does_not_know(capsys):
-    assert "--precision=float16: must be of float32" in fails(
+    assert "--precision=float16: must be one of float32" in fails(
         capsys, "check", "--precision=float32,float16"
     )
     assert "unexpected argument" in fails(capsys, "check", "unet")

@@ -1,5 +1,5 @@
-"""Every component against the same one in PyTorch: golden numbers, and the command `vdu check`.
+"""Comparison of every component with PyTorch: golden numbers, and the command `vdu check`.
 
-`components` says what is compared and how closely; `tests/parity/reference.py` holds the PyTorch
-side under the same names. Both take what goes in from `inputs`.
+`components` has our side of each comparison and its tolerance. `tests/parity/reference.py` has
+PyTorch's side, under the same names. Both take their inputs from `inputs`.
 """

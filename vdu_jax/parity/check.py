@@ -1,4 +1,4 @@
-"""`vdu check`: this machine's numbers against those of PyTorch that come with the package."""
+"""`vdu check`: compare this machine's numbers with PyTorch's, which come with the package."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,8 +11,19 @@ from vdu_jax.runtime import progress, provenance
 
 
 class Result(NamedTuple):
-    """A component in one precision. max_abs, max_rel, l2: see `compare.Difference`. error: of them
-    the one that `measure` names, which must not exceed `tolerance`."""
+    """Result of the comparison of a component in one precision.
+
+    Attributes:
+      component: name of the component.
+      about: what is compared, in a few words.
+      precision: one of `PRECISIONS`.
+      max_abs: see `compare.Difference.absolute`.
+      max_rel: see `compare.Difference.relative`.
+      l2: see `compare.Difference.l2`.
+      measure: the measure with a tolerance, one of `compare.MEASURES`.
+      error: the difference in that measure.
+      tolerance: its largest allowed value.
+    """
 
     component: str
     about: str
@@ -26,13 +37,24 @@ class Result(NamedTuple):
 
     @property
     def verdict(self) -> str:
+        """ "ok" if the error is within the tolerance, else "FAIL"."""
         return "ok" if self.error <= self.tolerance else "FAIL"
 
 
 def result(
     component: Component, precision: str, ours: compare.Arrays, reference: compare.Arrays
 ) -> Result:
-    """The comparison of a component's arrays with the reference's."""
+    """Compare a component's arrays with those of the reference.
+
+    Args:
+      component: the component.
+      precision: one of `PRECISIONS`.
+      ours: our arrays by name.
+      reference: PyTorch's arrays by name, of the same shapes.
+
+    Raises:
+      ValueError: if names or shapes differ.
+    """
     differences = compare.difference(ours, reference)
     return Result(
         component.name,
@@ -46,13 +68,18 @@ def result(
 
 
 def against_golden(component: Component, precision: str) -> Result:
-    """Compute a component on the default device and compare it with its golden numbers."""
+    """Compute a component on the default device and compare it with its golden numbers.
+
+    Args:
+      component: the component.
+      precision: one of `PRECISIONS`.
+    """
     golden, _ = compare.read_golden(component.name)
     return result(component, precision, compare.compact(component.run(precision)), golden)
 
 
 def table(results: Iterable[Result]) -> str:
-    """One line per result, in columns."""
+    """Format results as a table, one line per result."""
     line = "{:<32} {:<9} {:>8} {:>8}  {:<20} {}".format
     rows = [line("component", "precision", "max abs", "max rel", "tolerance", "verdict")]
     for r in results:
@@ -63,17 +90,21 @@ def table(results: Iterable[Result]) -> str:
 
 
 def run(precisions: Sequence[str] = ("float32",), as_json: bool = False) -> int:
-    """Check every component in the given precisions, of `PRECISIONS`, and print the table.
+    """Check every component and print the table.
+
+    Args:
+      precisions: names in `PRECISIONS`.
+      as_json: whether to print JSON instead of the table.
 
     Returns:
       1 if a component is out of tolerance, else 0.
 
     Raises:
-      UserError: for a precision that is not known.
+      UserError: for an unknown precision.
     """
     for precision in precisions:
         if precision not in PRECISIONS:
-            raise UserError(f"--precision={precision}: must be of {','.join(PRECISIONS)}")
+            raise UserError(f"--precision={precision}: must be one of {', '.join(PRECISIONS)}")
     environment = provenance.collect()
     _, made_with = compare.read_golden(COMPONENTS[0].name)
     results = []
@@ -99,7 +130,7 @@ def run(precisions: Sequence[str] = ("float32",), as_json: bool = False) -> int:
 
 
 def listed(versions: Mapping[str, str]) -> str:
-    """Names and versions on one line."""
+    """Format versions by name as one line."""
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 

@@ -1,4 +1,4 @@
-"""How far two sets of named arrays are apart, and the golden numbers on file."""
+"""Difference of two sets of named arrays, and the files of golden numbers."""
 
 import zlib
 from collections.abc import Mapping
@@ -8,28 +8,38 @@ from typing import NamedTuple
 import numpy as np
 
 Arrays = Mapping[str, np.ndarray]
-ENTRIES = 4096  # of a component that a golden file keeps
+ENTRIES = 4096  # numbers of a component that a golden file keeps
 MEASURES = ("absolute", "relative", "relative L2")
 MADE_WITH = "made_with"
 
 
 class Difference(NamedTuple):
-    """The worst array's: absolute: max|Δ|. relative: max|Δ| / max|reference|. l2: ‖Δ‖ / ‖ref‖."""
+    """Difference of two sets of arrays, each measure that of the worst array.
+
+    Attributes:
+      absolute: max|Δ|.
+      relative: max|Δ| / max|reference|.
+      l2: ‖Δ‖ / ‖reference‖.
+    """
 
     absolute: float
     relative: float
     l2: float
 
     def of(self, measure: str) -> float:
-        """The one that `measure`, of `MEASURES`, names."""
+        """The difference in a measure, one of `MEASURES`."""
         return self[MEASURES.index(measure)]
 
 
 def difference(ours: Arrays, reference: Arrays) -> Difference:
-    """Compare array by array, in float64; what is not finite is infinitely far away.
+    """Compare two sets of arrays in float64; a number that is not finite differs infinitely.
+
+    Args:
+      ours: arrays by name.
+      reference: arrays of the same names and shapes.
 
     Raises:
-      ValueError: if names or shapes differ, naming them.
+      ValueError: if names or shapes differ.
     """
     if ours.keys() != reference.keys():
         raise ValueError(f"arrays differ: {sorted(ours.keys() ^ reference.keys())}")
@@ -52,10 +62,16 @@ def difference(ours: Arrays, reference: Arrays) -> Difference:
 
 
 def by_layer(tensors: Arrays) -> dict[str, np.ndarray]:
-    """Weight and bias of a layer as one vector.
+    """Join the weight and bias of each layer into one vector.
 
-    The gradient of the bias of an attention's keys is 0 by symmetry; only together with the weight
-    has its error a scale.
+    The gradient of the bias of attention keys is 0 by symmetry, so its relative error is undefined
+    without the weight.
+
+    Args:
+      tensors: arrays by their names in PyTorch, LAYER.weight and LAYER.bias.
+
+    Returns:
+      {LAYER: vector}.
     """
     layers: dict[str, list[np.ndarray]] = {}
     for name in sorted(tensors):
@@ -64,10 +80,16 @@ def by_layer(tensors: Arrays) -> dict[str, np.ndarray]:
 
 
 def compact(arrays: Arrays) -> dict[str, np.ndarray]:
-    """What a golden file keeps of a component, float32.
+    """Reduce a component's arrays to the numbers that a golden file keeps.
 
-    Small arrays whole. Of a large one a fixed random part of its entries, and its root mean square,
-    which changes with any entry.
+    Small arrays are kept whole. A large array is reduced to a fixed random part of its entries and
+    its root mean square, which changes with every entry.
+
+    Args:
+      arrays: arrays by name.
+
+    Returns:
+      float32 vectors by name; NAME/rms is the root mean square of NAME.
     """
     limit = max(16, ENTRIES // len(arrays))
     kept: dict[str, np.ndarray] = {}
@@ -82,17 +104,23 @@ def compact(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def group(component: str) -> str:
-    """The golden file of a component: the first part of its name."""
+    """Name of a component's golden file: the first part of the component's name."""
     return component.partition("/")[0]
 
 
 def golden_folder() -> Path:
-    """Where the golden files lie: in the installed package."""
+    """Folder of the golden files, in the installed package."""
     return Path(__file__).parent / "golden"
 
 
 def read_golden(name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The golden arrays of a component, and what they were made with.
+    """Read the golden arrays of a component.
+
+    Args:
+      name: name of the component.
+
+    Returns:
+      (arrays by name, versions of the packages that made them).
 
     Raises:
       ValueError: if there are none.

@@ -1,16 +1,15 @@
-"""What is compared with PyTorch, how closely, and our side of each comparison.
+"""Components that are compared with PyTorch: our side of each, and its tolerances.
 
-Tolerances of float32 are a contract, kept on a CPU. Those of the other precisions say what rounding
-must be expected to do and are to catch a wrong kernel, not to bound the rounding tightly:
+Tolerances of float32 are a contract that holds on a CPU. Those of the other precisions are meant to
+catch a wrong kernel, not to bound the rounding tightly:
 
-- bfloat16 (8 bits of mantissa, in the network only): 4 to 8 times what a CPU gives.
+- bfloat16 (8 bits of mantissa, in the network only): 4 to 8 times the difference on a CPU.
 - TF32 (11 bits of mantissa, in the operands of matrix products only): a quarter of bfloat16's,
-  since its operands are rounded 8 times finer and all else stays in float32. Reasoned, not
+  since its operands are rounded 8 times finer and all else stays in float32. This is reasoned, not
   measured.
 
-What holds no network keeps float32's tolerance in every precision, and so do Inception and CLIP,
-whose products always ask for the highest. Neither a GPU nor a TPU has been
-measured.
+A component without a network keeps float32's tolerance in every precision. So do Inception and
+CLIP, whose products always use the highest precision. Neither a GPU nor a TPU has been measured.
 """
 
 import contextlib
@@ -39,7 +38,12 @@ from vdu_jax.types import Batch, Noise, Objective, Params, ScoreFn
 
 
 class Precision(NamedTuple):
-    """matmul: of `jax.default_matmul_precision`. dtype: the network's compute type."""
+    """Numeric precision of a comparison.
+
+    Attributes:
+      matmul: argument of `jax.default_matmul_precision`.
+      dtype: compute type of the network.
+    """
 
     matmul: str
     dtype: str
@@ -53,18 +57,22 @@ PRECISIONS = {
 
 
 def matmul_precision(precision: str) -> contextlib.AbstractContextManager:
-    """A context in which matrix products have a precision of `PRECISIONS`."""
+    """Context manager that sets the precision of matrix products.
+
+    Args:
+      precision: one of `PRECISIONS`.
+    """
     return jax.default_matmul_precision(PRECISIONS[precision].matmul)
 
 
 class Component(NamedTuple):
-    """One comparison.
+    """A comparison with PyTorch.
 
     Attributes:
-      name: the same in the reference and in the golden files.
-      measure: of `compare.MEASURES`; taken of every array, the worst counts.
-      tolerance: of each precision.
-      ours: from the name of a precision, which is in force when it is called, to named arrays.
+      name: name of the component, the same in the reference and in the golden files.
+      measure: one of `compare.MEASURES`; the worst array counts.
+      tolerance: largest allowed difference, by precision.
+      ours: `(precision) -> arrays by name`, called with that precision of matrix products.
       about: what is compared, in a few words.
     """
 
@@ -75,31 +83,53 @@ class Component(NamedTuple):
     about: str
 
     def run(self, precision: str) -> dict[str, np.ndarray]:
-        """Our arrays in a precision of `PRECISIONS`, on the default device."""
+        """Compute our arrays on the default device.
+
+        Args:
+          precision: one of `PRECISIONS`.
+        """
         with matmul_precision(precision):
             return {name: np.asarray(array) for name, array in self.ours(precision).items()}
 
 
 class Network(NamedTuple):
-    """A `ScoreFn`, and the parameters that its named tensors make."""
+    """A network with parameters.
+
+    Attributes:
+      score_fn: the network's `ScoreFn`.
+      params: its parameters.
+      image_shape: (H, W, C).
+    """
 
     score_fn: ScoreFn
     params: Params
     image_shape: tuple[int, int, int]
 
     def read(self, tensors: compare.Arrays) -> Params:
+        """Parameters from tensors by their names in PyTorch."""
         return unet2d.to_params(tensors, self.params, "parity")
 
 
 def read_network(config: Mapping, precision: str) -> Network:
-    """Our network of a diffusers' `config.json`, with the parameters of `inputs.tensors`."""
+    """The U-Net of a `config.json` of diffusers, with the parameters of `inputs.tensors`.
+
+    Args:
+      config: the `config.json`.
+      precision: one of `PRECISIONS`.
+    """
     settings, image_shape = unet2d.read_config(config, "parity")
     net = unet.from_settings(settings | {"dtype": PRECISIONS[precision].dtype}, image_shape[-1])
     return with_tensors(net, image_shape)
 
 
 def with_tensors(net: nn.Module, image_shape: tuple[int, int, int], seed: int = 0) -> Network:
-    """A network with the parameters of `inputs.tensors`."""
+    """A network with the parameters of `inputs.tensors`.
+
+    Args:
+      net: the linen module.
+      image_shape: (H, W, C).
+      seed: seed of the parameters.
+    """
     like = jax.eval_shape(lambda: network.init_params(net, jax.random.key(0), image_shape))
     tensors = inputs.tensors(layout.pytorch_shapes(like, unet2d.tensor_name), seed)
     params = unet2d.to_params(tensors, like, "parity")
@@ -107,26 +137,40 @@ def with_tensors(net: nn.Module, image_shape: tuple[int, int, int], seed: int = 
 
 
 def linear_schedule() -> Schedule:
+    """The linear noise schedule of 1000 steps."""
     return make_schedule("linear", inputs.NUM_TRAIN_STEPS)
 
 
 def predicted_noise() -> parameterization.Parameterization:
+    """The ε parameterization of the linear schedule."""
     return parameterization.epsilon(linear_schedule())
 
 
 def forward(config: Mapping, precision: str) -> dict:
+    """The output of a U-Net."""
     return output(read_network(config, precision), config, seed=1)
 
 
 def output(net: Network, config: Mapping, seed: int) -> dict:
-    """A network's output at noise of a seed, and with labels if it knows classes."""
+    """The output of a network at random images.
+
+    Args:
+      net: the network.
+      config: its config; with `num_class_embeds` the images have labels.
+      seed: seed of the images.
+    """
     xt = inputs.normal(seed, len(inputs.TIMES), *net.image_shape)
     labels = inputs.LABELS if config.get("num_class_embeds") else None
     return {"eps": jax.jit(net.score_fn)(net.params, xt, inputs.TIMES, labels)}
 
 
 def read_dit(config: Mapping, precision: str) -> Network:
-    """Our network of `inputs.DITS`, with the parameters of `inputs.tensors`."""
+    """A DiT with the parameters of `inputs.tensors`.
+
+    Args:
+      config: one of `inputs.DITS`.
+      precision: one of `PRECISIONS`.
+    """
     settings = {**dit.ARCHITECTURE.settings, "dtype": PRECISIONS[precision].dtype, **config}
     image_shape = (settings.pop("size"),) * 2 + (settings.pop("channels"),)
     return with_tensors(dit.from_settings(settings, image_shape[-1]), image_shape, seed=60)
@@ -138,7 +182,7 @@ def dit_noise(config: Mapping, precision: str) -> dict:
 
 
 def dit_gradients(config: Mapping, precision: str) -> dict:
-    """The gradient of the training loss of a batch of labelled images through a DiT."""
+    """The gradient of the training loss of a DiT, on a batch of labelled images."""
     net = read_dit(config, precision)
     objective = objectives.ddpm(net.score_fn, predicted_noise())
     images = inputs.images(62, len(inputs.LABELS), *net.image_shape)
@@ -149,7 +193,7 @@ def dit_gradients(config: Mapping, precision: str) -> dict:
 
 @functools.cache
 def eps_loss(config_name: str, precision: str) -> tuple[np.ndarray, dict]:
-    """The training loss of a batch of 4 images, and its gradient."""
+    """The training loss of a U-Net on a batch of 4 images, and its gradient."""
     net = read_network(inputs.UNETS[config_name], precision)
     weighting = inputs.GRADIENTS[config_name]
     objective = objectives.ddpm(net.score_fn, predicted_noise(), weighting=weighting)
@@ -161,13 +205,14 @@ def eps_loss(config_name: str, precision: str) -> tuple[np.ndarray, dict]:
 def loss_and_gradient(
     objective: Objective, params: Params, state: Any, batch: Batch, noise: Noise
 ) -> tuple[np.ndarray, dict]:
-    """An objective's loss (1,) and its gradient by layer."""
+    """An objective's loss (1,) and its gradient by layer; see `compare.by_layer`."""
     run = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
     (loss, _), gradient = run(params, state, batch, noise)
     return np.reshape(loss, 1), compare.by_layer(unet2d.to_tensors(gradient))
 
 
 def losses(precision: str) -> dict:
+    """The training loss in each of `inputs.GRADIENTS`."""
     return {
         f"{name}/{weighting}": eps_loss(name, precision)[0]
         for name, weighting in inputs.GRADIENTS.items()
@@ -175,23 +220,26 @@ def losses(precision: str) -> dict:
 
 
 def gradients(config_name: str, precision: str) -> dict:
+    """The gradient of the training loss of one of `inputs.GRADIENTS`."""
     return eps_loss(config_name, precision)[1]
 
 
 def schedule(name: str, precision: str) -> dict:
+    """β, ᾱ and the posterior variance of a noise schedule."""
     del precision
     made = make_schedule(name, inputs.NUM_TRAIN_STEPS)
     return {key: getattr(made, key) for key in ("betas", "alphas_cumprod", "posterior_variance")}
 
 
 def exact_weights(precision: str) -> dict:
+    """The weights of the exact bound in each noise schedule."""
     del precision
     schedules = {name: make_schedule(name, inputs.NUM_TRAIN_STEPS) for name in SCHEDULES}
     return {name: process.exact_weights(noise) for name, noise in schedules.items()}
 
 
 def sampler_steps(cases: Mapping[str, inputs.SamplerCase], precision: str) -> dict:
-    """The image after every step of a plan, each from an image and a prediction that are given."""
+    """The image after every step of a sampler, each from a fixed image and prediction."""
     del precision
 
     @functools.partial(jax.jit, static_argnames="clip_x0")
@@ -212,6 +260,7 @@ def sampler_steps(cases: Mapping[str, inputs.SamplerCase], precision: str) -> di
 
 
 def ddim_images(precision: str) -> dict:
+    """Images of 50 DDIM steps."""
     net = read_network(inputs.SMALL, precision)
     plan = samplers.make_plan(linear_schedule(), "ddim", 50)
     start = inputs.normal(3, 4, *net.image_shape)
@@ -220,6 +269,7 @@ def ddim_images(precision: str) -> dict:
 
 
 def checkpoint_moments(part: str, precision: str) -> dict:
+    """The "mean" or "variance" of the parameters over `inputs.checkpoints`."""
     del precision
     first, *others = inputs.checkpoints()
     moments = posterior.start(first)
@@ -229,7 +279,7 @@ def checkpoint_moments(part: str, precision: str) -> dict:
 
 
 def vdu_objective(net: Network, case: inputs.VDUCase) -> tuple[Objective, Any]:
-    """The objective and its state; the pretrained parameters are the network's own."""
+    """The VDU objective of a case and its state; the network's parameters are the original's."""
     mean, variance = inputs.vdu_posterior(unet2d.to_tensors(net.params))
     p_theta = posterior.GaussianPosterior(net.read(mean), net.read(variance), jnp.int32(5))
     objective = objectives.vdu(
@@ -248,7 +298,7 @@ def vdu_objective(net: Network, case: inputs.VDUCase) -> tuple[Objective, Any]:
 
 @functools.cache
 def vdu_losses(precision: str) -> dict:
-    """The VDU loss and its gradient in 4 settings, a little off the pretrained parameters."""
+    """The VDU loss and its gradient in 4 settings, near the pretrained parameters."""
     net = read_network(inputs.SMALLEST, precision)
     params = net.read(inputs.nearby(unet2d.to_tensors(net.params), 0.02, seed=4))
     images = inputs.images(5, 4, *net.image_shape)
@@ -261,10 +311,12 @@ def vdu_losses(precision: str) -> dict:
 
 
 def vdu_loss(precision: str) -> dict:
+    """The VDU loss in 4 settings."""
     return {name: loss for name, (loss, _) in vdu_losses(precision).items()}
 
 
 def vdu_gradients(precision: str) -> dict:
+    """The gradient of the VDU loss in 4 settings, by layer."""
     return {
         f"{name}/{layer}": values
         for name, (_, gradient) in vdu_losses(precision).items()
@@ -274,7 +326,7 @@ def vdu_gradients(precision: str) -> dict:
 
 @functools.cache
 def vdu_run(precision: str) -> dict[str, dict]:
-    """100 updates of VDU: the loss before each, the parameters after them, and their change."""
+    """100 updates of VDU: the loss before each, the final parameters, and their change."""
     net = read_network(inputs.SMALL, precision)
     objective, state = vdu_objective(net, inputs.VDU_RUN)
     optimizer = optax.adam(inputs.VDU_LEARNING_RATE)
@@ -295,19 +347,21 @@ def vdu_run(precision: str) -> dict[str, dict]:
 
 
 def inception_params() -> Params:
-    """Parameters of the Inception network from `inputs.inception_tensors`."""
+    """Parameters of the Inception network, from `inputs.inception_tensors`."""
     shapes = layout.pytorch_shapes(inception.param_shapes(), inception_weights.tensor_name)
     return inception_weights.params_from_tensors(inputs.inception_tensors(shapes), "parity")
 
 
 def inception_features(precision: str) -> dict:
-    del precision  # the network asks for the highest itself
+    """Inception's features of images of two sizes."""
+    del precision  # the network always uses the highest
     params = inception_params()
     feature_fn = jax.jit(inception.make_feature_fn(inception.InceptionV3()))
     return {name: feature_fn(params, x) for name, x in inputs.inception_images().items()}
 
 
 def frechet_distances(precision: str) -> dict:
+    """The Fréchet distance of each of `inputs.feature_pairs`."""
     del precision
     return {
         name: np.array([frechet.frechet_distance(*map(frechet.feature_stats, pair))])
@@ -316,7 +370,13 @@ def frechet_distances(precision: str) -> dict:
 
 
 def stable_diffusion_part(part: str, config: Mapping, precision: str) -> tuple[Any, Params]:
-    """A network of Stable Diffusion, and the parameters of `inputs.tensors`."""
+    """A network of Stable Diffusion, and its parameters from `inputs.tensors`.
+
+    Args:
+      part: one of `stable_diffusion.PARTS`.
+      config: its `config.json`.
+      precision: one of `PRECISIONS`.
+    """
     kind = stable_diffusion.PARTS[part]
     module = kind.read_config(config, "parity").clone(dtype=PRECISIONS[precision].dtype)
     tensors = inputs.tensors(kind.tensor_shapes(module), seed=50)
@@ -324,12 +384,14 @@ def stable_diffusion_part(part: str, config: Mapping, precision: str) -> tuple[A
 
 
 def text_embeddings(config: Mapping, precision: str) -> dict:
+    """The text encoder's embeddings of `inputs.TOKENS`."""
     module, params = stable_diffusion_part("text_encoder", config, precision)
     return {"embeddings": jax.jit(module.apply)({"params": params}, inputs.TOKENS)}
 
 
 def clip_similarity(precision: str) -> dict:
-    del precision  # the network asks for the highest itself
+    """CLIP's embeddings of images and texts, and its logits."""
+    del precision  # the network always uses the highest
     module = clip_weights.read_config(inputs.CLIP, "parity")
     named = inputs.tensors(clip_weights.PART.tensor_shapes(module), seed=50)
     params = clip_weights.PART.to_params(module, named, "parity")
@@ -350,6 +412,7 @@ def clip_similarity(precision: str) -> dict:
 
 
 def autoencoder(precision: str) -> dict:
+    """Latents of images, and images of latents."""
     module, params = stable_diffusion_part("vae", inputs.AUTOENCODER, precision)
 
     @jax.jit
@@ -362,6 +425,7 @@ def autoencoder(precision: str) -> dict:
 
 
 def conditional_noise(config: Mapping, precision: str) -> dict:
+    """The output of Stable Diffusion's U-Net."""
     module, params = stable_diffusion_part("unet", config, precision)
     xt = inputs.normal(53, len(inputs.TIMES), 16, 8, 4)
     text = inputs.normal(54, len(inputs.TIMES), 7, config["cross_attention_dim"])
@@ -369,7 +433,7 @@ def conditional_noise(config: Mapping, precision: str) -> dict:
 
 
 def text_to_image(prediction: str, precision: str) -> dict:
-    """An image of a prompt: guided DDIM from given latents, decoded."""
+    """An image of a prompt: 20 guided DDIM steps from fixed latents, decoded."""
     config = inputs.GUIDED
     module, params = stable_diffusion_part("unet", config["unet"], precision)
     decoder, decoder_params = stable_diffusion_part("vae", inputs.AUTOENCODER, precision)

@@ -1,7 +1,7 @@
-"""What goes into both sides of a comparison, the same on every machine.
+"""Inputs of both sides of a comparison, the same on every machine.
 
-Everything comes from `np.random.RandomState`, whose streams NumPy has frozen, so only results need
-to be stored. The one exception are times and noise, which JAX's generator draws: `noising`.
+All come from `np.random.RandomState`, whose streams NumPy has frozen, so only results need to be
+stored. The one exception is `noising`: JAX's generator draws times and noise.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ TIMES = np.array([0, 437, NUM_TRAIN_STEPS - 1])
 
 
 def _blocks(letters: str, direction: str) -> list[str]:
-    """Block types from "D" (plain) and "A" (with attention), in the order of the network."""
+    """Block types of diffusers, from "D" (plain) and "A" (with attention)."""
     return [f"{'Attn' if letter == 'A' else ''}{direction}Block2D" for letter in letters]
 
 
@@ -30,12 +30,14 @@ def unet_config(
     levels: str,
     **settings: Any,
 ) -> dict[str, Any]:
-    """A `config.json` of diffusers' UNet2DModel.
+    """The `config.json` of a UNet2DModel of diffusers.
 
     Args:
-      size: one number or (height, width). channels: of the images.
-      widths: channels of each level. levels: "A" or "D" for each, with attention or without.
-      settings: more of UNet2DModel's arguments; what is absent has its default.
+      size: side of the images, or (height, width), in pixels.
+      channels: channels of the images.
+      widths: channels of each level.
+      levels: "A" (with attention) or "D" (without) for each level.
+      settings: other arguments of UNet2DModel; those left out have their defaults.
     """
     return {
         "sample_size": size,
@@ -53,7 +55,7 @@ UNETS = {
     "ddpm_cifar10": unet_config(
         32, 3, (128, 256, 256, 256), "DADD", attention_head_dim=None, **HO
     ),
-    # 28×20 -> 7×5, and the defaults of diffusers: cosines first, symmetric padding.
+    # Halved from 28×20 to 7×5; the defaults of diffusers: cosines first, symmetric padding.
     "odd_sizes_and_heads": unet_config(
         (28, 20), 1, (16, 32, 48), "DAA", layers_per_block=1, norm_num_groups=8
     ),
@@ -76,13 +78,13 @@ UNETS = {
         flip_sin_to_cos=False, freq_shift=0,
     ),
 }  # fmt: skip
-# A network of classes; the last one is an image without its class.
+# A class-conditional network; the last class stands for no class.
 CLASS_UNET = unet_config(
     8, 1, (8, 16), "DA", layers_per_block=1, norm_num_groups=4, attention_head_dim=8,
     num_class_embeds=11,
 )  # fmt: skip
 LABELS = np.array([3, 0, 10])
-# Settings of a DiT, of square images as diffusers' are; "size" and "channels" are the images'.
+# Settings of DiTs; images are square, as in diffusers, with side "size".
 DITS = {
     "unconditional": dict(size=16, channels=3, patch_size=2, hidden_size=48, depth=4, num_heads=3),
     "classes": dict(
@@ -90,8 +92,8 @@ DITS = {
     ),
     "large_patches": dict(size=24, channels=4, patch_size=8, hidden_size=40, depth=1, num_heads=1),
 }
-GRADIENTS = {"one_head_one_level": "simple", "scale_shift": "exact"}  # each with its weighting
-# Small enough to be sampled from, or trained for 100 steps, in seconds; and smaller still.
+GRADIENTS = {"one_head_one_level": "simple", "scale_shift": "exact"}  # network: loss weighting
+# Small enough for sampling, or for 100 steps of training, in seconds.
 SMALL = unet_config(
     8, 1, (16, 24), "DD", layers_per_block=1, norm_num_groups=4, attention_head_dim=None, **HO
 )
@@ -101,7 +103,13 @@ SMALLEST = unet_config(
 
 
 def _text_to_image(heads: int | list[int], text_width: int, **changes: Any) -> dict[str, Any]:
-    """The `config.json`s of a small model with the block structure of Stable Diffusion's."""
+    """The `config.json`s of a small model with the block structure of Stable Diffusion.
+
+    Args:
+      heads: attention heads; one number, or one per level.
+      text_width: width of the text encoder's embeddings.
+      changes: other settings of the text encoder; "unet" has those of the U-Net.
+    """
     unet = {
         "in_channels": 4,
         "out_channels": 4,
@@ -128,7 +136,7 @@ STABLE_DIFFUSION = {
     "1": _text_to_image(8, 24, hidden_act="quick_gelu"),
     "2": _text_to_image([2, 4, 6, 6], 32, hidden_act="gelu", unet={"use_linear_projection": True}),
 }
-# CLIP's `config.json`; the text's end token is the one with the highest number.
+# CLIP's `config.json`; the end token is the one with the highest number.
 CLIP = {
     "projection_dim": 20,
     "text_config": STABLE_DIFFUSION["1"]["text_encoder"] | {"eos_token_id": 98},
@@ -141,7 +149,7 @@ CLIP = {
         "num_attention_heads": 4,
     },
 }
-# A network that is smaller still, to be sampled from, and what it predicts.
+# A smaller network for sampling, and its prediction types.
 GUIDED = _text_to_image(
     4, 24, hidden_act="gelu",
     unet={
@@ -162,27 +170,34 @@ AUTOENCODER = {
     "layers_per_block": 2,
     "norm_num_groups": 4,
 }
-SCALING = 0.18215  # of its latents
+SCALING = 0.18215  # factor of the autoencoder's latents
 TOKENS = np.array([[98, 5, 71, 20, 97, 97, 97, 97], [98, 97, 97, 97, 97, 97, 97, 97]])
 CLIP_TOKENS = np.array([[97, 5, 71, 20, 98, 98, 98, 98], [97, 11, 98, 98, 98, 98, 98, 98]])
 GUIDANCE, GUIDED_STEPS = 7.5, 20
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
-    """N(0, 1), float32."""
+    """Standard normal numbers, float32."""
     return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
 
 
 def images(seed: int, *shape: int) -> np.ndarray:
-    """Uniform in [-1, 1], float32."""
+    """Images of uniform noise in [-1, 1], float32."""
     return np.random.RandomState(seed).uniform(-1, 1, shape).astype(np.float32)
 
 
 def tensors(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray]:
-    """Parameters of a network by their PyTorch names, drawn in the order of the names, float32.
+    """Random parameters of a network, drawn in the order of their names.
 
     Weights are N(0, 1 / fan-in), those of a normalisation 1 + 0.1 N(0, 1), biases 0.1 N(0, 1). So
-    activations stay of order 1, and no tensor is trivial, not even where training starts at 0.
+    activations stay of order 1, and no tensor is trivial, not even one that training starts at 0.
+
+    Args:
+      shapes: shapes in PyTorch, by the tensors' names there.
+      seed: seed of the draws.
+
+    Returns:
+      float32 arrays by name.
     """
     random = np.random.RandomState(seed)
     drawn = {}
@@ -197,10 +212,16 @@ def tensors(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, n
 
 
 def inception_tensors(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Weights of the Inception network by their PyTorch names, likewise.
+    """Random parameters of the Inception network, drawn in the order of their names.
 
-    A ReLU follows every convolution, so those are N(0, 2 / fan-in); scales and variances are
+    A ReLU follows every convolution, so its weights are N(0, 2 / fan-in). Scales and variances are
     uniform in [0.5, 1.5], means and biases 0.1 N(0, 1).
+
+    Args:
+      shapes: shapes in PyTorch, by the tensors' names there.
+
+    Returns:
+      float32 arrays by name.
     """
     random = np.random.RandomState(40)
     drawn = {}
@@ -216,7 +237,7 @@ def inception_tensors(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.nda
 
 
 def inception_images() -> dict[str, np.ndarray]:
-    """Images in [-1, 1] of two sizes, one of them not square, (2, H, W, 3)."""
+    """Images (2, H, W, 3) in [-1, 1] of two sizes, one of them not square."""
     return {
         f"{height}x{width}": images(41, 2, height, width, 3)
         for height, width in ((32, 32), (40, 28))
@@ -224,7 +245,7 @@ def inception_images() -> dict[str, np.ndarray]:
 
 
 def nearby(tensors: Mapping[str, np.ndarray], scale: float, seed: int) -> dict[str, np.ndarray]:
-    """Other parameters, `scale` times N(0, 1) away from these."""
+    """Add `scale` times standard normal noise to each tensor."""
     random = np.random.RandomState(seed)
     return {
         name: (values + scale * random.standard_normal(values.shape)).astype(np.float32)
@@ -233,7 +254,7 @@ def nearby(tensors: Mapping[str, np.ndarray], scale: float, seed: int) -> dict[s
 
 
 def variances(tensors: Mapping[str, np.ndarray], scale: float, seed: int) -> dict[str, np.ndarray]:
-    """Positive numbers of these shapes, log-normal around `scale`."""
+    """Positive numbers with the tensors' shapes, log-normal around `scale`."""
     random = np.random.RandomState(seed)
     return {
         name: (scale * np.exp(random.standard_normal(values.shape))).astype(np.float32)
@@ -242,19 +263,25 @@ def variances(tensors: Mapping[str, np.ndarray], scale: float, seed: int) -> dic
 
 
 def key(seed: int) -> jax.Array:
-    """A key of the generator that gives the same numbers on every device."""
+    """A random key of the generator that gives the same numbers on every device."""
     return jax.random.key(seed, impl="threefry2x32")
 
 
 def noising(key: jax.Array, shape: tuple[int, ...]) -> process.Noising:
-    """Times and noise for images of this shape, NumPy arrays that are handed to both sides."""
+    """Times and noise for images of a shape, as NumPy arrays for both sides."""
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         schedule = make_schedule("linear", NUM_TRAIN_STEPS)
         return jax.device_get(process.draw_noising(key, schedule, jnp.zeros(shape)))
 
 
 class SamplerCase(NamedTuple):
-    """plan: arguments of `samplers.make_plan` for the linear schedule. steps: the rows followed."""
+    """Settings of a sampler.
+
+    Attributes:
+      plan: arguments of `samplers.make_plan` beside the linear schedule.
+      clip_x0: whether the predicted x_0 is clipped.
+      steps: the steps of the plan that are compared.
+    """
 
     plan: Mapping[str, Any]
     clip_x0: bool
@@ -262,7 +289,7 @@ class SamplerCase(NamedTuple):
 
 
 def _sampler_cases(name: str, spacings: tuple[str, ...], **settings: Any) -> dict[str, SamplerCase]:
-    """50 steps in every spacing, clipped and not."""
+    """50 steps of a sampler in each spacing, with and without clipping."""
     return {
         f"{spacing}{'/clipped' if clip else ''}": SamplerCase(
             dict(name=name, num_steps=50, spacing=spacing, **settings), clip, tuple(range(50))
@@ -273,7 +300,7 @@ def _sampler_cases(name: str, spacings: tuple[str, ...], **settings: Any) -> dic
 
 
 def _ddpm_cases(variance: str) -> dict[str, SamplerCase]:
-    """As above, and some of the 1000 steps of the whole chain."""
+    """50 steps of DDPM in each spacing, and some of its 1000 steps."""
     some = (0, 1, 100, 500, 900, 990, 997, 998, 999)
     whole = dict(name="ddpm", num_steps=NUM_TRAIN_STEPS, spacing="leading", variance=variance)
     return _sampler_cases("ddpm", ("leading", "trailing"), variance=variance) | {
@@ -294,19 +321,26 @@ SAMPLERS = {
 
 
 def sampler_inputs(case: SamplerCase) -> list[np.ndarray]:
-    """x, ε̂ and z of every step followed, each (steps, 2, 2, 2, 2)."""
+    """x, ε̂ and z for each step of a case, each (steps, 2, 2, 2, 2)."""
     return [normal(seed, len(case.steps), 2, 2, 2, 2) for seed in (6, 7, 8)]
 
 
 def checkpoints() -> list[dict[str, np.ndarray]]:
-    """5 checkpoints that lie as close together as those of a trained network do."""
+    """5 checkpoints, as close together as those of a trained network."""
     shapes = {"conv.weight": (16, 16, 3, 3), "conv.bias": (16,), "norm.weight": (16,)}
     centre = tensors(shapes, seed=9)
     return [nearby(centre, 1e-3, seed=10 + k) for k in range(5)]
 
 
 class VDUCase(NamedTuple):
-    """Settings of `objectives.vdu`; `reduction` is that of both terms."""
+    """Settings of `objectives.vdu`.
+
+    Attributes:
+      reduction: "sum" or "mean", of both terms.
+      anchor: "mean" or "pretrained".
+      weighting: "simple" or "exact".
+      gamma: γ, weight of the stability term, in [0, 1].
+    """
 
     reduction: str
     anchor: str
@@ -314,7 +348,7 @@ class VDUCase(NamedTuple):
     gamma: float = 0.3
 
 
-# Every two of the six values together.
+# Every pair of values of two settings occurs.
 VDU_CASES = {
     "/".join(names): VDUCase(*names)
     for names in (
@@ -331,37 +365,37 @@ NUM_FORGET = 50
 
 
 def vdu_posterior(pretrained: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
-    """μ* and σ*² of a posterior around these parameters."""
+    """μ* and σ*² of a posterior around the parameters `pretrained`."""
     return nearby(pretrained, 0.02, seed=20), variances(pretrained, 1e-2, seed=21)
 
 
 def training_noising(shape: tuple[int, ...]) -> process.Noising:
-    """The times and noise of the training loss."""
+    """Times and noise of the training loss."""
     return noising(jax.random.split(key(0))[0], shape)
 
 
 def vdu_noising(shape: tuple[int, ...]) -> process.Noising:
-    """The times and noise of the VDU loss."""
+    """Times and noise of the VDU loss."""
     return noising(key(1), shape)
 
 
 def vdu_run_noising(step: int, shape: tuple[int, ...]) -> process.Noising:
-    """The times and noise of one of the 100 updates."""
+    """Times and noise of one of the 100 updates."""
     return noising(jax.random.fold_in(key(2), step), shape)
 
 
 def vdu_batch(step: int, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """The forget images of one of the 100 updates."""
+    """Forget images (8, H, W, C) of one of the 100 updates."""
     return images(1000 + step, 8, *image_shape)
 
 
 def flat(tensors: Mapping[str, np.ndarray]) -> np.ndarray:
-    """All parameters as one vector, in the order of their names."""
+    """Concatenate all parameters into one vector, in the order of their names."""
     return np.concatenate([np.ravel(tensors[name]) for name in sorted(tensors)])
 
 
 def feature_pairs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Two sets of features (N, F): with covariances of full rank, and of rank N − 1 < F."""
+    """Pairs of features (N, F): covariances of full rank, and of rank N − 1 < F."""
     pairs = {}
     for name, count, size in (("full_rank", 400, 16), ("rank_deficient", 24, 48)):
         mix = normal(30, size, size) / np.sqrt(size)
