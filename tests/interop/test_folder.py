@@ -107,7 +107,7 @@ def test_another_scheduler_is_noted(pipeline_dir, edit_json):
     edit_json(where, _class_name="PNDMScheduler")
     edit_json(index, scheduler=["diffusers", "PNDMScheduler"])
     (note,) = folder.read(pipeline_dir).notes
-    assert str(where) in note and "PNDMScheduler is none of the samplers here" in note
+    assert str(where) in note and "PNDMScheduler is not one of the samplers here" in note
     edit_json(index, scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"])
     with pytest.raises(UserError, match="FlowMatchEulerDiscreteScheduler"):
         folder.read(pipeline_dir)

@@ -32,9 +32,9 @@ def write_index(directory, name, parts):
         ("DDPMPipeline", PARTS | VAE, "latents of its vae"),
         ("DDIMPipeline", PARTS | {"first": ["diffusers", "AutoencoderTiny"]}, "its first"),
         ("MyPipeline", PARTS | VAE, "latents of its vae"),
-        (["mine", "MyPipeline"], PARTS, "not known here.*import .*unet where it is one"),
-        (None, PARTS, "not known here"),
-        (3, PARTS, "not known here"),
+        (["mine", "MyPipeline"], PARTS, "unknown pipeline.*import .*unet where it is one"),
+        (None, PARTS, "unknown pipeline"),
+        (3, PARTS, "unknown pipeline"),
         ("StableDiffusionPipeline", VAE | TEXT, "text-to-image .*`vdu generate`.* model.folder"),
         ("StableDiffusion3Pipeline", VAE | TRANSFORMER, r"transformer \(SD 3\)"),
         ("FluxPipeline", VAE | TRANSFORMER, r"transformer \(Flux\)"),
@@ -119,7 +119,7 @@ def test_a_scheduler_that_the_index_names_must_be_there(pipeline_dir):
 def test_a_network_of_another_kind_is_named(tmp_path, config, said):
     (tmp_path / "config.json").write_text(json.dumps(config))
     for read in (folder.read, pipeline.read):
-        with pytest.raises(UserError, match=rf"config\.json is of {said}"):
+        with pytest.raises(UserError, match=rf"config\.json belongs to {said}"):
             read(tmp_path)
 
 
@@ -134,7 +134,7 @@ def test_a_network_of_another_kind_is_named(tmp_path, config, said):
         ("unet.down_blocks.0.to_q.lora.up.weight", "a LoRA"),
         ("input_blocks.0.0.weight", "guided-diffusion"),
         ("down_blocks.0.resnets.0.conv1.weight", "a network's weights alone"),
-        ("weight", "layout that is not known"),
+        ("weight", "unknown layout"),
     ],
 )
 def test_single_files_are_named_by_their_tensors(tmp_path, name, said):
@@ -156,8 +156,8 @@ def test_single_files_are_named_by_their_tensors(tmp_path, name, said):
         ("x.safetensors", b"junk", "damaged or no safetensors file"),
         ("config.json", b"{}", "is one file of a model: name its folder"),
         ("model_index.json", b"{}", "is one file of a model: name its folder"),
-        ("notes.txt", b"hello", "is no folder"),
-        ("model.zip", b"PK\x03\x04", "is no folder"),
+        ("notes.txt", b"hello", "is not a folder"),
+        ("model.zip", b"PK\x03\x04", "is not a folder"),
         ("page", b"<html>", "is an HTML page"),
     ],
 )
@@ -195,7 +195,7 @@ def test_a_folder_without_a_model_is_named(tmp_path, files, said):
 @pytest.mark.parametrize(
     ("name", "parts", "said"),
     [
-        ("FluxPipeline", VAE | TRANSFORMER, "'FluxPipeline' is .*Flux.*only a StableDiffusionPipe"),
+        ("FluxPipeline", VAE | TRANSFORMER, "'FluxPipeline' is .*Flux.*must be a StableDiffu"),
         ("StableDiffusionXLPipeline", VAE | TEXT, "SDXL"),
         ("DDPMPipeline", PARTS, "unconditional model, which takes no text.*`vdu import`"),
         ("LDMPipeline", PARTS | VAE, "latents of an autoencoder"),

@@ -94,7 +94,7 @@ def test_every_scheduler_of_the_same_noise(name):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"_class_name": "PNDMScheduler", "skip_prk_steps": True}, "PNDMScheduler is none of"),
+        ({"_class_name": "PNDMScheduler", "skip_prk_steps": True}, "PNDMScheduler is not one of"),
         ({"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": True}, "EulerDiscrete"),
         ({"steps_offset": 1}, "steps_offset = 1 has no counterpart"),
         ({"_class_name": "DDIMScheduler", "set_alpha_to_one": False}, "set_alpha_to_one = False"),

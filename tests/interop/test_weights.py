@@ -56,7 +56,7 @@ def test_the_usual_file_comes_before_variants(tmp_path):
     put(tmp_path / f"{STEM}.ema.safetensors", "c")
     assert set(read(tmp_path).tensors) == {"a"}
     assert set(read(tmp_path, "fp16").tensors) == {"b"}
-    with pytest.raises(UserError, match=r"--variant=bf16: .*has ema, fp16, the usual one"):
+    with pytest.raises(UserError, match=r"--variant=bf16: .*: ema, fp16, the usual one"):
         read(tmp_path, "bf16")
 
 
@@ -149,8 +149,8 @@ def test_a_shard_that_is_missing_or_wrong_is_named(tmp_path, damage, said):
             rf"{STEM}\.bin\.index\.json lists pickles.*vdu convert .*index\.json .*{NAME}`",
         ),
         ((f"{STEM}-00001-of-00002.bin",), rf"one of 2 shards.*{STEM}\.bin\.index\.json"),
-        (("diffusion_flax_model.msgpack",), "what is there is diffusion_flax_model.msgpack"),
-        (("model.safetensors",), "what is there is model.safetensors"),
+        (("diffusion_flax_model.msgpack",), "the folder has diffusion_flax_model.msgpack"),
+        (("model.safetensors",), "the folder has model.safetensors"),
     ],
 )
 def test_what_is_there_instead_is_said(tmp_path, files, said):

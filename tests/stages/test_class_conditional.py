@@ -134,7 +134,7 @@ def test_an_export_is_imported_again_bit_by_bit(finished, tmp_path, capsys):
     written = json.loads((tmp_path / "out" / "unet" / "config.json").read_text())
     assert written["num_class_embeds"] == 11
     importing.run(tmp_path / "out", tmp_path / "back")
-    assert "the network knows 11 classes" in capsys.readouterr().out
+    assert "the network has 11 classes" in capsys.readouterr().out
     config = read(path, f"--config.unlearn.init_from={tmp_path / 'back'}")
     ours = tasks.of(read(path), workdir).original_params
     theirs = tasks.of(config, tmp_path / "unused").original_params

@@ -407,7 +407,7 @@ def test_another_sampler_is_proposed_and_said(exported, tmp_path, capsys, edit_j
     edit_json(source / "model_index.json", scheduler=["diffusers", "EulerDiscreteScheduler"])
     edit_json(source / "scheduler" / "scheduler_config.json", _class_name="EulerDiscreteScheduler")
     assert cli.main(["import", str(source), f"--workdir={tmp_path / 'w'}"]) == 0
-    assert "EulerDiscreteScheduler is none of the samplers here" in capsys.readouterr().out
+    assert "EulerDiscreteScheduler is not one of the samplers here" in capsys.readouterr().out
     path = tmp_path / "w" / "import" / "config.py"
     assert "EulerDiscreteScheduler is none" in path.read_text()
     theirs = cli.parse([f"--config={path}", "--workdir=x"])[0]["config"].value

@@ -1,1 +1,1 @@
-"""Models and weights of other frameworks."""
+"""Read and write models of other libraries: diffusers, transformers, pytorch-fid."""

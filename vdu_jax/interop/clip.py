@@ -1,8 +1,8 @@
-"""CLIP from a folder that transformers' `CLIPModel.save_pretrained` writes, with its tokenizer.
+"""CLIP from a folder of transformers (`CLIPModel.save_pretrained`), with its tokenizer.
 
 DIR/config.json, DIR/model.safetensors
-DIR/vocab.json, DIR/merges.txt        or tokenizer.json
-DIR/preprocessor_config.json          mean and deviation of its pixels; if missing, CLIP's own
+DIR/vocab.json, DIR/merges.txt    or tokenizer.json
+DIR/preprocessor_config.json      mean and deviation of the pixels; optional
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,19 @@ from vdu_jax.models import clip
 from vdu_jax.types import Params
 
 WEIGHTS = "model.safetensors"
-# Of pixels in [0, 1]; as published with CLIP.
+# Mean and deviation of pixels in [0, 1], as published with CLIP.
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 class Model(NamedTuple):
-    """module, params: of `models.clip`. tokenize: see `tokenizer.Tokenize`.
+    """CLIP with its parameters, tokenizer and pixel statistics.
 
-    mean, deviation: (3,) of the pixels in [0, 1] that it was trained on.
+    Attributes:
+      module: the network; see `models.clip`.
+      params: its parameters.
+      tokenize: see `tokenizer.Tokenize`.
+      mean: (3,) mean of the training pixels, in [0, 1].
+      deviation: (3,) standard deviation of the training pixels.
     """
 
     module: clip.CLIP
@@ -35,7 +40,14 @@ class Model(NamedTuple):
     deviation: np.ndarray
 
     def preprocess(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, 3 or 1) to what it takes, (N, S, S, 3): bicubic, the central square."""
+        """Crop images to the central square, resize them (bicubic) and normalise them.
+
+        Args:
+          images: (N, H, W, 3 or 1) uint8 in [0, 255].
+
+        Returns:
+          (N, S, S, 3) float32, S the network's image size.
+        """
         side = self.module.vision.image_size
         resized = np.empty((len(images), side, side, 3), np.float32)
         for row, pixels in zip(resized, images, strict=True):
@@ -46,11 +58,16 @@ class Model(NamedTuple):
 
 
 def read_config(config: Mapping[str, Any], where: Path | str) -> clip.CLIP:
-    """The network of a `config.json`. Keys that are not known are passed over: old versions of
-    transformers wrote down all that they could.
+    """Make the network of a `config.json`.
+
+    Unknown keys are ignored, because old versions of transformers wrote many that change nothing.
+
+    Args:
+      config: the `config.json`.
+      where: its path, for errors.
 
     Raises:
-      UserError: naming `where` and the key, if ours can't express its value.
+      UserError: naming the key, if our network can't express its value.
     """
     whole = stable_diffusion.Reader(config, where, ["CLIPModel"])
     whole.one_of("model_type", ["clip"])
@@ -75,7 +92,12 @@ def read_config(config: Mapping[str, Any], where: Path | str) -> clip.CLIP:
 
 
 def tensor_name(path: tuple[str, ...], attention: Mapping[str, str] = unet2d.MODERN) -> str:
-    """Their name of a parameter."""
+    """Name in transformers of a parameter.
+
+    Args:
+      path: the parameter's path, e.g. ("vision", "layers_0", "mlp_fc1", "kernel").
+      attention: not used; see `unet2d.tensor_name`.
+    """
     del attention
     tower, *rest = path
     if tower not in ("text", "vision"):
@@ -91,7 +113,10 @@ PART = stable_diffusion.Part(
 
 
 def read(directory: Path) -> Model:
-    """Read a folder.
+    """Read CLIP from a folder.
+
+    Args:
+      directory: the folder, DIR in the module's docstring.
 
     Raises:
       UserError: naming the file, key or tensor that is missing, damaged or can't be expressed.

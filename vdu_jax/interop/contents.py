@@ -1,19 +1,19 @@
-"""What a file holds, by its first bytes: for files that are not what their names say."""
+"""Detect the type of a file by its first bytes, for files whose contents do not fit their names."""
 
 import json
 from pathlib import Path
 from typing import NamedTuple
 
-HEAD = 4096  # bytes that are looked at
+HEAD = 4096  # bytes that are read
 
 
 class Contents(NamedTuple):
-    """What a file was found to hold.
+    """Type of a file.
 
     Attributes:
-      kind: a short name: "empty", "lfs", "html", "json", "safetensors", "pickle", "zip", ….
-      what: the same for an error message, with an article.
-      do: what a user who wanted weights can do.
+      kind: short name: "empty", "lfs", "html", "json", "safetensors", "pickle", "zip", ….
+      what: the same in words, for an error message.
+      do: remedy for a user who needs weights.
     """
 
     kind: str
@@ -35,7 +35,7 @@ HTML = Contents(
 )
 JSON = Contents("json", "a JSON file, which holds no tensors", "name the file with the weights")
 SAFETENSORS = Contents("safetensors", "a safetensors file", "it is read as it is")
-# What other files begin with.
+# First bytes of other files.
 MAGIC = (
     (b"\x80", Contents("pickle", "a pickle", "use `vdu convert`")),
     (b"PK\x03\x04", Contents("zip", "a zip archive", "unpack it")),
@@ -49,10 +49,16 @@ MAGIC = (
 
 
 def look(path: Path) -> Contents | None:
-    """What a file holds; `None` for what is not known.
+    """Detect the type of a file.
+
+    Args:
+      path: the file.
+
+    Returns:
+      Its type; None if it is unknown.
 
     Raises:
-      OSError: if it cannot be read.
+      OSError: if the file cannot be read.
     """
     with open(path, "rb") as file:
         head = file.read(HEAD)
@@ -73,7 +79,7 @@ def look(path: Path) -> Contents | None:
 
 
 def _is_json(path: Path, head: bytes) -> bool:
-    if len(head) == HEAD:  # whole files only as far as they are looked at
+    if len(head) == HEAD:  # a long file is not parsed: its head has to do
         return b"\0" not in head
     try:
         json.loads(Path(path).read_bytes())
@@ -83,6 +89,6 @@ def _is_json(path: Path, head: bytes) -> bool:
 
 
 def explain(path: Path) -> str:
-    """What a file is that was to hold weights and does not, and what to do; "" if not known."""
+    """Type and remedy, for an error, of a file that holds no weights; "" if it is unknown."""
     content = look(path)
     return f"{content.what}: {content.do}" if content and content.kind != "safetensors" else ""

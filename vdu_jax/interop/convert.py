@@ -1,4 +1,4 @@
-"""From PyTorch's checkpoints, which are pickles, to safetensors files. Needs PyTorch."""
+"""Convert PyTorch's checkpoints, which are pickles, to safetensors files; needs PyTorch."""
 
 import zipfile
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from vdu_jax.runtime import artifacts
 
 
 def convert(source: str | Path, destination: str | Path) -> None:
-    """Write the tensors of a checkpoint as they are; no code in it is run.
+    """Convert a PyTorch checkpoint to a safetensors file; no code in it is run.
 
     Args:
       source: a state dict that `torch.save` wrote, or a dict that holds one under "state_dict"; or
@@ -21,7 +21,7 @@ def convert(source: str | Path, destination: str | Path) -> None:
 
     Raises:
       UserError: if PyTorch is missing, `destination` exists or has another suffix, or `source` is
-        missing, damaged, one shard alone, or holds anything but tensors.
+        missing, damaged, a single shard, or holds anything but tensors.
     """
     source, destination = Path(source), Path(destination)
     if source.is_dir():
@@ -56,18 +56,18 @@ def convert(source: str | Path, destination: str | Path) -> None:
     else:
         loaded, left_out = _read(source, torch)
         named = dict(loaded)
-    # Tensors that share memory, as tied weights do, are not allowed in the format.
+    # safetensors refuses tensors that share memory, as tied weights do.
     copies = {name: value.detach().clone().contiguous() for name, value in named.items()}
     with artifacts.atomic_path(destination) as temporary:
         save_file(copies, temporary, {"format": "pt"})
     files = f" of {len(shards)} shards" if shards else ""
     print(f"{len(copies)} tensors{files} of {source} written to {destination}")
     if left_out:
-        print(f"left out, for they are no part of the state dict: {', '.join(left_out)}")
+        print(f"left out, because they are not in the state dict: {', '.join(left_out)}")
 
 
 def _check_contents(path: Path) -> None:
-    """Refuse, before PyTorch is asked, what is no checkpoint of its; say what it is."""
+    """Refuse a file that is no PyTorch checkpoint, and name its type, before PyTorch is needed."""
     content = contents.look(path)
     if content is None:
         raise UserError(f"{path} is damaged or no PyTorch checkpoint: get it again")
@@ -82,7 +82,7 @@ def _check_contents(path: Path) -> None:
 
 
 def _of_zip(path: Path) -> contents.Contents | None:
-    """What a zip archive holds, or `None` for what `torch.save` writes."""
+    """Type of a zip archive; None for one that `torch.save` wrote."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -100,11 +100,11 @@ def _of_zip(path: Path) -> contents.Contents | None:
 
 
 def _read(source: Path, torch: ModuleType) -> tuple[Mapping[str, Any], list[str]]:
-    """The state dict in a file, and the names of what else it holds."""
+    """The state dict in a file, and the names of its other entries."""
     try:
         loaded = torch.load(source, weights_only=True, map_location="cpu")
-    except Exception as error:  # damaged files raise whatever the bytes happen to mean
-        # Bytes that are no operation of pickles are damage, not code.
+    except Exception as error:  # its type depends on the bytes of a damaged file
+        # An unsupported operand is a byte that is no pickle operation: damage, not code.
         if "weights only" in str(error).lower() and "unsupported operand" not in str(error).lower():
             raise UserError(
                 f"{source} holds more than tensors and could run code when loaded: save the "

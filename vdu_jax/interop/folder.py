@@ -1,14 +1,14 @@
-"""Model folders of Hugging Face diffusers, read and written.
+"""Read and write model folders of Hugging Face diffusers with a `UNet2DModel`.
 
     DIR/model_index.json
-    DIR/unet/config.json                                  (or all of it in DIR itself)
-    DIR/unet/diffusion_pytorch_model.safetensors          (or a variant, or shards: see `weights`)
-    DIR/unet_ema/…                                        (the moving average, if there is one)
+    DIR/unet/config.json                            (or the files of unet/ in DIR itself)
+    DIR/unet/diffusion_pytorch_model.safetensors    (or a variant, or shards: see `weights`)
+    DIR/unet_ema/…                                  (the moving average; optional)
     DIR/scheduler/scheduler_config.json
-    DIR/vdu_jax.json                                      (of our own models: where they come from)
+    DIR/vdu_jax.json                                (in exports of vdu-jax: config and checksums)
 
-The last holds a checksum of every tensor, so that one that was damaged, exchanged or permuted
-later is found even where its shape tells nothing.
+The last file has a checksum of every tensor. It finds a tensor that was damaged, exchanged or
+permuted later, even if its shape is right.
 """
 
 import json
@@ -23,26 +23,27 @@ from vdu_jax.interop import contents, kinds, scheduler, tensors, unet2d
 from vdu_jax.interop import weights as weight_files
 from vdu_jax.runtime import artifacts
 
-ARCHITECTURE = "unet"  # the only `model.name` that these folders hold
+ARCHITECTURE = "unet"  # `model.name` of the networks in these folders
 ORIGIN = "vdu_jax.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 UNET_FOLDERS = {"params": "unet", "ema": "unet_ema"}
-# What diffusers of this version wrote; its readers only ask that there is one.
+# Version of diffusers whose format is written; its readers only require that one is named.
 DIFFUSERS_VERSION = "0.33.0"
 
 
 class ModelFolder(NamedTuple):
-    """One network and its schedule, in our settings and with the tensors as stored.
+    """A network and its noise schedule, with config settings and the tensors as stored.
 
     Attributes:
-      settings: "model", "diffusion" and "sampler", as in a config; without a scheduler's file the
-        latter two are empty: the noise schedule is not known.
+      settings: the sections "model", "diffusion" and "sampler" of a config. The last two are empty
+        without a scheduler's file, because the noise schedule is then unknown.
       image_shape: (H, W, C); H = W = 0 if the folder does not say.
-      tensors, metadata: see `tensors.TensorFile`.
+      tensors: see `tensors.TensorFile`.
+      metadata: see `tensors.TensorFile`.
       weights: the tensors' file or the index of their shards, relative to the folder.
-      texts: the JSON files that were read, by their paths relative to the folder.
+      texts: contents of the JSON files, by path relative to the folder.
       shards: see `weights.Stored`.
-      notes: lines on what was chosen, or is not as the folder says.
+      notes: lines for the user on choices that were made, and on differences from the folder.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
@@ -56,13 +57,19 @@ class ModelFolder(NamedTuple):
 
 
 def read_json(path: Path) -> tuple[dict[str, Any], str]:
-    """A JSON object in a file, and the file's text.
+    """Read a JSON object.
+
+    Args:
+      path: the file.
+
+    Returns:
+      (object, text of the file).
 
     Raises:
-      UserError: if it is missing or holds anything else.
+      UserError: if the file is missing or holds anything else.
     """
     try:
-        text = path.read_bytes().decode("utf-8")  # with its ends of lines
+        text = path.read_bytes().decode("utf-8")  # `read_text` would change the line ends
         value = json.loads(text)
     except (ValueError, OSError, RecursionError) as error:
         content = contents.look(path) if path.is_file() else None
@@ -86,15 +93,16 @@ def _network_folder(directory: Path, weights: str) -> Path:
 
 
 def read(directory: Path, weights: str = "params", variant: str | None = "") -> ModelFolder:
-    """Read a pipeline's folder, or that of a plain `UNet2DModel`.
+    """Read the folder of a pipeline, or of a single `UNet2DModel`.
 
     Args:
+      directory: the folder, DIR in the module's docstring.
       weights: "params" for unet/, "ema" for unet_ema/.
-      variant: of the tensors' files; see `weights.find`.
+      variant: variant of the tensors' files; see `weights.find`.
 
     Raises:
       UserError: naming the file, key or tensor that is missing, damaged or can't be expressed, or
-        what kind of model it is that cannot be read.
+        the kind of a model that cannot be read.
     """
     directory = Path(directory)
     if directory.is_file():
@@ -123,7 +131,7 @@ def read(directory: Path, weights: str = "params", variant: str | None = "") -> 
     config = load(network / "config.json")
     if kind := kinds.describe_network(config):
         do = kinds.USE_TEXT if "text-to-image" in kind else kinds.READS_PIXELS
-        raise UserError(f"{network / 'config.json'} is of {kind}: {do}")
+        raise UserError(f"{network / 'config.json'} belongs to {kind}: {do}")
     model, image_shape = unet2d.read_config(config, network / "config.json")
     settings = {"model": model, "diffusion": {}, "sampler": {}}
     path = scheduler_file(directory, index)
@@ -133,8 +141,8 @@ def read(directory: Path, weights: str = "params", variant: str | None = "") -> 
         notes += read.notes
     if rows := model["num_class_embeds"]:
         notes.append(
-            f"the network knows {rows} classes. If the data has one less, the last one says "
-            "nothing, which guidance needs: leave condition.drop above 0. Else set it to 0"
+            f"the network has {rows} classes. If the data has one less, the last one stands for no "
+            "class, as guidance needs: leave condition.drop above 0. Else set it to 0"
         )
     files = weight_files.find(network, WEIGHTS, variant)
     if files.shards:
@@ -143,9 +151,9 @@ def read(directory: Path, weights: str = "params", variant: str | None = "") -> 
         notes.append(f"{files.file}: the variant {files.variant}, the only weights in its folder")
     if files.others and not variant:
         others = " and ".join(files.others)
-        notes.append(f"{files.file} is read; {others} is there too, for --variant")
+        notes.append(f"{files.file} is read; --variant selects {others} instead")
     if weights == "params" and (directory / UNET_FOLDERS["ema"]).is_dir():
-        notes.append(f"{network} is read; the moving average is there too, for --weights=ema")
+        notes.append(f"{network} is read; --weights=ema selects the moving average instead")
     stored = weight_files.read(files)
     if (directory / ORIGIN).is_file() and weights == "params":
         _check_origin(load(directory / ORIGIN), stored.tensors, directory / ORIGIN, files.file)
@@ -157,16 +165,23 @@ def read(directory: Path, weights: str = "params", variant: str | None = "") -> 
 
 
 def scheduler_class(index: Mapping[str, Any]) -> str | None:
-    """The class of the scheduler that a model_index.json names."""
+    """Class of the scheduler that a model_index.json names; None if it names none."""
     parts = kinds.components(index)
     return next((parts[name] for name in kinds.SCHEDULERS if name in parts), None)
 
 
 def scheduler_file(directory: Path, index: Mapping[str, Any]) -> Path | None:
-    """The scheduler's file of a pipeline, in a folder of its own or beside the network's files.
+    """Path of a pipeline's scheduler_config.json.
+
+    Args:
+      directory: the pipeline's folder.
+      index: its model_index.json; empty for a network alone.
+
+    Returns:
+      The file in the scheduler's folder or in `directory`; None if there is none.
 
     Raises:
-      UserError: if the pipeline's index names a scheduler and there is no file of one.
+      UserError: if the index names a scheduler that has no file.
     """
     name = "scheduler_config.json"
     for path in (*(directory / part / name for part in kinds.SCHEDULERS), directory / name):
@@ -174,8 +189,8 @@ def scheduler_file(directory: Path, index: Mapping[str, Any]) -> Path | None:
             return path
     if scheduler_class(index) is not None:
         raise UserError(
-            f"{directory / 'scheduler' / name} is missing, which model_index.json names: get it "
-            "again"
+            f"{directory / 'scheduler' / name} is missing, which model_index.json names: get the "
+            "model again"
         )
     return None
 
@@ -200,12 +215,16 @@ def pipeline(
     named: Mapping[str, np.ndarray],
     origin: Mapping[str, Any],
 ) -> ModelFolder:
-    """The folder of a model of ours, which `DDPMPipeline.from_pretrained` loads.
+    """Make the folder of a trained model, for `DDPMPipeline.from_pretrained`.
 
-    Of a class-conditional one the parts alone: no pipeline there tells a UNet2DModel a class.
+    A class-conditional model has no model_index.json, because no pipeline of diffusers passes a
+    class to a UNet2DModel; its parts can be loaded one by one.
 
     Args:
-      origin: JSON-able: where the model comes from.
+      settings: the sections "model", "diffusion" and "sampler" of its config.
+      image_shape: (H, W, C).
+      named: tensors by their names in PyTorch.
+      origin: JSON object for vdu_jax.json: where the model comes from.
     """
     version = {"_diffusers_version": DIFFUSERS_VERSION}
     index = {
@@ -231,17 +250,23 @@ def pipeline(
 
 
 def write(directory: Path, model: ModelFolder, overwrite: bool = False) -> None:
-    """Write a folder, whole or not at all.
+    """Write a model's folder atomically.
+
+    Args:
+      directory: the folder.
+      model: its contents.
+      overwrite: whether to replace the folder of another model.
 
     Raises:
-      UserError: if there is something at `directory` already and `overwrite` is off, or something
-        that is no model.
+      UserError: if `directory` exists and is no model, or exists without `overwrite`.
     """
     directory = Path(directory)
     if directory.exists() and not overwrite:
-        raise UserError(f"{directory} exists already: name another folder, or --overwrite")
+        raise UserError(f"{directory} exists already: name another folder, or use --overwrite")
     if directory.exists() and not (directory / model.weights).is_file():
-        raise UserError(f"{directory} is no exported model: it is not overwritten")
+        raise UserError(
+            f"{directory} is no exported model, so it is not overwritten: name another folder"
+        )
     with artifacts.atomic_folder(directory) as temporary:
         for name, text in model.texts.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The weights of the Inception network that FID is taken with, by their names in PyTorch."""
+"""Weights of the Inception network of FID, from pytorch-fid's tensors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,10 +24,13 @@ LEAVES = {
 
 
 def check_file(path: str | Path) -> None:
-    """Refuse a path (`evaluate.inception_weights`) at which there can be no weights.
+    """Check the path of the weights; the file is not read.
+
+    Args:
+      path: `evaluate.inception_weights`.
 
     Raises:
-      UserError: if it is empty, a pickle, or no file; says where to get the weights.
+      UserError: if it is empty, a pickle, or no file; the message says where to get the weights.
     """
     if path and Path(path).expanduser().is_file():
         tensors.refuse_pickle(Path(path).expanduser())
@@ -41,7 +44,10 @@ def check_file(path: str | Path) -> None:
 
 
 def load(path: str | Path) -> Params:
-    """Parameters of `models.inception.InceptionV3` from a safetensors file.
+    """Load the parameters of `models.inception.InceptionV3` from a safetensors file.
+
+    Args:
+      path: the file.
 
     Raises:
       UserError: if the file is missing, a pickle or damaged, or naming a tensor that doesn't fit.
@@ -52,20 +58,27 @@ def load(path: str | Path) -> Params:
 
 
 def ignored(name: str) -> bool:
-    """Whether a tensor plays no part in the features: the last layer, and counts of batches."""
+    """Whether a tensor is not needed for features: the last layer, and counts of batches."""
     return name.startswith("fc.") or name.endswith(".num_batches_tracked")
 
 
 def tensor_name(path: tuple[str, ...]) -> str:
-    """PyTorch's name of our parameter."""
+    """Name in PyTorch of a parameter, e.g. of ("Mixed_5b", "branch1x1", "conv", "kernel")."""
     return ".".join([*path[:-1], LEAVES[path[-1]]])
 
 
 def params_from_tensors(named: Mapping[str, np.ndarray], where: str | Path = "weights") -> Params:
-    """Parameters (float32) from PyTorch's tensors; a convolution's is (out, in, height, width).
+    """Convert PyTorch's tensors to parameters.
+
+    Args:
+      named: tensors by their names in PyTorch; a convolution's is (out, in, height, width).
+      where: name of the file in errors.
+
+    Returns:
+      float32 parameters of `models.inception.InceptionV3`.
 
     Raises:
-      UserError: naming `where` and a tensor that is missing, unexpected or of another shape.
+      UserError: naming a tensor that is missing, unexpected or of another shape.
     """
     like = inception.param_shapes()
     wanted = layout.pytorch_shapes(like, tensor_name)
@@ -89,5 +102,5 @@ def params_from_tensors(named: Mapping[str, np.ndarray], where: str | Path = "we
 
 
 def tensors_from_params(params: Params) -> dict[str, np.ndarray]:
-    """The inverse of `params_from_tensors`."""
+    """Convert parameters to PyTorch's tensors; inverts `params_from_tensors`."""
     return layout.to_pytorch(params, tensor_name)

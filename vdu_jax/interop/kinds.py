@@ -1,4 +1,4 @@
-"""What kind of model a folder or file holds: one of the wrong kind is refused by its name."""
+"""Detect the kind of model in a folder or file, and refuse other kinds by name."""
 
 import json
 import re
@@ -14,19 +14,19 @@ from vdu_jax.interop.unet2d import says_nothing
 
 PIXELS = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")
 TEXT = "StableDiffusionPipeline"
-# Names of the first versions -> today's.
+# Class names of the first versions -> current names.
 RENAMED = {"DDPM": "DDPMPipeline", "DDIM": "DDIMPipeline", "PNDM": "PNDMPipeline"}
 READS_PIXELS = (
     f"`vdu import` reads a UNet2DModel on pixels, in a {', '.join(PIXELS[:2])} or "
     f"{PIXELS[2]}, or its folder alone"
 )
-READS_TEXT = f"only a {TEXT} (Stable Diffusion 1 and 2) turns text to images here"
+READS_TEXT = f"a text-to-image model must be a {TEXT} (Stable Diffusion 1 or 2)"
 USE_TEXT = (
-    "give the pipeline's folder to `vdu generate`, or to model.folder of a config of kind "
-    "text_to_image, such as configs/tinted_fashion.py"
+    "give the pipeline's folder to `vdu generate`, or to model.folder of a text-to-image config, "
+    "such as configs/tinted_fashion.py"
 )
-USE_PIXELS = "bring it in with `vdu import`"
-# (pattern of a pipeline's class, what it is); the first that fits.
+USE_PIXELS = "import it with `vdu import`"
+# (pattern of a pipeline's class, kind of model); the first that fits counts.
 PIPELINES = (
     (r"StableDiffusionPipeline$", "a text-to-image model (Stable Diffusion 1 or 2)"),
     (r"StableDiffusion3", "a text-to-image model whose network is a transformer (SD 3)"),
@@ -48,7 +48,7 @@ PIPELINES = (
     (r"Audio|Music", "an audio model"),
     (r"Kandinsky|Wuerstchen|Cascade|UnCLIP|^IF", "a text-to-image model of several networks"),
 )
-# Class of a network -> what it is.
+# (pattern of a network's class, kind of network); the first that fits counts.
 NETWORKS = (
     (r"^UNet2DConditionModel$", "the network of a text-to-image model"),
     (r"Transformer|^DiT", "a transformer"),
@@ -60,7 +60,7 @@ NETWORKS = (
 LATENTS = re.compile(r"^(Asymmetric)?Autoencoder|^VQModel|DecoderVAE$|^Autoencoding")
 LATENT_NAMES = ("vae", "vqvae", "vqgan", "vq_model", "movq")
 SCHEDULERS = ("scheduler", "noise_scheduler")  # the latter in the first versions
-# What goes with a StableDiffusionPipeline's own parts; the checker's images are not looked at here.
+# Parts of a StableDiffusionPipeline; the safety checker and its parts are ignored.
 TEXT_PARTS = {
     "unet", "vae", "text_encoder", "tokenizer", *SCHEDULERS, "safety_checker", "feature_extractor",
     "image_encoder", "requires_safety_checker",
@@ -68,7 +68,15 @@ TEXT_PARTS = {
 
 
 def pipeline_class(index: Mapping[str, Any]) -> Any:
-    """The class that a model_index.json names, by today's name; of a user's own, the last part."""
+    """Class of the pipeline that a model_index.json names, by its current name.
+
+    Args:
+      index: the model_index.json.
+
+    Returns:
+      The name; of a class of the user's own, [module, class], the class. Any other value of
+      `_class_name` as it is, also None.
+    """
     name = index.get("_class_name")
     if isinstance(name, list) and name and isinstance(name[-1], str):
         name = name[-1]
@@ -76,7 +84,7 @@ def pipeline_class(index: Mapping[str, Any]) -> Any:
 
 
 def components(index: Mapping[str, Any]) -> dict[str, str]:
-    """The parts that a pipeline has: name -> class, or the value of what is no class."""
+    """Parts of a pipeline by name: their classes, or the `repr` of a value that is no class."""
     parts = {}
     for name, value in index.items():
         if name.startswith("_") or says_nothing(value) or value == [None, None]:
@@ -87,7 +95,7 @@ def components(index: Mapping[str, Any]) -> dict[str, str]:
 
 
 def latent_parts(index: Mapping[str, Any]) -> list[str]:
-    """The autoencoders among a pipeline's parts: its network does not work on pixels."""
+    """Names of a pipeline's autoencoders; with one, the network works on latents, not pixels."""
     return [
         name
         for name, kind in components(index).items()
@@ -96,7 +104,7 @@ def latent_parts(index: Mapping[str, Any]) -> list[str]:
 
 
 def describe(index: Mapping[str, Any]) -> str:
-    """What kind of model a model_index.json tells of."""
+    """Kind of model of a model_index.json, in words."""
     name, parts = pipeline_class(index), components(index)
     if isinstance(name, str) and name not in PIXELS:
         for pattern, what in PIPELINES:
@@ -111,7 +119,7 @@ def describe(index: Mapping[str, Any]) -> str:
         return f"a model on the latents of its {' and '.join(latents)}, not on pixels"
     if name in PIXELS:
         return "an unconditional model, which takes no text"
-    return "a pipeline that is not known here"
+    return "an unknown pipeline"
 
 
 def _refusal(where: Path, index: Mapping[str, Any], do: str) -> UserError:
@@ -120,10 +128,14 @@ def _refusal(where: Path, index: Mapping[str, Any], do: str) -> UserError:
 
 
 def check_pixels(index: Mapping[str, Any], where: Path) -> None:
-    """Refuse a model_index.json of anything but an unconditional model on pixels.
+    """Check that a model_index.json is that of an unconditional model on pixels.
+
+    Args:
+      index: the model_index.json.
+      where: its path.
 
     Raises:
-      UserError: naming what it is instead.
+      UserError: naming the kind of any other model.
     """
     name, parts = pipeline_class(index), components(index)
     if name == TEXT:
@@ -136,13 +148,17 @@ def check_pixels(index: Mapping[str, Any], where: Path) -> None:
     for part, kind in parts.items():
         if part not in ("unet", *SCHEDULERS):
             raise UserError(
-                f"{where}: {part} = {kind}: it has no place in an unconditional model on pixels: "
+                f"{where}: {part} = {kind}: an unconditional model on pixels has no such part: "
                 f"{READS_PIXELS}"
             )
 
 
 def check_not_latent(index: Mapping[str, Any], where: Path) -> None:
-    """Refuse a network that lies in a pipeline with an autoencoder.
+    """Check that the pipeline around a network has no autoencoder.
+
+    Args:
+      index: the pipeline's model_index.json.
+      where: its path.
 
     Raises:
       UserError: naming the pipeline.
@@ -154,10 +170,14 @@ def check_not_latent(index: Mapping[str, Any], where: Path) -> None:
 
 
 def check_text(index: Mapping[str, Any], where: Path) -> None:
-    """Refuse a model_index.json of anything but a `StableDiffusionPipeline`.
+    """Check that a model_index.json is that of a `StableDiffusionPipeline`.
+
+    Args:
+      index: the model_index.json.
+      where: its path.
 
     Raises:
-      UserError: naming what it is instead.
+      UserError: naming the kind of any other model.
     """
     name, parts = pipeline_class(index), components(index)
     if name in PIXELS and not latent_parts(index):
@@ -166,15 +186,15 @@ def check_text(index: Mapping[str, Any], where: Path) -> None:
         raise _refusal(where, index, READS_TEXT)
     for part, kind in parts.items():
         if part not in TEXT_PARTS:
-            raise UserError(f"{where}: {part} = {kind}: there is no such part here: {READS_TEXT}")
+            raise UserError(f"{where}: {part} = {kind}: the part is not supported: {READS_TEXT}")
 
 
 def describe_network(config: Mapping[str, Any]) -> str:
-    """What a config.json of a single network tells of; "" for what is not known."""
+    """Kind of network of a config.json, in words; "" if it is unknown."""
     names = config.get("architectures")
     name = config.get("_class_name") or (names[0] if isinstance(names, list) and names else "")
     if "peft_type" in config:
-        return "an adapter (LoRA), no whole model"
+        return "an adapter (LoRA), not a complete model"
     if isinstance(name, str):
         for pattern, what in NETWORKS:
             if re.search(pattern, name):
@@ -184,10 +204,11 @@ def describe_network(config: Mapping[str, Any]) -> str:
 
 
 def refuse_file(path: Path, reads: str) -> UserError:
-    """The error for a file where a model's folder is needed.
+    """The error for a file that is given in place of a model's folder.
 
     Args:
-      reads: what the command reads.
+      path: the file.
+      reads: the models that the command reads, in words.
     """
     if path.suffix == ".json":
         return UserError(f"{path} is one file of a model: name its folder, {path.parent}")
@@ -196,16 +217,16 @@ def refuse_file(path: Path, reads: str) -> UserError:
         return UserError(f"{path} is {content.what}: {content.do}; {reads}")
     if path.suffix == ".safetensors" or path.suffix in tensors.PICKLES:
         return UserError(f"{path} is {_single_file(path)}; {reads}")
-    return UserError(f"{path} is no folder: {reads}")
+    return UserError(f"{path} is not a folder: {reads}")
 
 
 FROM_SINGLE = (
     "make a folder of it in PyTorch, with diffusers' StableDiffusionPipeline.from_single_file(FILE)"
     ".save_pretrained(DIR), and name that in model.folder or `vdu generate`"
 )
-# (pattern of a tensor's name, what the file is), the first that fits.
+# (pattern of a tensor's name, kind of file); the first that fits counts.
 LAYOUTS = (
-    (r"lora_|\.lora[._]", "a LoRA, which is no whole model: merge it into its model first"),
+    (r"lora_|\.lora[._]", "a LoRA, which is not a complete model: merge it into its model first"),
     (r"double_blocks\.", "a single-file checkpoint of Flux, whose network is a transformer"),
     (r"joint_blocks\.", "a single-file checkpoint of SD 3, whose network is a transformer"),
     (r"^conditioner\.embedders\.", "a single-file checkpoint of SDXL, with two text encoders"),
@@ -235,14 +256,15 @@ def _single_file(path: Path) -> str:
     for pattern, what in LAYOUTS:
         if any(re.search(pattern, name) for name in names):
             return what
-    return "a safetensors file of a layout that is not known"
+    return "a safetensors file of an unknown layout"
 
 
 def refuse_folder(directory: Path, reads: str) -> UserError:
-    """The error for a folder in which no model was found.
+    """The error for a folder without a model.
 
     Args:
-      reads: what the command reads.
+      directory: the folder.
+      reads: the models that the command reads, in words.
     """
 
     def error(what: str, do: str) -> UserError:
@@ -254,7 +276,7 @@ def refuse_folder(directory: Path, reads: str) -> UserError:
     if "adapter_config.json" in here or any(
         "lora" in n and n.endswith(".safetensors") for n in here
     ):
-        return error("an adapter (LoRA), no whole model", "merge it into its model first")
+        return error("an adapter (LoRA), not a complete model", "merge it into its model first")
     for stage in ("train", "import"):
         if (directory / stage / "inputs.json").is_file():
             do = "name it in train.init_from or unlearn.init_from, or `vdu export` its model"
@@ -269,17 +291,24 @@ def refuse_folder(directory: Path, reads: str) -> UserError:
     if "unet_ema" in here:
         return error("a model's moving average alone", "import it with --weights=ema")
     if "scheduler_config.json" in here:
-        return error("no model: of one it has scheduler_config.json alone", reads)
+        return error("no model, but scheduler_config.json alone", reads)
     single = [p for n, p in here.items() if n.endswith((".safetensors", ".ckpt")) and p.is_file()]
     if single:
         return refuse_file(single[0], reads)
     return UserError(
-        f"{directory} is no diffusers model: neither unet/ nor config.json is there; {reads}"
+        f"{directory} is no diffusers model: it has neither unet/ nor config.json; {reads}"
     )
 
 
 def index_around(directory: Path) -> tuple[dict[str, Any], Path] | None:
-    """The model_index.json of the pipeline that a network's folder lies in, if it lies in one."""
+    """The model_index.json of the pipeline around a network's folder.
+
+    Args:
+      directory: the network's folder.
+
+    Returns:
+      (model_index.json, its path); None if the folder is not part of a pipeline.
+    """
     where = directory.absolute().parent / "model_index.json"
     try:
         index = json.loads(where.read_text(encoding="utf-8"))

@@ -1,9 +1,9 @@
-"""Folders of diffusers' `StableDiffusionPipeline`: read, written with other parameters, made new.
+"""Read and write folders of diffusers' `StableDiffusionPipeline`.
 
 DIR/model_index.json
-DIR/unet/, DIR/vae/, DIR/text_encoder/       config.json and safetensors
-DIR/tokenizer/                               see `tokenizer.load`
-DIR/scheduler/scheduler_config.json          its noise schedule alone; how to sample is ours
+DIR/unet/, DIR/vae/, DIR/text_encoder/    config.json and safetensors
+DIR/tokenizer/                            see `tokenizer.load`
+DIR/scheduler/scheduler_config.json       only the noise schedule is read
 """
 
 import math
@@ -28,18 +28,19 @@ from vdu_jax.interop import (
 from vdu_jax.runtime import artifacts
 from vdu_jax.types import Params
 
-SCALING = 0.18215  # of the autoencoders whose config.json does not say
+SCALING = 0.18215  # default of the autoencoder's scaling_factor
 
 
 class TextToImage(NamedTuple):
-    """The networks of a folder with their parameters, and what goes with them.
+    """A text-to-image model: networks, parameters, tokenizer and noise schedule.
 
     Attributes:
-      modules, params: by the names of `stable_diffusion.PARTS`.
+      modules: networks, by the names of `stable_diffusion.PARTS`.
+      params: their parameters, by the same names.
       tokenize: see `tokenizer.Tokenize`.
-      diffusion: as `config.diffusion`.
-      scaling: the networks' latents are the autoencoder's times this.
-      latent_shape: (h, w, channels) of the images that the model was trained on.
+      diffusion: settings of the noise schedule, as `config.diffusion`.
+      scaling: factor by which the U-Net's latents are larger than the autoencoder's.
+      latent_shape: (h, w, channels) of the latents that the model was trained on.
     """
 
     modules: dict[str, nn.Module]
@@ -51,14 +52,17 @@ class TextToImage(NamedTuple):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
+        """(H, W, C) of the images that the model was trained on."""
         vae, (height, width, _) = self.modules["vae"], self.latent_shape
         factor = 2 ** (len(vae.block_out_channels) - 1)
         return factor * height, factor * width, vae.channels
 
 
 def read(directory: Path) -> TextToImage:
-    """Read a folder.
+    """Read the folder of a pipeline.
+
+    Args:
+      directory: the folder, DIR in the module's docstring.
 
     Raises:
       UserError: naming the file, key or tensor that is missing, damaged or can't be expressed.
@@ -102,7 +106,9 @@ def _no_pipeline(directory: Path) -> UserError:
     where = directory / "config.json"
     if where.is_file():
         kind = kinds.describe_network(folder.read_json(where)[0]) or "a single network"
-        return UserError(f"{where} is of {kind}: name the pipeline's folder; {kinds.READS_TEXT}")
+        return UserError(
+            f"{where} belongs to {kind}: name the pipeline's folder; {kinds.READS_TEXT}"
+        )
     if (directory / "unet").is_dir():
         return UserError(
             f"{directory} is no diffusers pipeline: model_index.json is not there; "
@@ -112,10 +118,14 @@ def _no_pipeline(directory: Path) -> UserError:
 
 
 def scaling_factor(config: Mapping[str, Any], where: Path | str) -> float:
-    """What an autoencoder's latents are multiplied by.
+    """Factor of an autoencoder's latents.
+
+    Args:
+      config: the autoencoder's config.json.
+      where: its path, for errors.
 
     Raises:
-      UserError: if its config.json says no number > 0.
+      UserError: if the factor is not a number > 0.
     """
     value = config.get("scaling_factor")
     value = SCALING if value is None else value
@@ -125,10 +135,17 @@ def scaling_factor(config: Mapping[str, Any], where: Path | str) -> float:
 
 
 def read_networks(directory: Path) -> tuple[dict[str, dict], dict[str, nn.Module]]:
-    """The config.json of each network of a folder, and the networks, without their parameters.
+    """Read the networks of a pipeline's folder, without their parameters.
+
+    Args:
+      directory: the folder.
+
+    Returns:
+      (config.json, linen module) of each network, two dicts by the names of
+      `stable_diffusion.PARTS`.
 
     Raises:
-      UserError: as `read`.
+      UserError: see `read`.
     """
     directory, configs, modules = Path(directory), {}, {}
     index = directory / "model_index.json"
@@ -145,25 +162,36 @@ def read_networks(directory: Path) -> tuple[dict[str, dict], dict[str, nn.Module
 
 
 def check_fit(where: Path | str, modules: Mapping[str, nn.Module]) -> None:
-    """Raises: UserError, naming `where`, if the networks are not made for each other."""
+    """Check that the networks of a model fit together.
+
+    Args:
+      where: the model's folder, for errors.
+      modules: networks, by the names of `stable_diffusion.PARTS`.
+
+    Raises:
+      UserError: if the latents or the text embeddings of two networks differ in size.
+    """
     unet, vae, text = (modules[name] for name in ("unet", "vae", "text_encoder"))
     for what, one, other in (
-        ("channels of the latents: unet", unet.out_channels, ("vae", vae.latent_channels)),
-        (
-            "numbers of a token's embedding: unet",
-            unet.text_width,
-            ("text_encoder", text.hidden_size),
-        ),
+        ("channels of the latents", unet.out_channels, ("vae", vae.latent_channels)),
+        ("width of a token's embedding", unet.text_width, ("text_encoder", text.hidden_size)),
     ):
         if one != other[1]:
-            raise UserError(f"{where}: {what} has {one} and {other[0]} {other[1]}")
+            raise UserError(
+                f"{where}: {what}: {one} in unet, {other[1]} in {other[0]}; take the networks of "
+                "one model"
+            )
 
 
 def latent_sides(config: Mapping[str, Any], where: Path | str) -> tuple[int, int]:
     """Height and width of the latents that a U-Net was trained on.
 
+    Args:
+      config: the U-Net's config.json.
+      where: its path, for errors.
+
     Raises:
-      UserError: if its config.json says neither one nor two numbers.
+      UserError: if `sample_size` is neither one nor two whole numbers in 1..4096.
     """
     size = config.get("sample_size") or 64
     sides = list(size) if isinstance(size, list) else [size, size]
@@ -174,21 +202,23 @@ def latent_sides(config: Mapping[str, Any], where: Path | str) -> tuple[int, int
 
 
 def write(directory: Path, source: Path, params: Mapping[str, Params]) -> list[str]:
-    """The folder `source` with other parameters in some of its networks, whole or not at all.
+    """Copy a pipeline's folder with other parameters in some of its networks, atomically.
 
-    The rest of the pipeline is copied as it is, and tensors keep their names, types, files and
-    metadata: with the parameters that were read, the new folder has the same bytes. Nothing that
-    could hold the source's weights is copied beside new ones: other variants of a network, single
-    files, and folders that are no part of the pipeline, such as unet_ema/ or .git/.
+    Tensors keep their names, types, files and metadata, so with the parameters of `source` the new
+    folder has the same bytes. Files that could hold the source's weights are not copied beside new
+    ones: other variants of a network, single files, and folders that are no part of the pipeline,
+    such as unet_ema/ or .git/.
 
     Args:
-      params: of networks by name, e.g. {"unet": …}.
+      directory: the new folder.
+      source: the folder to copy.
+      params: new parameters by network, e.g. {"unet": …}.
 
     Returns:
       The files and folders that were not copied, relative to `source`.
 
     Raises:
-      UserError: if there is something at `directory` already, or `source` cannot be read.
+      UserError: if `directory` exists, or `source` cannot be read.
     """
     directory, source = Path(directory), Path(source)
     if directory.exists():
@@ -217,7 +247,7 @@ def write(directory: Path, source: Path, params: Mapping[str, Params]) -> list[s
 def _not_copied(
     source: Path, parts: Mapping[str, str], networks: Mapping[str, weights.Found]
 ) -> set[Path]:
-    """What of a pipeline's folder is left out of one with new weights for `networks`."""
+    """Paths in a pipeline's folder that a copy with new weights for `networks` must not have."""
     skipped = {
         path
         for path in source.iterdir()
@@ -234,7 +264,7 @@ def _not_copied(
     return skipped
 
 
-# Classes of a pipeline's parts, as its model_index.json names them.
+# model_index.json of a new folder.
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],
@@ -246,7 +276,7 @@ INDEX = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
-# What all parts of a new folder say beside their settings.
+# Entries of the parts' config.json in a new folder, beside their settings.
 ABOUT: dict[str, dict[str, Any]] = {
     "unet": {"_class_name": "UNet2DConditionModel"},
     "vae": {"_class_name": "AutoencoderKL"},
@@ -255,7 +285,7 @@ ABOUT: dict[str, dict[str, Any]] = {
         "_class_name": "DDIMScheduler",
         "clip_sample": False,
         "set_alpha_to_one": True,
-        "steps_offset": 1,  # diffusers asks for it, and with this spacing does nothing with it
+        "steps_offset": 1,  # diffusers warns without it, and ignores it with this spacing
         "timestep_spacing": "trailing",
     },
 }
@@ -267,13 +297,13 @@ def create(
     params: Mapping[str, Params],
     vocabulary: tokenizer.Vocabulary,
 ) -> None:
-    """A new folder, whole or not at all; what was at `directory` is replaced.
+    """Write the folder of a new model atomically; an existing `directory` is replaced.
 
     Args:
-      configs: what is to stand in the config.json of each of `stable_diffusion.PARTS`, and in the
-        scheduler's.
-      params: of each of them.
-      vocabulary: of the tokenizer.
+      directory: the folder.
+      configs: the config.json of each of `stable_diffusion.PARTS`, and of "scheduler".
+      params: the parameters of each of `stable_diffusion.PARTS`.
+      vocabulary: the tokenizer's vocabulary.
     """
     version = {"_diffusers_version": folder.DIFFUSERS_VERSION}
     with artifacts.atomic_folder(directory) as temporary:

@@ -1,8 +1,8 @@
-"""The schedulers of Hugging Face diffusers: `scheduler_config.json`.
+"""Read and write the schedulers of Hugging Face diffusers, `scheduler_config.json`.
 
-One file of theirs holds two things of ours: the noise schedule (`config.diffusion`), which must be
-exactly one that we have, and the way to sample (`config.sampler`), which is a proposal: the same
-where we have it, or else the nearest, with a note that says what differs.
+One such file gives two sections of a config: the noise schedule (`config.diffusion`), which must
+exist here exactly, and the sampler (`config.sampler`), which is only proposed: the same sampler if
+it exists here, or else the nearest one with a note on the difference.
 """
 
 import math
@@ -15,19 +15,21 @@ from vdu_jax.diffusion.samplers import SPACINGS, VARIANCES
 from vdu_jax.errors import UserError
 from vdu_jax.interop.unet2d import same_kind, says_nothing
 
+# Name of a noise schedule here -> in diffusers.
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 
 
 class Kind(NamedTuple):
-    """A scheduler of theirs.
+    """A scheduler class of diffusers.
 
     Attributes:
-      sampler: the same, or the nearest, of our samplers.
+      sampler: the same sampler here, or the nearest one.
       exact: whether it is the same.
-      eta: of that sampler.
+      eta: η of that sampler.
       spacing: default of `timestep_spacing`.
-      clips: the default of `clip_sample`; `None` for a class that clips nothing.
-      thresholds, flows: whether `thresholding` and `use_flow_sigmas` mean something to it.
+      clips: default of `clip_sample`; None if the class never clips.
+      thresholds: whether the class uses `thresholding`.
+      flows: whether the class uses `use_flow_sigmas`.
       betas: defaults of beta_start, beta_end and beta_schedule.
     """
 
@@ -48,7 +50,7 @@ DDIM = DDPM._replace(sampler="ddim")
 FEW_STEPS = Kind(
     "ddim", spacing="leading", clips=False, thresholds=True, betas=(*NARROW[:2], "scaled_linear")
 )
-# Those that add noise as DDPM does, whatever they call its levels, by class name.
+# The classes with the forward process of DDPM, whatever they call its noise levels.
 KINDS = {
     "DDPMScheduler": DDPM,
     "DDPMParallelScheduler": DDPM,
@@ -73,10 +75,10 @@ KINDS = {
     "TCDScheduler": FEW_STEPS,
     "UniPCMultistepScheduler": DPM,
 }
-# Names of the first versions -> today's.
+# Names of the first versions -> current names.
 RENAMED_CLASSES = {"GaussianDDPMScheduler": "DDPMScheduler"}
 RENAMED_KEYS = {"timesteps": "num_train_timesteps", "clip_predicted_image": "clip_sample"}
-# An example of each key's value, for its kind; the numbers are the defaults of all classes.
+# A value of the right type for each key; the numbers are the defaults of all classes.
 EXAMPLES = {
     "num_train_timesteps": 1000,
     "beta_start": 1e-4,
@@ -99,7 +101,7 @@ EXAMPLES = {
     "use_flow_sigmas": False,
     "timestep_type": "discrete",
 }
-# What our DPM-Solver++ does, in their words.
+# Settings of diffusers' solver with which it equals the DPM-Solver++ here.
 SOLVER = {
     "solver_order": (2,),
     "solver_type": ("midpoint",),
@@ -112,8 +114,8 @@ SOLVER = {
 }
 ALGORITHMS = {"dpmsolver++": 0.0, "sde-dpmsolver++": 1.0, "dpmsolver": 0.0, "sde-dpmsolver": 1.0}
 OURS = ("dpmsolver++", "sde-dpmsolver++")
-# Known keys that say only how another class samples, or that only count where a key above has
-# another value than it is read with.
+# Known keys that only affect how other classes sample, or only apply with values of the keys above
+# that are refused.
 OTHER_KEYS = {
     "trained_betas", "dynamic_thresholding_ratio", "sample_max_value", "euler_at_final",
     "lower_order_final", "flow_shift", "use_dynamic_shifting", "time_shift_type", "skip_prk_steps",
@@ -125,7 +127,13 @@ OTHER_KEYS = {
 
 
 class Scheduler(NamedTuple):
-    """diffusion, sampler: settings as in a config. notes: what the sampler does otherwise."""
+    """Config settings from a `scheduler_config.json`.
+
+    Attributes:
+      diffusion: settings of the noise schedule, as `config.diffusion`.
+      sampler: settings of the proposed sampler, as `config.sampler`.
+      notes: lines for the user on differences of the sampler from the file.
+    """
 
     diffusion: dict[str, Any]
     sampler: dict[str, Any]
@@ -133,7 +141,7 @@ class Scheduler(NamedTuple):
 
 
 class _File:
-    """A `scheduler_config.json` under today's names, with the defaults of its class."""
+    """A `scheduler_config.json` with current names and the defaults of its class."""
 
     def __init__(self, config: Mapping[str, Any], where: Path | str, named: str | None) -> None:
         self.where, self.said = where, dict(config)
@@ -144,8 +152,7 @@ class _File:
         if not isinstance(name, str) or name not in KINDS:
             raise self.refuse(
                 "_class_name",
-                "its noise schedule is not known here; known are those of "
-                + ", ".join(sorted(KINDS)),
+                f"its noise schedule is unknown; known classes are {', '.join(sorted(KINDS))}",
                 name,
             )
         self.name, self.kind = name, KINDS[name]
@@ -153,6 +160,7 @@ class _File:
         self._check_kinds()
 
     def refuse(self, key: str, need: str, value: Any = None) -> UserError:
+        """The error for a value; `need` says which values can be expressed."""
         value = self.said.get(key) if value is None else value
         return UserError(f"{self.where}: {key} = {value!r} can't be expressed: {need}")
 
@@ -182,13 +190,13 @@ class _File:
         return values | said
 
     def _check_kinds(self) -> None:
-        """Refuse keys that nobody knows, and values of another kind."""
+        """Refuse unknown keys, and values of another type."""
         for key, value in self.values.items():
             if key.startswith("_") or says_nothing(value):
                 continue
             if key in EXAMPLES:
                 if not same_kind(value, EXAMPLES[key]):
-                    raise self.refuse(key, f"it must be of the kind of {EXAMPLES[key]!r}", value)
+                    raise self.refuse(key, f"it must have the type of {EXAMPLES[key]!r}", value)
             elif key in SOLVER:
                 if not isinstance(value, bool):
                     raise self.refuse(key, "it must be true or false")
@@ -196,7 +204,7 @@ class _File:
                 raise self.refuse(key, "the key is not known")
 
     def noise(self) -> dict[str, Any]:
-        """Our settings of the noise schedule, exactly."""
+        """Settings of the same noise schedule here."""
         values, names = self.values, {theirs: ours for ours, theirs in SCHEDULES.items()}
         steps, schedule = values["num_train_timesteps"], values["beta_schedule"]
         if schedule not in names:
@@ -218,7 +226,7 @@ class _File:
         betas = {}
         for key, usual in (("beta_start", 1e-4), ("beta_end", 0.02)):
             fine = isinstance(values[key], int | float) and 0 < values[key] < 1
-            if not fine and names[schedule] != "cosine":  # which has no use for them
+            if not fine and names[schedule] != "cosine":  # the cosine schedule ignores them
                 raise self.refuse(key, "it must lie in (0, 1)")
             betas[key] = values[key] if fine else usual
         return {
@@ -229,7 +237,7 @@ class _File:
         }
 
     def sampling(self) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """Our settings of the nearest sampler, and notes on what it does otherwise."""
+        """Settings of the nearest sampler here, and notes on the differences."""
         values, kind = self.values, self.kind
         spacing, clips = values["timestep_spacing"], kind.clips is not None
         if spacing not in SPACINGS:
@@ -262,7 +270,7 @@ class _File:
             differs.append("steps_offset")
         ours = f"config.sampler proposes {sampler['name']} of {sampler['steps']} steps"
         if not kind.exact:
-            said = f"{self.where}: {self.name} is none of the samplers here; {ours}, the nearest"
+            said = f"{self.where}: {self.name} is not one of the samplers here; {ours}, the nearest"
         elif differs:
             changed = ", ".join(f"{key} = {self.values[key]!r}" for key in differs)
             said = f"{self.where}: {changed} has no counterpart here; {ours} without it"
@@ -271,7 +279,7 @@ class _File:
         return sampler, (f"{said}. The noise schedule is the file's",)
 
     def _variance(self) -> str:
-        # The logarithm is taken and undone.
+        # "fixed_small_log" computes the same variance by way of its logarithm.
         variance = {"fixed_small_log": "fixed_small"}.get(
             self.values["variance_type"], self.values["variance_type"]
         )
@@ -283,16 +291,17 @@ class _File:
 def read_config(
     config: Mapping[str, Any], where: Path | str, named: str | None = None
 ) -> Scheduler:
-    """Our settings from a `scheduler_config.json`.
+    """Convert a `scheduler_config.json` to config settings.
 
     Args:
-      where: named in errors and notes.
-      named: the class that the pipeline's model_index.json names, which diffusers goes by; `None`:
-        the file's own `_class_name`.
+      config: the scheduler_config.json.
+      where: its path, for errors and notes.
+      named: the class in the pipeline's model_index.json, which diffusers uses; None for the file's
+        own `_class_name`.
 
     Raises:
-      UserError: naming `where` and the key, if our noise schedules can't express its value, or it
-        changes the predicted image in a way that no sampler of ours does.
+      UserError: naming the key, if no noise schedule here can express its value, or it changes the
+        predicted image as no sampler here can.
     """
     file = _File(config, where, named)
     diffusion, (sampler, notes) = file.noise(), file.sampling()
@@ -307,8 +316,15 @@ def read_config(
 
 
 def write_config(diffusion: Mapping[str, Any], sampler: Mapping[str, Any]) -> dict[str, Any]:
-    """The `DDPMScheduler` of our settings, which diffusers turns into any other of its schedulers
-    (`DDIMScheduler.from_config(pipeline.scheduler.config)`)."""
+    """Convert config settings to the `scheduler_config.json` of a `DDPMScheduler`.
+
+    diffusers makes its other schedulers of that one, e.g. by
+    `DDIMScheduler.from_config(pipeline.scheduler.config)`.
+
+    Args:
+      diffusion: settings of the noise schedule, as `config.diffusion`.
+      sampler: settings of the sampler, as `config.sampler`.
+    """
     return {
         "_class_name": "DDPMScheduler",
         "num_train_timesteps": diffusion["num_steps"],
@@ -330,11 +346,19 @@ def write_config(diffusion: Mapping[str, Any], sampler: Mapping[str, Any]) -> di
 def read_noise(
     config: Mapping[str, Any], where: Path | str, named: str | None = None
 ) -> dict[str, Any]:
-    """Our `diffusion` settings alone, from the file of any of the schedulers in `KINDS`.
+    """Convert the noise schedule of a `scheduler_config.json` to config settings.
 
-    All of them share one noise schedule and differ in how they sample.
+    All schedulers in `KINDS` share the forward process and differ only in how they sample.
+
+    Args:
+      config: the scheduler_config.json.
+      where: its path, for errors.
+      named: see `read_config`.
+
+    Returns:
+      Settings as `config.diffusion`.
 
     Raises:
-      UserError: naming `where` and the key, if our schedules can't express its value.
+      UserError: naming the key, if no noise schedule here can express its value.
     """
     return _File(config, where, named).noise()

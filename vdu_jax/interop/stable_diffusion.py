@@ -1,8 +1,8 @@
-"""The networks of a Stable Diffusion folder: their `config.json`s and their tensors' names.
+"""The networks of a Stable Diffusion folder: conversion of `config.json` and of tensor names.
 
-Settings are the attributes of the modules in `models.stable_diffusion`. What a module can't express
-is refused by its key; a key that is not known and that says nothing (null or false) is passed over,
-since every version of diffusers and transformers adds some.
+Settings become the attributes of the modules in `models.stable_diffusion`. A value that a module
+can't express is refused with its key. An unknown key is ignored if its value is null or false,
+because every version of diffusers and transformers adds such keys.
 """
 
 import functools
@@ -21,34 +21,51 @@ from vdu_jax.models import network
 from vdu_jax.models.stable_diffusion import text_encoder, unet_condition, vae
 from vdu_jax.types import Params
 
-MOST_LAYERS = 100  # of a block; more would take minutes to trace
+MOST_LAYERS = 100  # layers per block; more would take minutes to trace
 
 
 class Reader:
-    """Values of a `config.json`, each taken or refused."""
+    """Checked access to the values of a `config.json`.
+
+    Attributes:
+      values: the config.json.
+      where: its path, for errors.
+      used: the keys that have been read.
+    """
 
     def __init__(self, config: Mapping[str, Any], where: Path | str, kinds: Sequence[str]) -> None:
+        """Start to read a config.json.
+
+        Args:
+          config: the config.json.
+          where: its path, for errors.
+          kinds: allowed values of `_class_name`; the first is the default.
+
+        Raises:
+          UserError: for another class.
+        """
         self.values, self.where, self.used = dict(config), where, {"_class_name"}
         kind = config.get("_class_name", kinds[0])
         if kind not in kinds:
             raise self.refuse("_class_name", f"it must be {' or '.join(kinds)}", kind)
 
     def refuse(self, key: str, need: str, value: Any = None) -> UserError:
+        """The error for a value of a key; `need` says which values can be expressed."""
         value = self.values.get(key) if value is None else value
         return UserError(f"{self.where}: {key} = {value!r} can't be expressed: {need}")
 
     def take(self, key: str, default: Any) -> Any:
-        """The value of a key, of the kind of its default (a bool, number, string or list)."""
+        """Read a value of the type of its default (a bool, number, string or list)."""
         self.used.add(key)
         value = self.values.get(key, default)
         if value is None:
             return default
         if not unet2d.same_kind(value, default):
-            raise self.refuse(key, f"it must be of the kind of {default!r}")
+            raise self.refuse(key, f"it must have the type of {default!r}")
         return value
 
     def count(self, key: str, default: Any, most: int = 2**16) -> Any:
-        """A whole number in 1..`most`, or a list of such."""
+        """Read a whole number in 1..`most`, or a list of them."""
         value = self.take(key, default)
         several = value if isinstance(value, list | tuple) else [value]
         if not all(type(number) is int and 1 <= number <= most for number in several):
@@ -56,7 +73,7 @@ class Reader:
         return value
 
     def groups(self, key: str, channels: Sequence[int]) -> int:
-        """The groups of all group norms, which divide the channels at every resolution."""
+        """Read the number of groups of all group norms; it must divide all `channels`."""
         value = self.count(key, 32)
         if any(width % value for width in channels):
             raise self.refuse(
@@ -65,7 +82,7 @@ class Reader:
         return value
 
     def one_of(self, key: str, allowed: Sequence[Any]) -> Any:
-        """The value of a key, whose default is the first that is allowed."""
+        """Read one of the `allowed` values; the first is the default."""
         self.used.add(key)
         value = self.values.get(key, allowed[0])
         if value not in allowed:
@@ -73,7 +90,7 @@ class Reader:
         return value
 
     def numbers(self, key: str, default: Sequence[int], count: int) -> tuple[int, ...]:
-        """A number for each of `count` resolutions; one stands for all."""
+        """Read one number for each of `count` resolutions; a single number is for all."""
         self.used.add(key)
         value = self.values.get(key, default)
         value = [value] * count if isinstance(value, int) else value
@@ -82,11 +99,11 @@ class Reader:
         return tuple(value)
 
     def passed_over(self, *keys: str) -> None:
-        """Keys that change nothing here."""
+        """Ignore keys that change nothing here."""
         self.used.update(keys)
 
     def finish(self) -> None:
-        """Refuse what says something that nobody has read."""
+        """Refuse keys that were not read, unless their values are null or false."""
         for key, value in self.values.items():
             known = key in self.used or key.startswith("_")
             if not known and not unet2d.says_nothing(value):
@@ -94,10 +111,14 @@ class Reader:
 
 
 def read_unet(config: Mapping[str, Any], where: Path | str) -> unet_condition.UNetCondition:
-    """The `UNet2DConditionModel` of a `config.json`.
+    """Make the U-Net of the `config.json` of a `UNet2DConditionModel`.
+
+    Args:
+      config: the config.json.
+      where: its path, for errors.
 
     Raises:
-      UserError: naming `where` and the key, if ours can't express its value.
+      UserError: naming the key, if the module can't express its value.
     """
     read = Reader(config, where, ["UNet2DConditionModel"])
     channels = tuple(read.count("block_out_channels", [320, 640, 1280, 1280]))
@@ -107,7 +128,7 @@ def read_unet(config: Mapping[str, Any], where: Path | str) -> unet_condition.UN
     usual = ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * (count - 1)
     up = read.take("up_block_types", usual)
     attends = unet2d.attending_levels(down, up, "CrossAttn", count, read.refuse)
-    # What diffusers calls the dimension of a head is, by an old mistake, the number of heads.
+    # By an old mistake diffusers calls the number of heads the dimension of a head.
     heads = read.numbers("attention_head_dim", [8] * count, count)
     if read.values.get("num_attention_heads") is not None:
         heads = read.numbers("num_attention_heads", [8] * count, count)
@@ -148,10 +169,14 @@ def read_unet(config: Mapping[str, Any], where: Path | str) -> unet_condition.UN
 
 
 def read_vae(config: Mapping[str, Any], where: Path | str) -> vae.AutoencoderKL:
-    """The `AutoencoderKL` of a `config.json`.
+    """Make the autoencoder of the `config.json` of an `AutoencoderKL`.
+
+    Args:
+      config: the config.json.
+      where: its path, for errors.
 
     Raises:
-      UserError: naming `where` and the key, if ours can't express its value.
+      UserError: naming the key, if the module can't express its value.
     """
     read = Reader(config, where, ["AutoencoderKL"])
     channels = tuple(read.count("block_out_channels", [64]))
@@ -177,13 +202,13 @@ def read_vae(config: Mapping[str, Any], where: Path | str) -> vae.AutoencoderKL:
     return module
 
 
-# Of `CLIPTextConfig`, and of no consequence for the text's embeddings.
+# Keys of `CLIPTextConfig` that do not change the text's embeddings.
 TEXT_PASSED_OVER = (
     "model_type", "architectures", "torch_dtype", "dtype", "transformers_version",
     "attention_dropout", "dropout", "initializer_factor", "initializer_range", "projection_dim",
     "bos_token_id", "eos_token_id", "pad_token_id", "return_dict", "use_cache",
 )  # fmt: skip
-# All that `read_text_encoder` takes from it.
+# Keys of `CLIPTextConfig` that `read_text_encoder` reads.
 TEXT_KEYS = (
     "model_type", "vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size",
     "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps",
@@ -191,10 +216,14 @@ TEXT_KEYS = (
 
 
 def read_text_encoder(config: Mapping[str, Any], where: Path | str) -> text_encoder.TextEncoder:
-    """The `CLIPTextModel` of a `config.json`.
+    """Make the text encoder of the `config.json` of a `CLIPTextModel`.
+
+    Args:
+      config: the config.json.
+      where: its path, for errors.
 
     Raises:
-      UserError: naming `where` and the key, if ours can't express its value.
+      UserError: naming the key, if the module can't express its value.
     """
     read = Reader(config, where, ["CLIPTextModel"])
     read.one_of("model_type", ["clip_text_model"])
@@ -211,10 +240,19 @@ def read_text_encoder(config: Mapping[str, Any], where: Path | str) -> text_enco
 def tower_settings(
     read: Reader, hidden_size: int, intermediate_size: int, num_heads: int
 ) -> dict[str, Any]:
-    """What both of CLIP's towers are made of; the numbers are for keys that are not there.
+    """Settings that CLIP's text and image encoders have in common.
+
+    Args:
+      read: the reader of the config.json.
+      hidden_size: default width.
+      intermediate_size: default width of the perceptron's hidden layer.
+      num_heads: default number of attention heads.
+
+    Returns:
+      Attributes of `TextEncoder` and `VisionEncoder`.
 
     Raises:
-      UserError: as `read_text_encoder`.
+      UserError: naming the key, if the modules can't express its value.
     """
     hidden = read.count("hidden_size", hidden_size)
     heads = read.count("num_attention_heads", num_heads)
@@ -230,7 +268,7 @@ def tower_settings(
     }
 
 
-TEXT_PREFIX = "text_model."  # of the text encoder's names before transformers 5
+TEXT_PREFIX = "text_model."  # prefix of the text encoder's names before transformers 5
 TEXT_NAMES = (
     (re.compile(r"^(token|position)_embedding$"), r"embeddings.\1_embedding"),
     (re.compile(r"^layers_(\d+)$"), r"encoder.layers.\1"),
@@ -239,7 +277,12 @@ TEXT_NAMES = (
 
 
 def text_name(path: tuple[str, ...], attention: Mapping[str, str] = unet2d.MODERN) -> str:
-    """Their name of a parameter of one of CLIP's towers, without the tower's (`TEXT_PREFIX`)."""
+    """Name in transformers of a parameter of CLIP's text or image encoder, without `TEXT_PREFIX`.
+
+    Args:
+      path: the parameter's path, e.g. ("layers_0", "mlp_fc1", "kernel").
+      attention: not used; see `unet2d.tensor_name`.
+    """
     del attention
     *modules, leaf = path
     for pattern, theirs in TEXT_NAMES:
@@ -248,7 +291,7 @@ def text_name(path: tuple[str, ...], attention: Mapping[str, str] = unet2d.MODER
 
 
 def is_position(name: str) -> bool:
-    """Whether a tensor of CLIP's says nothing: 0, 1, …, in old versions."""
+    """Whether a tensor of CLIP is the constant 0, 1, … that old versions stored."""
     return name.endswith(".position_ids")
 
 
@@ -258,20 +301,20 @@ def _param_shapes(init_params: Callable[[Any, jax.Array], Params], module: nn.Mo
 
 
 def _init_unet(module: unet_condition.UNetCondition, key: jax.Array) -> Params:
-    side = 2 ** (len(module.block_out_channels) - 1)  # the least that it halves
+    side = 2 ** (len(module.block_out_channels) - 1)  # the smallest side that it can halve
     return network.init_params(module, key, (side, side, module.out_channels))
 
 
 class Part(NamedTuple):
-    """One of the networks of a folder.
+    """A network of a folder: how it is read, and how its tensors are named.
 
     Attributes:
-      weights: the file with its tensors.
-      read_config: a `config.json`, and where it lies, to the module.
+      weights: name of the file with its tensors.
+      read_config: `(config.json, its path) -> module`.
       init_params: `(module, key) -> params`.
-      tensor_name: their name of a parameter, given the names of the attention layers.
-      ignored: of a tensor's name, whether it has no part here.
-      prefix: what their names begin with in some versions.
+      tensor_name: `(path, attention=names of the attention layers) -> name in PyTorch`.
+      ignored: `(name) -> bool`: whether a tensor is not a parameter here.
+      prefix: prefix of the tensors' names in some versions.
     """
 
     weights: str
@@ -282,17 +325,22 @@ class Part(NamedTuple):
     prefix: str = ""
 
     def param_shapes(self, module: nn.Module) -> Params:
-        """Shapes of the module's parameters; nothing is allocated."""
+        """Shapes of the module's parameters, `jax.ShapeDtypeStruct`s; nothing is allocated."""
         return _param_shapes(self.init_params, module)
 
     def tensor_shapes(self, module: nn.Module) -> dict[str, tuple[int, ...]]:
-        """The shapes of their tensors, by name."""
+        """Shapes in PyTorch of the module's tensors, by name."""
         return layout.pytorch_shapes(self.param_shapes(module), self.tensor_name)
 
     def to_params(
         self, module: nn.Module, named: Mapping[str, np.ndarray], where: Path | str
     ) -> Params:
-        """Their tensors as the module's parameters.
+        """Convert PyTorch's tensors to parameters of the module.
+
+        Args:
+          module: the network.
+          named: tensors by their names in PyTorch.
+          where: name of the file in errors.
 
         Raises:
           UserError: see `layout.from_pytorch`.
@@ -301,12 +349,17 @@ class Part(NamedTuple):
         return layout.from_pytorch(named, self.param_shapes(module), name_of, where)
 
     def to_tensors(self, params: Params, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The inverse: named and typed as the tensors `like`, which the parameters came from."""
+        """Convert parameters to PyTorch's tensors; inverts `to_params`.
+
+        Args:
+          params: the parameters.
+          like: the tensors that the parameters were made of; the result has their names and types.
+        """
         named = layout.to_pytorch(params, self._namer(like))
         return {name: tensor.astype(like[name].dtype) for name, tensor in named.items()}
 
     def _namer(self, named: Mapping[str, Any]) -> layout.NameOf:
-        """`tensor_name` in the manner of these names, old or new."""
+        """`tensor_name` for the version of diffusers or transformers that wrote these names."""
         name_of = functools.partial(self.tensor_name, attention=unet2d.attention_names(named))
         if self.prefix and any(name.startswith(self.prefix) for name in named):
             return lambda path: self.prefix + name_of(path)
@@ -332,4 +385,4 @@ PARTS = {
         TEXT_PREFIX,
     ),
 }
-"""By the names of their sub-folders."""
+"""The networks of a folder, by the names of their sub-folders."""

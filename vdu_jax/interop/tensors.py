@@ -1,4 +1,4 @@
-"""Safetensors files: read and written whole, never a pickle."""
+"""Read and write safetensors files; pickles are refused."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from vdu_jax.interop import contents
 from vdu_jax.runtime import artifacts
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# Of the names of one of several files, and of the index that says which tensor lies in which.
+# In the name of a shard, and of the index that says which tensor lies in which shard.
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.)")
 INDEX = re.compile(r"\.index(\.[^.]+)?\.json$")
 FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -24,37 +24,46 @@ NAMED_TYPES = {np.dtype(t).name: np.dtype(t) for t in FLOATS.values()}
 
 
 class TensorFile(NamedTuple):
-    """tensors: arrays by name, of their stored types. metadata: the file's own strings."""
+    """Contents of a safetensors file.
+
+    Attributes:
+      tensors: arrays by name, of the stored types.
+      metadata: strings by name.
+    """
 
     tensors: dict[str, np.ndarray]
     metadata: dict[str, str]
 
 
 def shard_count(path: Path) -> int:
-    """How many files a shard's name says that there are; 1 for a name of no shard."""
+    """Number of shards by the name of one of them; 1 if the file is no shard."""
     match = SHARD.search(path.name)
     return int(match[2]) if match else 1
 
 
 def index_of(shard: Path) -> Path | None:
-    """The index beside a file that lists it as one of several, if there is one."""
+    """The index file beside a shard that lists it, or None."""
     for path in sorted(shard.parent.glob("*.json")):
         if not INDEX.search(path.name):
             continue
         try:
             files = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError):
-            continue  # whatever it is, it lists nothing
+            continue  # not an index
         if shard.name in files and len(files) > 1:
             return path
     return None
 
 
 def check_not_shard(path: Path, converted: Path | None = None) -> None:
-    """Refuse a pickle that holds only some of a network's tensors.
+    """Check that a pickle is not one of several shards.
+
+    Args:
+      path: the pickle.
+      converted: the safetensors file that the error's command names; None for one beside `path`.
 
     Raises:
-      UserError: with the command that converts all of them.
+      UserError: if it is; the message has the command that converts all shards.
     """
     index, count = index_of(path), shard_count(path)
     if index is not None:
@@ -73,13 +82,14 @@ def check_not_shard(path: Path, converted: Path | None = None) -> None:
 
 
 def refuse_pickle(path: Path, converted: Path | None = None) -> None:
-    """Refuse a file that is named like a pickle, which can run code when it is loaded.
+    """Refuse a file with the suffix of a pickle, which can run code when it is loaded.
 
     Args:
-      converted: where the error proposes to put the tensors.
+      path: the file.
+      converted: the safetensors file that the error's command names; None for one beside `path`.
 
     Raises:
-      UserError: with the command that converts it.
+      UserError: if it has; the message has the command that converts it.
     """
     if path.suffix in PICKLES:
         check_not_shard(path, converted)
@@ -91,14 +101,15 @@ def refuse_pickle(path: Path, converted: Path | None = None) -> None:
 
 
 def read(path: Path, ignored: Callable[[str], bool] = lambda name: False) -> TensorFile:
-    """All tensors of a safetensors file.
+    """Read all tensors of a safetensors file.
 
     Args:
-      ignored: of a name, whether that tensor is left out, whatever it holds.
+      path: the file.
+      ignored: `(name) -> bool`: whether to leave out a tensor, whatever its type and values.
 
     Raises:
-      UserError: if the file is missing, a pickle, truncated, or holds anything but finite float32,
-        float16 or bfloat16 numbers.
+      UserError: if the file is missing, a pickle or truncated, or holds anything but finite
+        float32, float16 or bfloat16 numbers.
     """
     path = Path(path)
     refuse_pickle(path)
@@ -139,7 +150,13 @@ def checksums(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
 
 
 def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write a file, whole or not at all. Equal tensors and metadata give equal bytes."""
+    """Write a safetensors file atomically; equal tensors and metadata give equal bytes.
+
+    Args:
+      path: the file.
+      tensors: arrays by name.
+      metadata: strings by name.
+    """
     from safetensors.numpy import save_file
 
     tensors = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}

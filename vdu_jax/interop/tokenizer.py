@@ -1,4 +1,4 @@
-"""CLIP's tokenizer, from a model's folder, with the library `tokenizers`."""
+"""CLIP's tokenizer: load it from a folder, or learn one; uses the library `tokenizers`."""
 
 import itertools
 from collections import Counter
@@ -17,27 +17,28 @@ if TYPE_CHECKING:
     import tokenizers
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-# What is split before byte pairs are merged: contractions, words, digits one by one, the rest
+# Pieces in which byte pairs are merged: contractions, words, single digits, other characters
 # (Radford et al. 2021, section 2.4, as published with CLIP).
 WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
 
 Tokenize = Callable[[Sequence[str]], np.ndarray]
-"""Prompts to (N, L) int32 numbers of tokens; what is beyond L is cut, what is missing padded."""
+"""`tokenize(N prompts) -> (N, L) int32` token numbers; long prompts are cut, short ones padded."""
 
 
 def load(directory: Path, max_length: int = 77) -> Tokenize:
-    """The tokenizer of a folder: `vocab.json` and `merges.txt`, or `tokenizer.json`.
+    """Load a tokenizer from `vocab.json` and `merges.txt`, or from `tokenizer.json`.
 
     Args:
-      max_length: L, the text encoder's.
+      directory: the folder.
+      max_length: L, the number of tokens that the text encoder takes.
 
     Raises:
       UserError: if a file is missing or damaged, or `tokenizers` is not installed.
     """
     directory, library = Path(directory), _library()
-    whole = directory / "tokenizer.json"  # all that transformers 5 writes
+    whole = directory / "tokenizer.json"  # the only file that transformers 5 writes
     try:
         if whole.is_file() and not (directory / "vocab.json").is_file():
             made = library.Tokenizer.from_file(str(whole))
@@ -45,16 +46,20 @@ def load(directory: Path, max_length: int = 77) -> Tokenize:
             made = _of_two_files(directory)
     except UserError:
         raise
-    except Exception as error:  # it raises the bare Exception
-        raise UserError(f"{directory}: its files are damaged or do not fit: {error}") from error
+    except Exception as error:  # the library raises the bare Exception
+        raise UserError(
+            f"{directory}: its files are damaged or do not fit ({error}); get them again"
+        ) from error
     made.no_padding()
     made.no_truncation()
     padding = _padding(directory)
     numbers = {token: made.token_to_id(token) for token in (START, END, padding)}
     for token, number in numbers.items():
         if number is None:
-            raise UserError(f"{directory} has no token {token}: it is not CLIP's tokenizer")
-    # A "!" that is padded with, as in Stable Diffusion 2, is that token in a prompt, too.
+            raise UserError(
+                f"{directory} has no token {token}, so it is not CLIP's tokenizer; get it again"
+            )
+    # Stable Diffusion 2 pads with "!", which is then a special token in a prompt, too.
     made.add_special_tokens(list(numbers))
 
     def tokenize(prompts: Sequence[str]) -> np.ndarray:
@@ -68,7 +73,7 @@ def load(directory: Path, max_length: int = 77) -> Tokenize:
 
 
 def _library() -> ModuleType:
-    """The module `tokenizers`; it is in the extra sd."""
+    """The module `tokenizers`, of the extra "sd"."""
     try:
         import tokenizers
     except ImportError:
@@ -77,14 +82,14 @@ def _library() -> ModuleType:
 
 
 def _normalizer() -> "tokenizers.normalizers.Normalizer":
-    """CLIP's: one form of each letter, single spaces, small letters."""
+    """CLIP's normaliser: composed letters, single spaces, lower case."""
     normalizers, spaces = _library().normalizers, _library().Regex(r"\s+")
     steps = [normalizers.NFC(), normalizers.Replace(spaces, " "), normalizers.Lowercase()]
     return normalizers.Sequence(steps)
 
 
 def _pre_tokenizer() -> "tokenizers.pre_tokenizers.PreTokenizer":
-    """CLIP's: `WORDS`, each byte of them as a letter."""
+    """CLIP's pre-tokenizer: splits a text into `WORDS`, and maps each byte to a letter."""
     cutters, words = _library().pre_tokenizers, _library().Regex(WORDS)
     steps = [
         cutters.Split(words, behavior="removed", invert=True),
@@ -128,7 +133,7 @@ def _merges(path: Path) -> list[tuple[str, str]]:
 
 
 def _padding(directory: Path) -> str:
-    """The token that prompts are padded with: the end, unless a file says another."""
+    """The padding token; `END` unless a file names another one."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (directory / name).is_file():
             said = folder.read_json(directory / name)[0].get("pad_token")
@@ -139,17 +144,25 @@ def _padding(directory: Path) -> str:
 
 
 class Vocabulary(NamedTuple):
-    """tokens: by number. merges: pairs of tokens that are joined, the first ones first."""
+    """Vocabulary of a byte-pair tokenizer.
+
+    Attributes:
+      tokens: the tokens, in the order of their numbers.
+      merges: pairs of tokens that are joined, in order of priority.
+    """
 
     tokens: tuple[str, ...]
     merges: tuple[tuple[str, str], ...]
 
 
 def learn(captions: Sequence[str]) -> Vocabulary:
-    """The vocabulary of a tokenizer of CLIP's kind to which every word of the captions is a token.
+    """Learn a vocabulary for CLIP's tokenizer in which every word of the captions is a token.
 
-    Other words are spelled out. Equal captions give equal vocabularies (the trainer of `tokenizers`
-    breaks ties by chance).
+    Other words are split into shorter tokens. Equal captions give equal vocabularies, unlike with
+    the trainer of `tokenizers`, which breaks ties at random.
+
+    Args:
+      captions: texts with all words.
 
     Raises:
       UserError: if `tokenizers` is not installed.
@@ -167,7 +180,13 @@ def learn(captions: Sequence[str]) -> Vocabulary:
 
 
 def write(vocabulary: Vocabulary, directory: Path, max_length: int) -> None:
-    """The folder that `load` reads, and transformers; max_length is the text encoder's."""
+    """Write the files of a tokenizer for `load` and for transformers.
+
+    Args:
+      vocabulary: its tokens and merges.
+      directory: the folder.
+      max_length: number of tokens that the text encoder takes.
+    """
     directory = Path(directory)
     numbers = {token: number for number, token in enumerate(vocabulary.tokens)}
     artifacts.write_json(directory / "vocab.json", numbers)
@@ -181,8 +200,13 @@ def write(vocabulary: Vocabulary, directory: Path, max_length: int) -> None:
 
 
 def _learn_merges(words: Mapping[tuple[str, ...], int]) -> list[tuple[str, str]]:
-    """Pairs of tokens, the most frequent first, that make one token of each word (Sennrich et al.
-    2016, arXiv 1508.07909, alg. 1); of equally frequent ones the first in the alphabet."""
+    """Learn merges until each word is one token (Sennrich et al. 2016, arXiv 1508.07909, alg. 1).
+
+    The most frequent pair comes first, and the first in the alphabet among equally frequent ones.
+
+    Args:
+      words: the tokens of each word -> its number of occurrences.
+    """
     merges: list[tuple[str, str]] = []
     while True:
         pairs: Counter[tuple[str, str]] = Counter()

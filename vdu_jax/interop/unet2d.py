@@ -1,7 +1,7 @@
-"""The `UNet2DModel` of Hugging Face diffusers: its `config.json` and its tensors' names.
+"""Conversion of the `UNet2DModel` of Hugging Face diffusers: `config.json` and tensor names.
 
-Settings are those of `config.model`; tensors are NumPy arrays by their names in PyTorch, where a
-convolution's weight is (out, in, height, width) and a dense layer's (out, in).
+Settings are those of `config.model`. Tensors are NumPy arrays by their names in PyTorch; the weight
+of a convolution is (out, in, height, width), that of a dense layer (out, in).
 """
 
 import functools
@@ -53,9 +53,9 @@ EMA_KEYS = {
     "decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma",
     "power",
 }  # fmt: skip
-# The class's names, the first two in the versions before 0.1.
+# Names of the class; the first two are from versions before 0.1.
 CLASSES = ("UNetModel", "UNetUnconditionalModel", "UNet2DModel")
-# What our network is, in their words: any other value can't be expressed.
+# The values that `models.unet` can express.
 FIXED = {
     "time_embedding_type": ("positional",),
     "mid_block_type": ("UNetMidBlock2D",),
@@ -66,7 +66,7 @@ FIXED = {
     "class_embed_type": (None,),
     "downsample_padding": (0, 1),
 }
-# ours -> theirs, where the value is the same.
+# Setting here -> key in diffusers, with the same value.
 RENAMED = {
     "layers_per_block": "layers_per_block",
     "mid_attention": "add_attention",
@@ -84,15 +84,18 @@ FLOAT_SETTINGS = ("norm_eps", "dropout", "freq_shift", "mid_block_scale_factor")
 
 
 def says_nothing(value: Any) -> bool:
-    """Whether a value of a key that is not known changes nothing: null or false.
+    """Whether the value of an unknown key changes nothing: null or false.
 
-    Versions of diffusers add keys with such defaults, and drop others.
+    Versions of diffusers add and drop keys with such defaults.
+
+    Args:
+      value: a JSON value.
     """
     return value is None or value is False
 
 
 def same_kind(value: Any, default: Any) -> bool:
-    """Whether a JSON value can stand for `default`: a bool, a number, a string, or a list."""
+    """Whether a JSON value has the type of `default`: bool, number, string, or list of such."""
     if isinstance(default, bool | str):
         return isinstance(value, type(default))
     if isinstance(default, list):
@@ -107,15 +110,20 @@ def attending_levels(
     count: int,
     refuse: Callable[[str, str], UserError],
 ) -> list[bool]:
-    """Which of `count` resolutions, the finest first, have attention, by their blocks' names.
+    """The resolutions with attention, from the names of their blocks.
 
     Args:
-      down, up: `down_block_types` and `up_block_types`.
-      prefix: of a name with attention: "Attn" or "CrossAttn".
-      refuse: `(key, need) -> error`.
+      down: `down_block_types`.
+      up: `up_block_types`.
+      prefix: prefix of a block with attention, "Attn" or "CrossAttn".
+      count: number of resolutions.
+      refuse: `(key, need) -> error`, makes the error.
+
+    Returns:
+      Whether each resolution has attention, the finest first.
 
     Raises:
-      UserError: `refuse`'s, for other names, another count, or if `up` does not mirror `down`.
+      UserError: for other names or another count, or if `up` does not mirror `down`.
     """
     attends = []
     for key, names, plain in (
@@ -133,10 +141,17 @@ def attending_levels(
 def read_config(
     config: Mapping[str, Any], where: Path | str
 ) -> tuple[dict[str, Any], tuple[int, int, int]]:
-    """Our settings (`config.model`) and image shape (H, W, C) from a `config.json`.
+    """Convert a `config.json` to settings.
+
+    Args:
+      config: the config.json.
+      where: its path, for errors.
+
+    Returns:
+      (settings as `config.model`, image shape (H, W, C)); H = W = 0 if the file does not say.
 
     Raises:
-      UserError: naming `where` and the key, if our network can't express its value.
+      UserError: naming the key, if `models.unet` can't express its value.
     """
 
     def refuse(key: str, need: str) -> UserError:
@@ -149,7 +164,7 @@ def read_config(
     for key, default in DEFAULTS.items():
         nullable = default is None or (key == "attention_head_dim" and values[key] is None)
         if not nullable and not same_kind(values[key], default):
-            raise refuse(key, f"it must be of the kind of {default!r}")
+            raise refuse(key, f"it must have the type of {default!r}")
     for key, value in values.items():
         if key not in DEFAULTS and not key.startswith("_") and not says_nothing(value):
             raise refuse(key, "the key is not known")
@@ -200,7 +215,12 @@ def read_config(
 
 
 def write_config(settings: Mapping[str, Any], image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """The `config.json` of our settings: the inverse of `read_config`."""
+    """Convert settings to a `config.json`; inverts `read_config`.
+
+    Args:
+      settings: as `config.model`.
+      image_shape: (H, W, C).
+    """
     height, width, channels = image_shape
     attends = [
         i in settings["attention_levels"] for i in range(len(settings["block_out_channels"]))
@@ -222,21 +242,22 @@ def write_config(settings: Mapping[str, Any], image_shape: tuple[int, int, int])
 
 
 MODERN = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
-# The attention layers' names before diffusers 0.18; google/ddpm-* on the Hub have them still.
+# Names of the attention layers before diffusers 0.18; google/ddpm-* on the Hub still have them.
 DEPRECATED = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out": "proj_attn"}
-# Modules that stand in lists of theirs, and what a transformer calls its perceptron's two layers.
+# Modules that are in a list in diffusers, and the two layers of a transformer's perceptron.
 LISTS = re.compile(r"(blocks|resnets|attentions|samplers|layers)_(\d+)(?:_|$)")
 FEED_FORWARD = {"ff_net_0_proj": "ff.net.0.proj", "ff_net_2": "ff.net.2"}
 
 
 def tensor_name(path: tuple[str, ...], attention: Mapping[str, str] = MODERN) -> str:
-    """Their name of a parameter of any of diffusers' networks.
+    """Name in diffusers of a parameter of any of its networks.
 
-    E.g. ("decoder", "mid_block_resnets_0", "conv1", "kernel") ->
+    E.g. ("decoder", "mid_block_resnets_0", "conv1", "kernel") becomes
     "decoder.mid_block.resnets.0.conv1.weight".
 
     Args:
-      attention: the names of the attention layers.
+      path: the parameter's path.
+      attention: names of the attention layers, `MODERN` or `DEPRECATED`.
     """
     *modules, leaf = path
     named = []
@@ -250,27 +271,33 @@ def tensor_name(path: tuple[str, ...], attention: Mapping[str, str] = MODERN) ->
 
 
 def namer(attention: Mapping[str, str] = MODERN) -> layout.NameOf:
-    """`tensor_name` with the attention layers' names fixed."""
+    """`tensor_name` with fixed names of the attention layers."""
     return functools.partial(tensor_name, attention=attention)
 
 
 def to_tensors(params: Params, attention: Mapping[str, str] = MODERN) -> dict[str, np.ndarray]:
-    """A parameter tree as named tensors in PyTorch's layout."""
+    """Convert a parameter tree to named tensors in PyTorch's layout.
+
+    Args:
+      params: the parameters.
+      attention: names of the attention layers, `MODERN` or `DEPRECATED`.
+    """
     return layout.to_pytorch(params, namer(attention))
 
 
 def attention_names(tensors: Mapping[str, Any]) -> Mapping[str, str]:
-    """`DEPRECATED` if the tensors have the old attention names, else `MODERN`."""
+    """Names of the attention layers in these tensors: `DEPRECATED` or `MODERN`."""
     old = any(name.endswith(".proj_attn.weight") for name in tensors)
     return DEPRECATED if old else MODERN
 
 
 def to_params(tensors: Mapping[str, np.ndarray], like: Params, where: Path | str) -> Params:
-    """Named tensors as parameters of the structure, shapes and types of `like`.
+    """Convert PyTorch's tensors to parameters with the structure, shapes and types of `like`.
 
     Args:
+      tensors: tensors by their names in PyTorch.
       like: arrays or `jax.ShapeDtypeStruct`s, e.g. from `eval_shape` of the network's init.
-      where: named in errors.
+      where: name of the file in errors.
 
     Raises:
       UserError: naming the first tensor that is missing, unexpected, or of another shape.

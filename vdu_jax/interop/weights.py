@@ -1,15 +1,15 @@
-"""The files that hold a network's tensors: variants and shards.
+"""Find, read and write the files of a network's tensors: variants and shards.
 
-For the name NAME.safetensors, and a variant such as fp16 or ema:
+For a name NAME.safetensors, and a variant such as fp16 or ema:
 
-    NAME.safetensors                         the usual file
-    NAME.fp16.safetensors                    a variant
-    NAME.safetensors.index.json              an index of shards, NAME-00001-of-00002.safetensors, …
-    NAME.safetensors.index.fp16.json         that of a variant; of other versions of diffusers,
-                                             NAME.fp16.safetensors.index.json
-                                             or NAME.safetensors.fp16.index.json
+    NAME.safetensors                    the usual file
+    NAME.fp16.safetensors               a variant
+    NAME.safetensors.index.json         the index of shards, NAME-00001-of-00002.safetensors, …
+    NAME.safetensors.index.fp16.json    the index of a variant's shards; other versions of diffusers
+                                        call it NAME.fp16.safetensors.index.json
+                                        or NAME.safetensors.fp16.index.json
 
-An index's "weight_map" says which file each tensor lies in.
+"weight_map" in an index gives the file of each tensor.
 """
 
 import json
@@ -24,7 +24,7 @@ from vdu_jax.errors import UserError
 from vdu_jax.interop import tensors
 from vdu_jax.interop.tensors import INDEX, SHARD
 
-# Endings of files that hold weights, of any library.
+# Suffixes of files with weights, of any library.
 SUFFIXES = (
     ".safetensors", *tensors.PICKLES, ".msgpack", ".h5", ".onnx", ".onnx_data", ".pb", ".gguf",
     ".flashpack",
@@ -32,13 +32,13 @@ SUFFIXES = (
 
 
 class Found(NamedTuple):
-    """The files of a network's tensors, none of which has been opened.
+    """Files of a network's tensors, not opened yet.
 
     Attributes:
-      file: the file itself or, of shards, their index.
-      variant: e.g. "fp16"; "" for the usual one.
-      shards: file name -> the tensors that the index says it holds; empty for a single file.
-      others: the variants that are there too.
+      file: the single file, or the index of the shards.
+      variant: e.g. "fp16"; "" for the usual file.
+      shards: file name -> names of its tensors, by the index; empty for a single file.
+      others: the other variants in the folder.
     """
 
     file: Path
@@ -48,11 +48,11 @@ class Found(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What the files hold.
+    """A network's tensors, and how they were distributed over files.
 
     Attributes:
-      tensors: arrays by name, of their stored types.
-      metadata: the single file's own strings.
+      tensors: arrays by name, of the stored types.
+      metadata: the single file's strings by name; empty for shards.
       shards: file name -> {"tensors": names, "metadata": strings}; empty for a single file.
     """
 
@@ -62,15 +62,21 @@ class Stored(NamedTuple):
 
 
 def is_weights(name: str) -> bool:
-    """Whether a file is one that holds weights, or an index of such, going by its name."""
+    """Whether a file has the name of a file with weights, or of an index of such files."""
     return name.endswith(SUFFIXES) or INDEX.search(name) is not None
 
 
 def read_index(path: Path) -> dict[str, list[str]]:
-    """The shards of an index: file name -> names of its tensors.
+    """Read the index of shards.
+
+    Args:
+      path: the index.
+
+    Returns:
+      {file name: names of its tensors}, sorted.
 
     Raises:
-      UserError: if it is missing or no index, or naming a shard that is not there.
+      UserError: if the file is missing or no index, or a shard is missing.
     """
     path = Path(path)
     try:
@@ -95,7 +101,7 @@ def read_index(path: Path) -> dict[str, list[str]]:
 
 
 def _candidates(network: Path, name: str) -> dict[str, list[Path]]:
-    """variant -> single files and indices."""
+    """{variant: its files, single ones and indices}."""
     stem = re.escape(name.removesuffix(".safetensors"))
     patterns = (
         re.compile(rf"{stem}(?:\.(?P<variant>[^.]+))?\.safetensors"),
@@ -113,16 +119,16 @@ def _candidates(network: Path, name: str) -> dict[str, list[Path]]:
 
 
 def find(network: Path, name: str, variant: str | None = None) -> Found:
-    """The files with a network's tensors: the usual ones, or else the only variant that is there.
+    """Find the files of a network's tensors: the usual ones, or else the only variant.
 
     Args:
       network: the folder.
-      name: of the usual file, NAME.safetensors.
-      variant: to read this one instead; "" where there is no choice of one, `None` where the
-        command has no such flag.
+      name: name of the usual file, NAME.safetensors.
+      variant: the variant to read; "" for the default above; None if the command has no flag
+        --variant, for the default and other errors.
 
     Raises:
-      UserError: if there is none, or several of which none is the usual; names what is there.
+      UserError: if there is no file, or there are several variants without the usual file.
     """
     network = Path(network)
     if not network.is_dir():
@@ -134,8 +140,8 @@ def find(network: Path, name: str, variant: str | None = None) -> Found:
         if pickled is not None:
             _refuse_pickle(pickled, network, name, variant)
         raise UserError(
-            f"--variant={variant}: {network} has no {_of_variant(name, variant)}; of variants as "
-            f"safetensors it has {have}"
+            f"--variant={variant}: {network} has no {_of_variant(name, variant)}; choose one of "
+            f"its variants as safetensors: {have}"
         )
     chosen = variant or ""
     if not variant and "" not in candidates:
@@ -162,7 +168,7 @@ def _of_variant(name: str, variant: str) -> str:
 
 
 def _pickled(network: Path, name: str, variant: str = "") -> Path | None:
-    """PyTorch's file of these weights, or the index of its shards."""
+    """The pickle of these weights, or the index of its shards; None if there is none."""
     # PyTorch's name for model.safetensors is pytorch_model.bin.
     stem = name.removesuffix(".safetensors")
     stems = (stem, "pytorch_model")
@@ -199,17 +205,22 @@ def _refuse_nothing(network: Path, name: str) -> None:
         )
     if there:
         raise UserError(
-            f"{network / name}: no such file; what is there is {', '.join(there)}: weights are "
+            f"{network / name}: no such file; the folder has {', '.join(there)}, but weights are "
             "read from a safetensors file of that name"
         )
     raise UserError(f"{network / name}: no such file: get the weights")
 
 
 def read(files: Found, ignored: Callable[[str], bool] = lambda name: False) -> Stored:
-    """All tensors of the files that `find` found.
+    """Read all tensors of a network.
+
+    Args:
+      files: the files; see `find`.
+      ignored: see `tensors.read`.
 
     Raises:
-      UserError: as `tensors.read`, and if a shard does not hold what the index says.
+      UserError: if a file cannot be read (see `tensors.read`), or a shard does not hold exactly the
+        tensors that the index lists.
     """
     if not files.shards:
         return Stored(*tensors.read(files.file, ignored), {})
@@ -225,10 +236,16 @@ def read(files: Found, ignored: Callable[[str], bool] = lambda name: False) -> S
 
 
 def check_shard(index: Path, file: str, wanted: Set[str], held: Set[str]) -> None:
-    """Refuse a shard that does not hold exactly the tensors that its index says.
+    """Check that a shard holds exactly the tensors that its index lists.
+
+    Args:
+      index: the index.
+      file: file name of the shard.
+      wanted: names of tensors that the index lists.
+      held: names of tensors in the shard.
 
     Raises:
-      UserError: naming a tensor.
+      UserError: naming the first tensor that is missing or unexpected.
     """
     for names, problem in ((wanted - held, "lacks"), (held - wanted, "holds")):
         if names:
@@ -246,10 +263,14 @@ def write(
     metadata: Mapping[str, str],
     shards: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Write tensors as they were stored: to one file, or to the shards of an index.
+    """Write tensors as they were stored, to one file or to shards.
 
     Args:
-      file: name of the single file; not used with shards, whose index is a text like others.
+      folder: the network's folder.
+      file: name of the single file; not used for shards, whose index the caller writes.
+      named: arrays by name.
+      metadata: strings by name, for the single file.
+      shards: see `Stored`; empty for a single file.
     """
     if not shards:
         tensors.write(folder / file, named, metadata)
