@@ -34,19 +34,21 @@ class Source(Protocol):
 
 
 class BatchIterator(Protocol):
-    """An iterator of batches whose position can be saved and restored.
-
-    `get_state()` returns a dict of JSON values. `set_state(state)` on an iterator made with the
-    same arguments continues with the batch that was next when the state was taken.
-    """
+    """An iterator of batches whose position can be saved and restored."""
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]: ...
 
     def __next__(self) -> dict[str, np.ndarray]: ...
 
-    def get_state(self) -> dict[str, Any]: ...
+    def get_state(self) -> dict[str, Any]:
+        """The position, as a dict of JSON values."""
 
-    def set_state(self, state: dict[str, Any]) -> None: ...
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue with the batch that was next when `state` was taken.
+
+        Args:
+          state: from `get_state` of an iterator made with the same arguments.
+        """
 
 
 def make_loader(

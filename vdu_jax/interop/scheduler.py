@@ -160,7 +160,13 @@ class _File:
         self._check_kinds()
 
     def refuse(self, key: str, need: str, value: Any = None) -> UserError:
-        """The error for a value; `need` says which values can be expressed."""
+        """Make the error for a value that can't be expressed.
+
+        Args:
+          key: the key.
+          need: the values that can be expressed, in words.
+          value: the value; None for that of the file.
+        """
         value = self.said.get(key) if value is None else value
         return UserError(f"{self.where}: {key} = {value!r} can't be expressed: {need}")
 

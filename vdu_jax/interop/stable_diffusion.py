@@ -50,12 +50,23 @@ class Reader:
             raise self.refuse("_class_name", f"it must be {' or '.join(kinds)}", kind)
 
     def refuse(self, key: str, need: str, value: Any = None) -> UserError:
-        """The error for a value of a key; `need` says which values can be expressed."""
+        """Make the error for a value that can't be expressed.
+
+        Args:
+          key: the key.
+          need: the values that can be expressed, in words.
+          value: the value; None for that of the config.json.
+        """
         value = self.values.get(key) if value is None else value
         return UserError(f"{self.where}: {key} = {value!r} can't be expressed: {need}")
 
     def take(self, key: str, default: Any) -> Any:
-        """Read a value of the type of its default (a bool, number, string or list)."""
+        """Read a value of the type of its default.
+
+        Args:
+          key: the key.
+          default: a bool, number, string or list; the value if the key is missing or null.
+        """
         self.used.add(key)
         value = self.values.get(key, default)
         if value is None:
@@ -65,7 +76,13 @@ class Reader:
         return value
 
     def count(self, key: str, default: Any, most: int = 2**16) -> Any:
-        """Read a whole number in 1..`most`, or a list of them."""
+        """Read a whole number, or a list of them.
+
+        Args:
+          key: the key.
+          default: the value if the key is missing or null.
+          most: the largest allowed number; the least is 1.
+        """
         value = self.take(key, default)
         several = value if isinstance(value, list | tuple) else [value]
         if not all(type(number) is int and 1 <= number <= most for number in several):
@@ -73,7 +90,12 @@ class Reader:
         return value
 
     def groups(self, key: str, channels: Sequence[int]) -> int:
-        """Read the number of groups of all group norms; it must divide all `channels`."""
+        """Read the number of groups of all group norms.
+
+        Args:
+          key: the key.
+          channels: channels at each resolution; the number of groups must divide them.
+        """
         value = self.count(key, 32)
         if any(width % value for width in channels):
             raise self.refuse(
@@ -82,7 +104,12 @@ class Reader:
         return value
 
     def one_of(self, key: str, allowed: Sequence[Any]) -> Any:
-        """Read one of the `allowed` values; the first is the default."""
+        """Read one of several values.
+
+        Args:
+          key: the key.
+          allowed: the values; the first is the default.
+        """
         self.used.add(key)
         value = self.values.get(key, allowed[0])
         if value not in allowed:
@@ -90,7 +117,13 @@ class Reader:
         return value
 
     def numbers(self, key: str, default: Sequence[int], count: int) -> tuple[int, ...]:
-        """Read one number for each of `count` resolutions; a single number is for all."""
+        """Read one number per resolution; a single number is for all.
+
+        Args:
+          key: the key.
+          default: the numbers if the key is missing.
+          count: number of resolutions.
+        """
         self.used.add(key)
         value = self.values.get(key, default)
         value = [value] * count if isinstance(value, int) else value

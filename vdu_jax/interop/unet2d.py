@@ -95,7 +95,12 @@ def says_nothing(value: Any) -> bool:
 
 
 def same_kind(value: Any, default: Any) -> bool:
-    """Whether a JSON value has the type of `default`: bool, number, string, or list of such."""
+    """Whether a JSON value has the type of a default: bool, number, string, or list of such.
+
+    Args:
+      value: the value.
+      default: the default; a list's first element stands for all.
+    """
     if isinstance(default, bool | str):
         return isinstance(value, type(default))
     if isinstance(default, list):

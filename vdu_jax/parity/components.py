@@ -10,6 +10,9 @@ catch a wrong kernel, not to bound the rounding tightly:
 
 A component without a network keeps float32's tolerance in every precision. So do Inception and
 CLIP, whose products always use the highest precision. Neither a GPU nor a TPU has been measured.
+
+A function with a last argument `precision`, one of `PRECISIONS`, is the `Component.ours` of a
+component, once its other arguments are bound; it returns arrays by name.
 """
 
 import contextlib
@@ -205,7 +208,18 @@ def eps_loss(config_name: str, precision: str) -> tuple[np.ndarray, dict]:
 def loss_and_gradient(
     objective: Objective, params: Params, state: Any, batch: Batch, noise: Noise
 ) -> tuple[np.ndarray, dict]:
-    """An objective's loss (1,) and its gradient by layer; see `compare.by_layer`."""
+    """An objective's loss and its gradient.
+
+    Args:
+      objective: the objective.
+      params: the network's parameters.
+      state: state of the objective.
+      batch: the batch.
+      noise: its noise; see `vdu_jax.types.Noise`.
+
+    Returns:
+      (loss (1,), gradient by layer); see `compare.by_layer`.
+    """
     run = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
     (loss, _), gradient = run(params, state, batch, noise)
     return np.reshape(loss, 1), compare.by_layer(unet2d.to_tensors(gradient))
@@ -239,7 +253,12 @@ def exact_weights(precision: str) -> dict:
 
 
 def sampler_steps(cases: Mapping[str, inputs.SamplerCase], precision: str) -> dict:
-    """The image after every step of a sampler, each from a fixed image and prediction."""
+    """The image after every step of a sampler, each from a fixed image and prediction.
+
+    Args:
+      cases: settings of the sampler, by name.
+      precision: not used.
+    """
     del precision
 
     @functools.partial(jax.jit, static_argnames="clip_x0")
@@ -269,7 +288,12 @@ def ddim_images(precision: str) -> dict:
 
 
 def checkpoint_moments(part: str, precision: str) -> dict:
-    """The "mean" or "variance" of the parameters over `inputs.checkpoints`."""
+    """Moments of the parameters over `inputs.checkpoints`.
+
+    Args:
+      part: "mean" or "variance".
+      precision: not used.
+    """
     del precision
     first, *others = inputs.checkpoints()
     moments = posterior.start(first)
@@ -279,7 +303,12 @@ def checkpoint_moments(part: str, precision: str) -> dict:
 
 
 def vdu_objective(net: Network, case: inputs.VDUCase) -> tuple[Objective, Any]:
-    """The VDU objective of a case and its state; the network's parameters are the original's."""
+    """The VDU objective of a case, and its state.
+
+    Args:
+      net: the network, with the parameters of the original model.
+      case: settings of the objective.
+    """
     mean, variance = inputs.vdu_posterior(unet2d.to_tensors(net.params))
     p_theta = posterior.GaussianPosterior(net.read(mean), net.read(variance), jnp.int32(5))
     objective = objectives.vdu(
@@ -433,7 +462,12 @@ def conditional_noise(config: Mapping, precision: str) -> dict:
 
 
 def text_to_image(prediction: str, precision: str) -> dict:
-    """An image of a prompt: 20 guided DDIM steps from fixed latents, decoded."""
+    """An image of a prompt: 20 guided DDIM steps from fixed latents, decoded.
+
+    Args:
+      prediction: prediction type, a value of `inputs.PREDICTIONS`.
+      precision: one of `PRECISIONS`.
+    """
     config = inputs.GUIDED
     module, params = stable_diffusion_part("unet", config["unet"], precision)
     decoder, decoder_params = stable_diffusion_part("vae", inputs.AUTOENCODER, precision)

@@ -245,7 +245,13 @@ def inception_images() -> dict[str, np.ndarray]:
 
 
 def nearby(tensors: Mapping[str, np.ndarray], scale: float, seed: int) -> dict[str, np.ndarray]:
-    """Add `scale` times standard normal noise to each tensor."""
+    """Add normal noise to each tensor.
+
+    Args:
+      tensors: arrays by name.
+      scale: standard deviation of the noise.
+      seed: seed of the noise.
+    """
     random = np.random.RandomState(seed)
     return {
         name: (values + scale * random.standard_normal(values.shape)).astype(np.float32)
@@ -254,7 +260,13 @@ def nearby(tensors: Mapping[str, np.ndarray], scale: float, seed: int) -> dict[s
 
 
 def variances(tensors: Mapping[str, np.ndarray], scale: float, seed: int) -> dict[str, np.ndarray]:
-    """Positive numbers with the tensors' shapes, log-normal around `scale`."""
+    """Draw positive, log-normal numbers with the tensors' shapes.
+
+    Args:
+      tensors: arrays by name.
+      scale: median of the numbers.
+      seed: seed of the draws.
+    """
     random = np.random.RandomState(seed)
     return {
         name: (scale * np.exp(random.standard_normal(values.shape))).astype(np.float32)
@@ -268,7 +280,12 @@ def key(seed: int) -> jax.Array:
 
 
 def noising(key: jax.Array, shape: tuple[int, ...]) -> process.Noising:
-    """Times and noise for images of a shape, as NumPy arrays for both sides."""
+    """Draw times and noise for images, as NumPy arrays for both sides.
+
+    Args:
+      key: random key.
+      shape: (B, H, W, C).
+    """
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         schedule = make_schedule("linear", NUM_TRAIN_STEPS)
         return jax.device_get(process.draw_noising(key, schedule, jnp.zeros(shape)))

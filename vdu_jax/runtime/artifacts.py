@@ -171,7 +171,12 @@ def _remove_empty(folder: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically; the leader does it for all processes."""
+    """Write a file atomically; the leader does it for all processes.
+
+    Args:
+      path: the file; its folder is created.
+      data: contents of the file.
+    """
 
     def write() -> None:
         with atomic_path(path) as temporary:
@@ -240,7 +245,12 @@ def read_json(path: Path) -> Any:
 
 
 def holds(path: Path, value: Any) -> bool:
-    """Whether a JSON file exists and holds `value`."""
+    """Whether a JSON file exists and holds a value.
+
+    Args:
+      path: the file.
+      value: see `dumps`.
+    """
     return exists(path) and read_json(path) == json.loads(dumps(value))
 
 

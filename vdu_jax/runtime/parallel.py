@@ -92,7 +92,12 @@ def split_axis(shape: tuple[int, ...], parts: int) -> int | None:
 
 
 def parameter_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-    """The sharding of a parameter: split over `fsdp` along `split_axis`, or else copied."""
+    """The sharding of a parameter: split over `fsdp` along `split_axis`, or else copied.
+
+    Args:
+      mesh: the mesh.
+      shape: shape of the parameter.
+    """
     axis = split_axis(shape, mesh.shape["fsdp"])
     if axis is None:
         return replicated(mesh)
@@ -100,7 +105,12 @@ def parameter_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
 
 
 def place(tree: Any, mesh: Mesh) -> Any:
-    """Put every array of a tree on the mesh by `parameter_sharding`."""
+    """Put every array of a tree on the mesh by `parameter_sharding`.
+
+    Args:
+      tree: a pytree of arrays.
+      mesh: the mesh.
+    """
     return jax.tree.map(lambda a: jax.device_put(a, parameter_sharding(mesh, jnp.shape(a))), tree)
 
 

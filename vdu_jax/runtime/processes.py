@@ -297,6 +297,13 @@ class LaggedMax:
         self._reduce = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
     def __call__(self, mine: int) -> int:
+        """The maximum of the numbers that were given two calls earlier; 0 in the first two calls.
+
+        A single process gets its own number at once.
+
+        Args:
+          mine: this process's number, at least 0.
+        """
         if count() == 1:
             return mine
         local = np.full(jax.local_device_count(), mine, np.int32)
