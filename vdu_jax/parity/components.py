@@ -37,7 +37,7 @@ from vdu_jax.metrics import frechet
 from vdu_jax.models import dit, inception, network, unet
 from vdu_jax.objectives.ddpm import DDPMNoise
 from vdu_jax.parity import compare, inputs
-from vdu_jax.types import Batch, Noise, Objective, Params, ScoreFn
+from vdu_jax.types import Noise, Objective, Params, ScoreFn
 
 
 class Precision(NamedTuple):
@@ -206,7 +206,11 @@ def eps_loss(config_name: str, precision: str) -> tuple[np.ndarray, dict]:
 
 
 def loss_and_gradient(
-    objective: Objective, params: Params, state: Any, batch: Batch, noise: Noise
+    objective: Objective,
+    params: Params,
+    state: Any,
+    batch: Mapping[str, Mapping[str, np.ndarray]],
+    noise: Noise,
 ) -> tuple[np.ndarray, dict]:
     """An objective's loss and its gradient.
 
