@@ -100,7 +100,7 @@ def edit(name, **changes):
         (
             edit("model_index.json", _class_name="DDPMPipeline", vae=None, text_encoder=None),
             [],
-            "bring it in with `vdu import`",
+            "import it with `vdu import`",
         ),
         (edit("model_index.json", controlnet=["diffusers", "ControlNetModel"]), [], "controlnet"),
         (
