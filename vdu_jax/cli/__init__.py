@@ -1,7 +1,7 @@
 """The command line: `vdu COMMAND [--config=FILE --workdir=DIR --config.a.b=VALUE …]`.
 
-`commands` is the table of what there is, `arguments` and `config_file` read what is given,
-`environment` starts JAX, `running` calls the stages and tools.
+`commands` is the table of commands and flags, `arguments` and `config_file` read a command line,
+`environment` starts JAX, `running` calls the stages and tools, `completion` answers shells.
 """
 
 import contextlib
@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import vdu_jax
+from vdu_jax.cli import completion
 from vdu_jax.cli.arguments import parse
 from vdu_jax.cli.commands import COMMANDS, STAGES, TOOLS, help_of, overview
 from vdu_jax.cli.environment import KEEP_FREED, RETURN_FREED, set_up_jax, starting_jax
 from vdu_jax.cli.running import run_stages, run_tool, validate
 from vdu_jax.errors import UserError, did_you_mean
-from vdu_jax.runtime import preemption
+from vdu_jax.runtime import preemption, terminal
 
 PIPE_CLOSED = 128 + signal.SIGPIPE
 
@@ -61,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     stage, *rest = argv or ["--help"]
+    if stage == completion.ASK:
+        completion.answer(rest)
+        return 0
     debug = "--debug" in rest
     try:
         if _print_help(stage, rest):
@@ -219,7 +223,8 @@ def _report(message: str | Exception, code: int) -> int:
         if processes.reported_by_leader(message):
             return code
         who = "" if processes.is_leader() else f"process {processes.index()}: "
-    print(f"vdu: {who}error: {message}", file=sys.stderr)
+    label = terminal.paint("error", "error")
+    print(f"vdu: {who}{label}: {message}", file=sys.stderr)
     return code
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from vdu_jax.cli.commands import COMMANDS, DEBUG, NOTES, STAGES, Flag, takers
+from vdu_jax.cli.commands import COMMANDS, DEBUG, NOTES, STAGES, Argument, Flag, takers
 from vdu_jax.errors import UserError, did_you_mean, shown
 
 TRUTH = ("true", "t", "1", "false", "f", "0")  # as absl has it
@@ -61,11 +61,8 @@ def parse(argv: Sequence[str], command: str = "run"):
         raise UserError(f"--config.{given.overrides[0][0]}: --config=FILE is missing")
     check_count(command, given.positional)
     check_use(command, given.flags, values, config)
-    names = COMMANDS[command].arguments
-    return values, [
-        vdu_config.expand_path(text, f"{argument.name} ")
-        for argument, text in zip(names, given.positional, strict=True)
-    ]
+    taken = zip(COMMANDS[command].arguments, given.positional, strict=True)
+    return values, [read_argument(argument, text) for argument, text in taken]
 
 
 def command_takes_config(command: str) -> bool:
@@ -191,6 +188,23 @@ def check_count(command: str, positional: Sequence[str]) -> None:
     if len(positional) > len(names):
         extra = positional[len(names)]
         raise UserError(f"unexpected argument {shown(extra)}; see `vdu {command} --help`")
+
+
+def read_argument(argument: Argument, text: str) -> str:
+    """A positional argument: an expanded path, or one of its choices.
+
+    Raises:
+      UserError: for another word, or a path that cannot be expanded.
+    """
+    from vdu_jax.config import expand_path
+
+    if not argument.choices:
+        return expand_path(text, f"{argument.name} ")
+    if text not in argument.choices:
+        near = did_you_mean(text, argument.choices)
+        must = f"must be {' or '.join(argument.choices)}{near}"
+        raise UserError(f"{argument.name} {shown_text(text)}: {must}")
+    return text
 
 
 def make_values(command: str, given: dict[str, str | None]):

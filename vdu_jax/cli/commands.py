@@ -13,14 +13,17 @@ STAGES = ("train", "posterior", "replay", "unlearn", "sample", "evaluate", "rele
 
 
 class Argument(NamedTuple):
-    """A positional argument. All of them are paths.
+    """A positional argument: a path, or one of some words.
 
     Attributes:
-      name: what help calls it. about: one line of help.
+      name: what help calls it.
+      about: one line of help.
+      choices: all values that are allowed; empty for a path.
     """
 
     name: str
     about: str
+    choices: tuple[str, ...] = ()
 
 
 class Flag(NamedTuple):
@@ -33,7 +36,8 @@ class Flag(NamedTuple):
       kind: type of the value: str, int or float.
       default: the value where the flag is not given.
       choices: all values that are allowed; empty for no such list.
-      low: the smallest number allowed. above: the largest that is too small.
+      low: the smallest number allowed.
+      above: the largest number that is too small.
       path: whether `~` and environment variables are expanded in it.
       blank: whether an empty value means something.
     """
@@ -97,6 +101,7 @@ DISTRIBUTED = (
     Flag("process", "which one this is, from 0", "I", int, low=0),
 )
 WEIGHTS = ("ema", "params")
+SHELLS = ("bash", "zsh", "fish")
 
 
 def _stage(about: str, more: str = "") -> Command:
@@ -143,6 +148,12 @@ COMMANDS = {
         ("config", "workdir"),
         "Started more than once on one workdir, the processes share the cells. With --only the "
         "exit code is 1 if a figure is not the published one.",
+    ),
+    "status": Command(
+        "what a workdir holds, what is done, and the next command",
+        (Argument("WORKDIR", "folder of a run or of a benchmark; nothing is written there"),),
+        (JSON,),
+        devices=False,
     ),
     "plan": Command(
         "what training, unlearning and sampling hold in a device's memory",
@@ -226,6 +237,16 @@ COMMANDS = {
         ),
         (),
         "The exit code is 1 if a component is out of tolerance.",
+    ),
+    "completion": Command(
+        "print a script that completes commands, flags and config keys in a shell",
+        (Argument("SHELL", f"one of {', '.join(SHELLS)}", SHELLS),),
+        (),
+        (),
+        "In ~/.bashrc: source <(vdu completion bash). In ~/.zshrc, after compinit: "
+        "source <(vdu completion zsh). In ~/.config/fish/config.fish: "
+        "vdu completion fish | source.",
+        devices=False,
     ),
 }  # fmt: skip
 TOOLS = tuple(name for name in COMMANDS if name not in ("run", *STAGES))

@@ -1,15 +1,22 @@
 """From a parsed command line to the stages and tools."""
 
 import importlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vdu_jax.cli.commands import STAGES
+from vdu_jax.runtime import terminal
+
+if TYPE_CHECKING:
+    from absl.flags import FlagValues
+    from ml_collections import ConfigDict
 
 FOLDERS = {"sample": "samples"}  # stage -> its folder, where that has another name
 
 
-def validate(config) -> None:
+def validate(config: "ConfigDict") -> None:
     """Refuse a config of any kind that cannot work.
 
     Raises:
@@ -20,10 +27,10 @@ def validate(config) -> None:
     vdu_config.validate(config)
 
 
-def run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
+def run_stages(command: str, config: "ConfigDict", workdir: Path, overwrite: bool) -> None:
     """Run one stage, or for "run" all in order, on a validated config.
 
-    Of each stage for which nothing was left to do, a line says so.
+    A line for each stage says how long it took and where it wrote, or that nothing was left to do.
 
     Raises:
       UserError: if another process works in the workdir.
@@ -34,16 +41,16 @@ def run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
         _run_stages(command, config, workdir, overwrite)
 
 
-def _run_stages(command: str, config, workdir: Path, overwrite: bool) -> None:
+def _run_stages(command: str, config: "ConfigDict", workdir: Path, overwrite: bool) -> None:
     for name in STAGES if command == "run" else (command,):
         if command == "run" and name == "train" and config.unlearn.init_from:
             continue  # the model is there
         if command == "run" and name == "relearn" and not config.relearn.images:
             continue  # not asked for
-        before = finished(workdir, name)
+        before, began = finished(workdir, name), time.monotonic()
         importlib.import_module(f"vdu_jax.stages.{name}").run(config, workdir, overwrite)
-        if finished(workdir, name) == before:
-            say_done(workdir, name, bool(before))
+        is_new = finished(workdir, name) != before
+        report_stage(workdir, name, bool(before), time.monotonic() - began if is_new else None)
 
 
 def finished(workdir: Path, stage: str) -> dict[Path, int]:
@@ -53,18 +60,29 @@ def finished(workdir: Path, stage: str) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in markers if path.exists()}
 
 
-def say_done(workdir: Path, stage: str, is_there: bool) -> None:
-    """Say that a stage had nothing to do."""
+def report_stage(workdir: Path, stage: str, was_there: bool, seconds: float | None) -> None:
+    """Print a stage's line on standard error.
+
+    Args:
+      was_there: whether any part of it was finished before. seconds: what it took; None if nothing
+        was left to do.
+    """
     from vdu_jax.runtime import processes
 
-    folder = Path(workdir) / FOLDERS.get(stage, stage)
-    if is_there:
-        processes.report(f"{stage}: done already for this config, in {folder}")
+    folder, name = Path(workdir) / FOLDERS.get(stage, stage), terminal.paint(stage, "name")
+    if seconds is not None:
+        done = terminal.paint("done", "done")
+        processes.report(f"{name}: {done} in {terminal.duration(seconds)}, written to {folder}")
+    elif was_there:
+        done = terminal.paint("done already", "skipped")
+        processes.report(f"{name}: {done} for this config, in {folder}")
     else:
-        processes.report(f"{stage}: this config needs none of it")
+        processes.report(f"{name}: this config needs none of it")
 
 
-def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
+def run_tool(
+    command: str, arguments: Sequence[str], values: "FlagValues", config: "ConfigDict | None"
+) -> int:
     """Run one of `TOOLS`; returns the exit code."""
     if command == "benchmark":
         from vdu_jax.config import validate_benchmark
@@ -74,6 +92,14 @@ def run_tool(command: str, arguments: Sequence[str], values, config) -> int:
         if values.only:
             return benchmark.run_only(config, values.workdir, values.only, values.against)
         benchmark.run(config, values.workdir, values.onto)
+    elif command == "status":
+        from vdu_jax.stages import status
+
+        status.run(Path(arguments[0]), values.json)
+    elif command == "completion":
+        from vdu_jax.cli import completion
+
+        print(completion.SCRIPTS[arguments[0]], end="")
     elif command == "plan":
         from vdu_jax.stages import plan
 

@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vdu_jax.errors import UserError
-from vdu_jax.runtime import preemption
+from vdu_jax.runtime import preemption, terminal
 
 T = TypeVar("T")
 
@@ -270,7 +270,7 @@ def _broadcast(text: str) -> str:
 def report(line: str) -> None:
     """Print a line on standard error, in the leader only."""
     if is_leader():
-        print(f"vdu: {line}", file=sys.stderr)
+        print(f"vdu: {terminal.paint_label(line)}", file=sys.stderr)
 
 
 def gather(tree: Any) -> Any:
