@@ -8,6 +8,7 @@
     again/<cell>/                  a cell made again by --only
     classifier/                    shared
     locks/                         who works at what; only while a process holds it
+    cells.json                     the cells that are to be made, for `vdu status`
     results.json                   all figures, with config and versions; see `comparison`
 
 A cell is METHOD/CLASS/SEED. Each is made by the same stages as `vdu run`, so what is finished is
@@ -19,7 +20,6 @@ number of processes.
 import functools
 import json
 import math
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -33,7 +33,7 @@ from vdu_jax import config as config_lib
 from vdu_jax import forget_detector, tasks
 from vdu_jax.errors import UserError
 from vdu_jax.metrics.quality import METRICS, value_of
-from vdu_jax.runtime import artifacts
+from vdu_jax.runtime import artifacts, processes, terminal
 from vdu_jax.stages import (
     comparison,
     cost,
@@ -323,6 +323,7 @@ def run(config: ConfigDict, workdir: Path, onto: str = "") -> None:
     todo = [cell for cell in cells(config) if str(cell) not in given["cells"]]
     untuned = [method for method in compared(config) if method not in given["tuned"]]
 
+    artifacts.write_json(workdir / "cells.json", {"cells": [str(cell) for cell in todo]})
     models = {}
     for cell in todo:
         new, _ = open_cell(config, workdir, workdir, cell, config.methods[cell.method])
@@ -336,26 +337,30 @@ def run(config: ConfigDict, workdir: Path, onto: str = "") -> None:
     settings |= {m: tune(config, workdir, m) for m in untuned}
     started, made = time.monotonic(), 0
 
+    def place_of(cell: Cell) -> Path:
+        return place(config, workdir / f"seed-{cell.seed}", cell.method, cell.forget)
+
     def missing(cell: Cell) -> bool:
-        root = workdir / f"seed-{cell.seed}"
         last = "relearn" if config.relearn.images else "evaluate"
-        folder = place(config, root, cell.method, cell.forget)
-        return not (folder / last / cell.method / "done.json").exists()
+        return not (place_of(cell) / last / cell.method / "done.json").exists()
 
     def make(cell: Cell) -> None:
         nonlocal made
-        new, root = missing(cell), workdir / f"seed-{cell.seed}"
+        new, root, began = missing(cell), workdir / f"seed-{cell.seed}", time.monotonic()
         row = run_cell(config, workdir, root, cell, settings[cell.method], cache)
-        if new:
-            made, left = made + 1, sum(map(missing, todo))
-            minutes = left * (time.monotonic() - started) / made / 60
-            pul, u_fid = (math.nan if row.get(k) is None else row[k] for k in ("pul", "u_fid"))
-            print(
-                f"cell {cell}: PUL {pul:.1f} %, u-FID {u_fid:.2f}; {left} of {len(todo)} "
-                f"left, about {minutes:.0f} min for this process alone",
-                file=sys.stderr,
-                flush=True,
-            )
+        name = f"cell {terminal.paint(str(cell), 'name')}"
+        if not new:
+            said = terminal.paint("done already", "skipped")
+            processes.report(f"{name}: {said} for this config, in {place_of(cell)}")
+            return
+        made, left, now = made + 1, sum(map(missing, todo)), time.monotonic()
+        pul, u_fid = (math.nan if row.get(k) is None else row[k] for k in ("pul", "u_fid"))
+        done, took = terminal.paint("done", "done"), terminal.duration(now - began)
+        ahead = terminal.duration(left * (now - started) / made)
+        processes.report(
+            f"{name}: {done} in {took}, written to {place_of(cell)}: PUL {pul:.1f} %, u-FID "
+            f"{u_fid:.2f}; {left} of {len(todo)} left, about {ahead} for this process alone"
+        )
 
     share(workdir, {f"cells/{cell}": functools.partial(make, cell) for cell in todo})
     rows = {}
