@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.pop("FORCE_COLOR", None)  # CI sets it; messages are compared as plain text
 # One compiler setting for all, whether JAX has started before the first command or not. Networks
 # this small take far longer to compile than to run: without LLVM's optimisations, the emitters of
 # fused loops and several modules for one program, half of the time. jaxlib 0.10 alone gains by the

@@ -282,10 +282,31 @@ def test_what_is_done_is_said_with_its_place(capsys, finished_run, config_file):
         assert capsys.readouterr().err.splitlines() == [line]
 
 
-def test_what_is_not_done_is_not_said_to_be(capsys, tmp_path, finished_run, config_file):
+def test_a_stage_says_what_it_took_and_where_it_wrote(capsys, tmp_path, finished_run, config_file):
     (tmp_path / "train").symlink_to(finished_run / "train")
     assert cli.main(["posterior", f"--config={config_file}", f"--workdir={tmp_path}"]) == 0
-    assert "vdu:" not in capsys.readouterr().err
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("vdu:")]
+    took = r"(\d\.\d s|\d+ s|\d+ min \d+ s)"
+    assert re.fullmatch(
+        rf"vdu: posterior: done in {took}, written to {re.escape(str(tmp_path))}/posterior", line
+    )
+
+
+def test_only_a_terminal_has_colours(capsys, monkeypatch, finished_run, config_file):
+    common = ["train", f"--config={config_file}", f"--workdir={finished_run}"]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert cli.main(common) == 0
+    line = capsys.readouterr().err
+    assert line.startswith(
+        "vdu: \x1b[1mtrain\x1b[0m: \x1b[2mdone already\x1b[0m for this config, in"
+    )
+    assert cli.main(["trian"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "vdu: \x1b[1;31merror\x1b[0m: unknown command 'trian'"
+    )
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert cli.main(["trian"]) == 2 and cli.main(common) == 0
+    assert "\x1b" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 import vdu_jax
 from vdu_jax.cli import completion
@@ -25,17 +26,24 @@ from vdu_jax.cli.running import run_stages, run_tool, validate
 from vdu_jax.errors import UserError, did_you_mean
 from vdu_jax.runtime import preemption, terminal
 
+if TYPE_CHECKING:
+    from absl.flags import FlagValues
+
 PIPE_CLOSED = 128 + signal.SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command, that of the process if none is given; returns the exit code.
+    """Run a command.
 
-    0, 2 for a user's mistake, 128 + n after signal n, 1 if another process of the run was lost, or
-    as SIGPIPE would have it if nobody reads what is printed.
+    Args:
+      argv: its words without the program; the process's by default.
+
+    Returns:
+      The exit code: 0; 2 for a user's mistake; 128 + n after signal n; 1 if another process of the
+      run was lost; that of SIGPIPE if nobody reads what is printed.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what the locale cannot write is no reason to fail
+        if hasattr(stream, "reconfigure"):  # a character that the locale lacks is no error
             stream.reconfigure(errors="backslashreplace")
     try:
         code = _main(list(sys.argv[1:] if argv is None else argv))
@@ -112,9 +120,9 @@ def _main(argv: list[str]) -> int:
 
 
 def _print_help(stage: str, rest: Sequence[str]) -> bool:
-    """Print help or the version, if that is asked for."""
+    """Print help or the version if the command line asks for it; whether it does."""
     words = ("-h", "-help", "--help")
-    named = stage
+    named: str | None = stage
     if stage in (*words, "help"):
         named = next((word for word in rest if word not in words), None)
         if named is None:
@@ -127,8 +135,8 @@ def _print_help(stage: str, rest: Sequence[str]) -> bool:
         return True
     elif not set(words) & set(rest[: rest.index("--")] if "--" in rest else rest):
         return False
-    if named not in COMMANDS:
-        raise _unknown(named)
+    if named is None or named not in COMMANDS:
+        raise _unknown(str(named))
     print(help_of(named))
     return True
 
@@ -164,7 +172,7 @@ def _flush() -> int:
 
 
 def _nobody_reads() -> bool:
-    """Whether standard output or error is a pipe whose reader is gone; such a one is left alone."""
+    """Whether standard output or error is a pipe whose reader is gone; it is redirected then."""
     closed = False
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # no file
@@ -176,15 +184,15 @@ def _nobody_reads() -> bool:
     return closed
 
 
-def _redirect(stream) -> None:
-    """Let what a stream still holds vanish: Python would try again when it ends, and say so."""
+def _redirect(stream: TextIO) -> None:
+    """Discard what a stream still holds: Python would write it again at exit, and report that."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _quiet_threads() -> None:
-    """What a thread could not read or write is raised again where it is waited for."""
+    """Print no traceback of an OSError in a thread: it is raised again where it is waited for."""
 
-    def hook(args):
+    def hook(args: threading.ExceptHookArgs) -> None:
         if not issubclass(args.exc_type, OSError):
             threading.__excepthook__(args)
 
@@ -197,8 +205,8 @@ def _is_distributed() -> bool:
     return processes is not None and processes.joined()
 
 
-def _join(stage: str, values) -> None:
-    """Meet the other processes, if there are to be any; only the leader prints results."""
+def _join(stage: str, values: "FlagValues") -> None:
+    """Meet the other processes of a stage, if any; only the leader prints results."""
     if stage in TOOLS or not values.coordinator:
         return
     from vdu_jax.runtime import processes
@@ -209,7 +217,7 @@ def _join(stage: str, values) -> None:
 
 
 def _is_lost_peer(error: Exception) -> bool:
-    """XLA only says, with various exceptions, that something done with the others failed."""
+    """Whether an exception is XLA's for a collective operation that failed."""
     status = r"(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED): "
     return _is_distributed() and re.match(status, str(error)) is not None
 

@@ -3,11 +3,15 @@
 import keyword
 import math
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vdu_jax.cli.commands import COMMANDS, DEBUG, NOTES, STAGES, Argument, Flag, takers
 from vdu_jax.errors import UserError, did_you_mean, shown
+
+if TYPE_CHECKING:
+    from absl.flags import FlagValues
+    from ml_collections import ConfigDict
 
 TRUTH = ("true", "t", "1", "false", "f", "0")  # as absl has it
 NUMBER = re.compile(r"-\.?\d")
@@ -16,12 +20,12 @@ SECTIONS = {"unlearn": "methods", "sample": "sampler"}
 
 
 class Words(NamedTuple):
-    """A command line, sorted. The text of a switch that stands alone is None.
+    """The words of a command line by kind. The text of a switch without a value is None.
 
     Attributes:
       flags: name -> text.
       overrides: (key, text) of each --config.KEY, in their order.
-      positional: the rest.
+      positional: the positional arguments.
     """
 
     flags: dict[str, str | None]
@@ -29,12 +33,12 @@ class Words(NamedTuple):
     positional: list[str]
 
 
-def parse(argv: Sequence[str], command: str = "run"):
+def parse(argv: Sequence[str], command: str = "run") -> tuple["FlagValues", list[str]]:
     """The flags and positional arguments of a command line (without the program and the command).
 
     Returns:
-      absl's flag values, of the flags that the command takes alone, and a list as long as the
-      command's positional arguments. The flag "config" is a ConfigDict, or None if not given.
+      absl's flag values, of the flags that the command takes, and its positional arguments. The
+      flag "config" is a ConfigDict, or None if it is not given.
 
     Raises:
       UserError: for a flag that the command does not take or would not use, an unknown key, a value
@@ -72,10 +76,10 @@ def command_takes_config(command: str) -> bool:
 def sort(
     command: str, argv: Sequence[str], is_switch: Callable[[str], bool] = lambda key: False
 ) -> Words:
-    """Sort the words, whether values come with = or after a space.
+    """Sort the words of a command line by kind. Values come with = or after a space.
 
     Args:
-      is_switch: whether a config key is one, for which a value after a space must be a truth word.
+      is_switch: whether a config key is a switch: only a truth word after a space is its value.
 
     Raises:
       UserError: for a flag that the command does not take, that is given twice, or has no value.
@@ -89,8 +93,8 @@ def sort(
         if not _is_flag(word):
             words.positional.append(word)
             continue
-        name, equals, text = word.removeprefix("-").removeprefix("-").partition("=")
-        text = text if equals else None
+        name, equals, value = word.removeprefix("-").removeprefix("-").partition("=")
+        text = value if equals else None
         negated = name.startswith("no") and (
             name.startswith("noconfig.") or _is_switch(COMMANDS[command].flag(name[2:]))
         )
@@ -108,11 +112,11 @@ def sort(
             raise refusal(command, "config", text)
         if key is None and flag is None:
             raise refusal(command, name, text)
-        switch = is_switch(key) if flag is None else _is_switch(flag)
+        switch = _is_switch(flag) if key is None else is_switch(key)
         takes_next = rest and not _is_flag(rest[0])
         if text is None and takes_next and (not switch or rest[0].lower() in TRUTH):
             text = rest.pop(0)
-        if flag is None:
+        if key is not None:
             if any(key == other for other, _ in words.overrides):
                 raise UserError(f"--config.{key} is given twice; give it once")
             words.overrides.append((key, text))
@@ -120,7 +124,7 @@ def sort(
         if name in words.flags:
             raise UserError(f"--{name} is given twice; give it once")
         if text is None and not switch:
-            raise UserError(f"--{name} has no value; give {flag.usage}")
+            raise UserError(f"--{name} has no value; give {_usage(command, name)}")
         words.flags[name] = text
     return words
 
@@ -134,7 +138,7 @@ def _is_switch(flag: Flag | None) -> bool:
 
 
 def refusal(command: str, name: str, text: str | None) -> UserError:
-    """Why a command does not take a flag, and what may have been meant."""
+    """The error for a flag that a command does not take: why, and what may have been meant."""
     if note := NOTES.get((command, name)):
         return UserError(f"`vdu {command}` does not take --{name}: {note}")
     line = f"`vdu {command}` has no flag --{name}"
@@ -152,7 +156,7 @@ def refusal(command: str, name: str, text: str | None) -> UserError:
 
 
 def config_keys(command: str, name: str) -> list[str]:
-    """Up to three keys of a config that end in `name`: the command's own, if there are any."""
+    """Up to three config keys that end in `name`: those of the command's section, if any."""
     if not command_takes_config(command):
         return []
     from vdu_jax import config
@@ -164,7 +168,8 @@ def config_keys(command: str, name: str) -> list[str]:
     return own[:3] or (keys if command not in STAGES and len(keys) <= 3 else [])
 
 
-def _leaves(section, prefix: str = ""):
+def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of a section and of those in it: (key with dots, value)."""
     for key, value in section.items():
         if hasattr(value, "items"):
             yield from _leaves(value, f"{prefix}{key}.")
@@ -173,15 +178,27 @@ def _leaves(section, prefix: str = ""):
 
 
 def check_complete(command: str, given: Words) -> None:
-    """Raises: UserError if a flag that the command needs is missing."""
+    """Refuse a command line without a flag that the command needs.
+
+    Raises:
+      UserError: naming the flag.
+    """
     for name in COMMANDS[command].required:
         if name not in given.flags:
-            flag = COMMANDS[command].flag(name)
-            raise UserError(f"--{name} is missing; give {flag.usage}")
+            raise UserError(f"--{name} is missing; give {_usage(command, name)}")
+
+
+def _usage(command: str, name: str) -> str:
+    flag = COMMANDS[command].flag(name)
+    return f"--{name}" if flag is None else flag.usage
 
 
 def check_count(command: str, positional: Sequence[str]) -> None:
-    """Raises: UserError if there are too few or too many positional arguments."""
+    """Refuse too few or too many positional arguments.
+
+    Raises:
+      UserError: naming the first that is missing or not expected.
+    """
     names = [argument.name for argument in COMMANDS[command].arguments]
     if len(positional) < len(names):
         raise UserError(f"{names[len(positional)]} is missing; see `vdu {command} --help`")
@@ -207,8 +224,8 @@ def read_argument(argument: Argument, text: str) -> str:
     return text
 
 
-def make_values(command: str, given: dict[str, str | None]):
-    """absl's flag values of a command's flags.
+def make_values(command: str, given: Mapping[str, str | None]) -> "FlagValues":
+    """absl's flag values of all flags of a command.
 
     Raises:
       UserError: for a value that a flag cannot have.
@@ -218,7 +235,7 @@ def make_values(command: str, given: dict[str, str | None]):
     from vdu_jax.config import WORDS, expand_path
 
     values = flags.FlagValues()
-    define = {
+    define: dict[type, Callable] = {
         str: flags.DEFINE_string,
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,
@@ -264,11 +281,16 @@ def _check_range(flag: Flag, value: Any, text: str) -> None:
         raise UserError(f"--{flag.name}={shown_text(text)}: {must}")
 
 
-def check_use(command: str, given: dict[str, str | None], values, config) -> None:
+def check_use(
+    command: str,
+    given: Mapping[str, str | None],
+    values: "FlagValues",
+    config: "ConfigDict | None",
+) -> None:
     """Refuse flags that have no effect beside the others, or with this config.
 
     Raises:
-      UserError: naming one.
+      UserError: naming the flag.
     """
     from vdu_jax.config import is_text_to_image
 
@@ -288,12 +310,12 @@ def check_use(command: str, given: dict[str, str | None], values, config) -> Non
         )
 
 
-def override(config, overrides: Sequence[tuple[str, str | None]]) -> None:
+def override(config: "ConfigDict", overrides: Sequence[tuple[str, str | None]]) -> None:
     """Change settings of a config in place, in the order given.
 
     Raises:
-      UserError: for a key that is not there, a value of another type, or one key that would replace
-        what another has just set.
+      UserError: for a key that is not there, a value of another type, or a key that would replace
+        what an earlier one has set.
     """
     done: list[tuple[str, ...]] = []
     for key, text in overrides:
@@ -308,11 +330,11 @@ def override(config, overrides: Sequence[tuple[str, str | None]]) -> None:
         _set(config, key, parts, text)
 
 
-def find(config, key: str) -> tuple[str, ...]:
-    """The parts of a key, every one of which is there.
+def find(config: "ConfigDict", key: str) -> tuple[str, ...]:
+    """The parts of a config key.
 
     Raises:
-      UserError: for the first that is not, with those that may have been meant.
+      UserError: for the first part that is not there, with keys that may have been meant.
     """
     parts = _split(key)
     section, path = config, ""
@@ -345,29 +367,31 @@ def _split(key: str) -> tuple[str, ...]:
         raise UserError(f"--config.{key}: is no key; write --config.SECTION.KEY=VALUE") from None
 
 
-def _is_bool(config, key: str) -> bool:
+def _is_bool(config: "ConfigDict", key: str) -> bool:
     try:
-        parts = find(config, key)
-    except UserError:  # said later
+        return isinstance(_value(config, find(config, key)), bool)
+    except UserError:  # reported by `override`
         return False
+
+
+def _value(config: "ConfigDict", parts: Sequence[str]) -> Any:
+    value: Any = config
     for part in parts:
-        config = config[part]
-    return isinstance(config, bool)
+        value = value[part]
+    return value
 
 
 def _is_name(part: str) -> bool:
     return part.isidentifier() and not keyword.iskeyword(part)
 
 
-def _set(config, key: str, parts: Sequence[str], text: str | None) -> None:
+def _set(config: "ConfigDict", key: str, parts: Sequence[str], text: str | None) -> None:
     from absl import flags
     from ml_collections import config_flags
 
     from vdu_jax.config import must_be
 
-    now = config
-    for part in parts:
-        now = now[part]
+    now = _value(config, parts)
     if text is None and not isinstance(now, bool):
         raise UserError(f"--config.{key} has no value; give --config.{key}=VALUE")
     text = "true" if text is None else text

@@ -1,7 +1,7 @@
 """The one table of the command line: each command, its positional arguments and its flags.
 
-Everything else is made from it: parsing, refusals, `vdu --help` and `vdu COMMAND --help`. It
-imports nothing of JAX, so help is fast.
+Parsing, refusals, `vdu --help`, `vdu COMMAND --help` and shell completion are made from it. It
+imports nothing of JAX, so that they are fast.
 """
 
 import textwrap
@@ -33,7 +33,7 @@ class Flag(NamedTuple):
       name: without the dashes.
       about: its line of help.
       value: what help calls its value; "" for a switch, which needs none.
-      kind: type of the value: str, int or float.
+      kind: type of the value: str, int, float or bool.
       default: the value where the flag is not given.
       choices: all values that are allowed; empty for no such list.
       low: the smallest number allowed.
@@ -62,11 +62,11 @@ class Command(NamedTuple):
     """A command.
 
     Attributes:
-      about: one line of help.
-      arguments: positional ones; all of them must be given.
-      flags: which it takes, beside --debug.
-      required: names of those that must be given.
-      more: what else its own help says.
+      about: its line of help.
+      arguments: its positional arguments; all of them must be given.
+      flags: its flags, without --debug.
+      required: names of the flags that must be given.
+      more: what else `vdu COMMAND --help` says.
       devices: whether it computes, so that JAX must find a device.
     """
 
@@ -251,7 +251,7 @@ COMMANDS = {
 }  # fmt: skip
 TOOLS = tuple(name for name in COMMANDS if name not in ("run", *STAGES))
 
-# (command, flag) -> what else is said where the flag is refused.
+# (command, flag) -> what is said where the flag is refused.
 ALONE = "it runs in one process: leave --coordinator out"
 NOTES = {(tool, "coordinator"): ALONE for tool in TOOLS} | {
     ("benchmark", "coordinator"): f"{ALONE}; several on one workdir share the cells",
@@ -263,7 +263,7 @@ EXAMPLE = "vdu run --config=configs/digits.py --workdir=runs/digits"
 
 
 def takers(flag: str) -> list[str]:
-    """The commands that take a flag; all stages together are one entry."""
+    """Names of the commands that take a flag; all stages together are one entry."""
     names = [name for name, command in COMMANDS.items() if command.flag(flag)]
     if {"run", *STAGES} <= set(names):
         names = ["run and each stage", *(name for name in names if name in TOOLS)]
@@ -271,7 +271,7 @@ def takers(flag: str) -> list[str]:
 
 
 def overview() -> str:
-    """`vdu --help`."""
+    """The text of `vdu --help`."""
     lines = ["usage: vdu COMMAND [ARGUMENTS] [--FLAG=VALUE …]", "", "STAGES (--config, --workdir)"]
     rows = [(name, command.about) for name, command in COMMANDS.items()]
     stages, tools = rows[: -len(TOOLS)], rows[-len(TOOLS) :]
@@ -295,7 +295,7 @@ def overview() -> str:
 
 
 def usage(name: str) -> str:
-    """A command's first line of help."""
+    """The first lines of `vdu COMMAND --help`: the command and all its flags."""
     command = COMMANDS[name]
     words = ["usage: vdu", name, *(argument.name for argument in command.arguments)]
     for flag in (*command.flags, DEBUG):
@@ -309,9 +309,9 @@ def usage(name: str) -> str:
 
 
 def help_of(name: str) -> str:
-    """`vdu COMMAND --help`."""
+    """The text of `vdu COMMAND --help`."""
     command = COMMANDS[name]
-    rows = list(command.arguments)
+    rows = [(argument.name, argument.about) for argument in command.arguments]
     for flag in (*command.flags, DEBUG):
         about = flag.about
         if flag.value and flag.default not in (None, ""):
@@ -327,7 +327,7 @@ def help_of(name: str) -> str:
 
 
 def _table(rows: list[tuple[str, str]]) -> list[str]:
-    """Lines of two columns."""
+    """Lines of two columns, the second one wrapped."""
     width = min(30, max(len(left) for left, _ in rows))
     lines = []
     for left, right in rows:

@@ -1,4 +1,4 @@
-"""Read a config file, and say in one line what is wrong with it."""
+"""Read a config file, and report in one line what is wrong with it."""
 
 import difflib
 import re
@@ -12,13 +12,14 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from vdu_jax.config import WORDS
 from vdu_jax.errors import UserError, shown
 
-MODULE = "vdu_config_file"  # under which the file's module is known while it runs
+MODULE = "vdu_config_file"  # the name of the file's module while it runs
 START = "start from a file in configs/"
 
 
 def load(path: str) -> ConfigDict:
-    """What `get_config()` of a Python file returns. Modules beside it, and one above, can be
-    imported there.
+    """The config that `get_config()` of a Python file returns.
+
+    The file can import modules of its folder and of the folder above.
 
     Raises:
       UserError: for a file that cannot be read, is no Python, has no `get_config`, or raises.
@@ -66,7 +67,7 @@ def _read(where: str, file: Path) -> bytes:
 
 
 def _failed(where: str, file: Path, error: BaseException) -> UserError:
-    """What an error in a config file, or below it, says in one line."""
+    """The one-line message for an error in a config file, or in what it calls."""
     if isinstance(error, SyntaxError) and error.filename in (str(file), None):
         line = f", line {error.lineno}" if error.lineno else ""
         return UserError(f"{where}{line}: is no Python ({error.msg}); {START}")
@@ -89,7 +90,7 @@ def _lies_in(filename: str, folder: Path) -> bool:
     return Path(filename).parent in (folder, folder.parent)
 
 
-# What ml_collections says of a setting that is not there, and of a value of another type.
+# ml_collections' messages for a setting that is not there, and for a value of another type.
 MISSING = re.compile(r"""^["'\\]*(?:Key ["'\\]*)?(\w+)["'\\]*(?:$| does not exist|\\n|\n)""")
 SUGGESTED = re.compile(r"""Did you mean ["'\\]*([\w-]+)""")
 OTHER_TYPE = re.compile(

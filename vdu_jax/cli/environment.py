@@ -1,4 +1,4 @@
-"""How JAX and glibc are set up, and what is wrong with the devices of this machine."""
+"""Set up JAX and glibc, and report what is wrong with the devices of this machine."""
 
 import contextlib
 import ctypes
@@ -18,20 +18,20 @@ XLA_FLAGS = (
     "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_ELTWISE,LIBRARY_FUSION_TYPE_REDUCE"
 )
 
-# How glibc is to hand out memory: environment variable -> mallopt's parameter and value (malloc.h).
+# How glibc allocates memory: environment variable -> mallopt's parameter and value (malloc.h).
 # One pool for all threads; in one for each the peak is a seventh higher (docs/scaling.md).
 MALLOC = {"MALLOC_ARENA_MAX": (-8, 1)}
 # By default a step's large arrays come from the kernel as fresh pages and go back to it: a quarter
-# of a training step's time (docs/performance.md). So what is freed is kept ...
+# of a training step's time (docs/performance.md). So freed memory is kept ...
 KEEP_FREED = MALLOC | {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, -1)}
-# ... unless the peak matters more: then blocks from 1 MiB on are always given back.
+# ... unless the peak matters more: then blocks of 1 MiB and more are always given back.
 RETURN_FREED = MALLOC | {"MALLOC_MMAP_THRESHOLD_": (-3, 2**20)}
 
 EXTRAS = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}  # platform -> our extra for it
 
 
 def set_up_jax(malloc: Mapping[str, tuple[int, int]] = KEEP_FREED) -> None:
-    """Fast CPU kernels, glibc's memory, and a compilation cache, unless set already."""
+    """Set up fast CPU kernels, glibc's memory and a compilation cache, where nothing is set."""
     os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
     os.environ.setdefault(
         "JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/vdu_jax/xla").expanduser())
@@ -46,10 +46,10 @@ def set_up_jax(malloc: Mapping[str, tuple[int, int]] = KEEP_FREED) -> None:
 
 @contextlib.contextmanager
 def starting_jax() -> Iterator[None]:
-    """A block in which JAX starts: imports itself, meets other processes, finds its devices.
+    """Context manager in which JAX starts: it is imported, meets other processes, finds devices.
 
     Raises:
-      UserError: if it cannot because of an environment variable, a driver or a missing package.
+      UserError: if JAX cannot start: an environment variable, a driver or a missing package.
     """
     _check_xla_flags(os.environ.get("XLA_FLAGS", ""))
     try:
@@ -70,7 +70,7 @@ def starting_jax() -> Iterator[None]:
 def _no_devices(reason: str) -> str:
     import jax
 
-    asked = os.environ.get("JAX_PLATFORMS", "") or jax.config.jax_platforms or ""
+    asked = os.environ.get("JAX_PLATFORMS", "") or getattr(jax.config, "jax_platforms", "") or ""
     reason = re.sub(r"^Unable to initialize backend '[^']*': |\s*\(set JAX_PLATFORMS.*", "", reason)
     reason = (reason.strip().splitlines() or ["there is no such device or no plugin for it"])[0]
     try:
@@ -90,7 +90,7 @@ def _no_devices(reason: str) -> str:
     )
 
 
-# XLA's parser ends the process, with no way to catch it. So a process of its own tries first.
+# XLA's parser ends the process, and nothing can catch that. So another process tries first.
 TRY_FLAGS = "from jaxlib import xla_client; xla_client.make_cpu_client()"
 SAID = re.compile(
     r"(Unknown flags? in XLA_FLAGS: .*|Couldn't interpret value .*|Could not open file \S+)"

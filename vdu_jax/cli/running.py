@@ -17,10 +17,10 @@ FOLDERS = {"sample": "samples"}  # stage -> its folder, where that has another n
 
 
 def validate(config: "ConfigDict") -> None:
-    """Refuse a config of any kind that cannot work.
+    """Refuse a config that cannot work.
 
     Raises:
-      UserError: with the key.
+      UserError: naming the key.
     """
     from vdu_jax import config as vdu_config
 
@@ -54,7 +54,7 @@ def _run_stages(command: str, config: "ConfigDict", workdir: Path, overwrite: bo
 
 
 def finished(workdir: Path, stage: str) -> dict[Path, int]:
-    """When each part of a stage was finished: `done.json` -> its time in nanoseconds."""
+    """When each part of a stage was finished: `done.json` -> its modification time in ns."""
     folder = Path(workdir) / FOLDERS.get(stage, stage)
     markers = [folder / "done.json", *folder.glob("*/done.json")]
     return {path: path.stat().st_mtime_ns for path in markers if path.exists()}
@@ -64,8 +64,8 @@ def report_stage(workdir: Path, stage: str, was_there: bool, seconds: float | No
     """Print a stage's line on standard error.
 
     Args:
-      was_there: whether any part of it was finished before. seconds: what it took; None if nothing
-        was left to do.
+      was_there: whether any part of it was finished before.
+      seconds: how long it took; None if nothing was left to do.
     """
     from vdu_jax.runtime import processes
 
@@ -107,15 +107,13 @@ def run_tool(
     elif command == "import":
         from vdu_jax.stages import importing
 
-        importing.run(
-            arguments[0], values.workdir, values.weights, values.overwrite, values.variant
-        )
+        workdir = Path(values.workdir)
+        importing.run(Path(arguments[0]), workdir, values.weights, values.overwrite, values.variant)
     elif command == "export":
         from vdu_jax.stages import exporting
 
-        exporting.run(
-            arguments[0], config, values.workdir, values.model, values.weights, values.overwrite
-        )
+        folder, workdir = Path(arguments[0]), Path(values.workdir)
+        exporting.run(folder, config, workdir, values.model, values.weights, values.overwrite)
     elif command == "generate":
         from vdu_jax.tasks.text_to_image import generate
 

@@ -8,7 +8,7 @@ from vdu_jax.runtime import preemption, processes
 
 
 class Bar(tqdm.tqdm):
-    """A bar that is known to `preemption` until its last line is written."""
+    """A bar that `preemption` knows of until its last line is written."""
 
     def close(self) -> None:
         super().close()
@@ -16,7 +16,14 @@ class Bar(tqdm.tqdm):
 
 
 def bar(total: int, label: str, initial: int = 0, unit: str = "step") -> tqdm.tqdm:
-    """A tqdm bar of the leader; in a log file a line every half minute, without redrawing."""
+    """A tqdm bar, which the leader alone shows; in a log file a new line every half minute.
+
+    Args:
+      total: how many units there are.
+      label: what stands before the bar.
+      initial: units that an earlier process has done.
+      unit: what is counted.
+    """
     interactive = sys.stderr.isatty()
     made = Bar(
         total=total,
