@@ -198,7 +198,7 @@ def is_run(folder: Path) -> bool:
     """Whether a folder is the workdir of a run: a stage or a command has begun there."""
     stages = (folder / stage for stage in STAGES)
     begun = (path for stage in stages for path in (stage, *_folders(stage)))
-    return (folder / ".lock").is_file() or any(_is_begun(path) for path in begun)
+    return "pid" in _try_load(folder / ".lock") or any(map(_is_begun, begun))
 
 
 def is_benchmark(folder: Path) -> bool:
