@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from vdu_jax import cli, objectives
 from vdu_jax import config as vdu_config
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import artifacts
-from vdu_jax.stages import benchmark, comparison, unlearn
+from vdu_jax.stages import benchmark, comparison, status, unlearn
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = sorted(
@@ -259,13 +260,30 @@ def test_what_has_been_published_stays_as_it_is(name):
     assert comparison.csv_text(old) == (folder / "cells.csv").read_text()
 
 
-def test_nothing_is_computed_twice(finished, small_file, ensure):
+def test_nothing_is_computed_twice(finished, small_file, ensure, capsys):
     def stages():
         return {p: p.stat().st_mtime_ns for p in finished.rglob("done.json")}
 
     before, text = stages(), (finished / "results.json").read_bytes()
     assert cli.main(["benchmark", f"--config={small_file}", f"--workdir={finished}"]) == 0
     assert stages() == before and (finished / "results.json").read_bytes() == text
+    lines = capsys.readouterr().err.splitlines()
+    for name, folder in (("plain/8/0", "seed-0/class-8"), ("few/8/4", "seed-4/class-8+")):
+        said = f"vdu: cell {name}: done already for this config, in {finished / folder}"
+        assert sum(line.startswith(said) for line in lines) == 1, name
+
+
+def test_its_status_is_read_from_its_folder(finished):
+    found = status.read_benchmark(finished)
+    assert found.cells == {
+        "few": {4: [1, 1]},
+        "plain": {0: [1, 1], 4: [1, 1]},
+        "retrain": {0: [1, 1]},
+    }
+    assert found.planned and found.next is None and found.tuned == {"plain": True}
+    cells = artifacts.read_json(finished / "cells.json")["cells"]
+    assert sorted(cells) == sorted(c for c in published(finished)["cells"] if "original" not in c)
+    assert found.contents.data == "digits" and found.contents.forget == {"classes": [8]}
 
 
 def test_one_cell_made_again_is_the_published_one(finished, small_file, ensure, tmp_path, capsys):
@@ -304,10 +322,14 @@ def smaller(finished, folder):
     return path
 
 
-def test_a_published_comparison_grows(finished, small_file, ensure, tmp_path):
+def test_a_published_comparison_grows(finished, small_file, ensure, tmp_path, capsys):
     """By a seed and a method: only those are made, and the whole is that of a single run."""
     arguments = [f"--config={small_file}", f"--workdir={tmp_path / 'work'}"]
     assert cli.main(["benchmark", *arguments, f"--onto={smaller(finished, tmp_path)}"]) == 0
+    folder = re.escape(str(tmp_path / "work/seed-4/class-8"))
+    said = rf"vdu: cell plain/8/4: done in [\d.]+ (s|min \d+ s), written to {folder}: PUL \S+ %"
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if re.match(said, x)]
+    assert " of 2 left, about " in line
     for folder in ("seed-0", "tuning/plain", "tuning/class-5", "grids"):
         assert not (tmp_path / "work" / folder).exists(), folder
     for file in ("results.json", "table.md", "cells.csv"):

@@ -4,9 +4,11 @@ import fcntl
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,8 @@ from vdu_jax import cli
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import artifacts
 from vdu_jax.stages import status
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -358,6 +362,9 @@ def test_a_benchmark_counts_its_cells(finished_run, tmp_path, capsys):
     assert found.next == f"vdu benchmark --config=FILE --workdir={root}"
     assert cli.main(["status", str(root)]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == (
+        f"{root}: benchmark, unconditional model (dit) of digits, to forget class 8"
+    )
     said = "3 of 4 that have begun; the config says how many there are"
     assert f"cells         begun       {said}" in lines
     # The cells that are to be made, and those of published results.
@@ -398,7 +405,44 @@ def test_a_benchmark_that_is_over_and_one_that_is_at_work(finished_run, tmp_path
             ("cells/plain/7/0", True)
         ]
         assert found.next is None
+    (root / "cells.json").write_text(json.dumps({"cells": ["plain/red/0", "plain/dark-blue/0"]}))
+    (root / "results.json").unlink()
+    said = "unconditional model (dit) of digits, to forget each of dark-blue, red"
+    assert status._subject(status.read_benchmark(root).contents) == said
     # A cell's own workdir belongs to the benchmark.
     found = status.read(root / "seed-4" / "class-8")
     assert found.next == f"vdu benchmark --config=FILE --workdir={root}"
     assert states(found)["evaluate/plain"] == "begun"
+
+
+def test_the_guide_shows_what_is_printed(capsys):
+    """The example of docs/guides/following_a_run.md, character by character."""
+    page = (ROOT / "docs" / "guides" / "following_a_run.md").read_text()
+    (example,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    settings = {"train.steps": 600, "sampler.steps": 10}
+    contents = status.Contents(
+        "unconditional", "digits", "unet", {"classes": [3]}, [str(i) for i in range(10)], settings
+    )
+
+    def missing(stage):
+        models = ("original", "extended", "plain")
+        return [status.Part(f"{stage}/{model}", "missing") for model in models]
+
+    stages = {
+        "train": [status.Part("train", "done", steps=600, seconds=183.4)],
+        "posterior": [status.Part("posterior", "done", seconds=3.5)],
+        "replay": [status.Part("replay", "done", seconds=11.8)],
+        "unlearn": [
+            status.Part("unlearn/extended", "begun", step=20, steps=60),
+            status.Part("unlearn/plain", "done", steps=30, seconds=17.9),
+        ],
+        "samples": missing("samples"),
+        "evaluate": missing("evaluate"),
+        "report": [status.Part("report", "missing")],
+    }
+    methods = {"plain": {"objective": "vdu", "kept_step": 30, "steps": 30}}
+    command = status._next_command(Path("runs/digits"), stages, [])
+    status.show(
+        status.Status("runs/digits", contents, stages, methods, {}, [], 91_200_000, command)
+    )
+    assert capsys.readouterr().out == example

@@ -64,7 +64,9 @@ class Holder:
     """A process that has a lock, or had one on another machine.
 
     Attributes:
-      pid, host, since: which process, and when it began.
+      pid: its process ID.
+      host: its machine.
+      since: when it took the lock.
       at: what it works at: "" for the whole workdir, else a part of a benchmark.
       alive: whether it still has the lock; None if that can be seen on its own machine only.
     """
@@ -127,13 +129,17 @@ class BenchmarkStatus:
     """The facts of a benchmark's workdir.
 
     Attributes:
-      workdir, contents, holders, bytes, next: as in `Status`.
+      workdir: as it was given.
+      contents: what its runs are of; its `forget` has the "classes" or "targets" of all cells.
       models: the folders with a model that is trained for the cells.
       tuned: method that has a grid -> whether its settings are chosen.
       cells: method -> seed -> [cells done, cells in all].
       planned: whether the workdir records all cells of the config; if not, the numbers are of those
         that have begun.
       figures: method -> "pul" and "u_fid", means over its cells, of finished comparisons.
+      holders: processes at work.
+      bytes: disk space used.
+      next: the next command, or None if there is nothing left to do or a process is at it.
     """
 
     workdir: str
@@ -203,10 +209,9 @@ def is_run(folder: Path) -> bool:
 
 def is_benchmark(folder: Path) -> bool:
     """Whether a folder is the workdir of a benchmark."""
-    if (folder / "cells.json").is_file() or (folder / "tuning").is_dir():
+    if _planned_cells(folder) is not None or any(map(_is_begun, _folders(folder / "tuning"))):
         return True
-    seeds = (path for path in _folders(folder) if re.fullmatch(r"seed-\d+", path.name))
-    return any(is_run(path) or any(map(is_run, _folders(path))) for path in seeds)
+    return any(is_run(path) for seed in _seeds(folder) for path in (seed, *_folders(seed)))
 
 
 def _is_begun(folder: Path) -> bool:
@@ -541,15 +546,19 @@ def read_benchmark(workdir: Path) -> BenchmarkStatus:
         count[1] += 1
     runs = [path for seed in _seeds(workdir) for path in (seed, *_folders(seed))]
     models = [path for path in runs if _is_begun(path / "train")]
-    inputs = [_inputs(path) for path in runs]
-    merged = {key: value for one in inputs for key, value in one.items()}
-    # Each cell forgets something else.
-    merged["forget.classes"] = sorted({c for one in inputs for c in one.get("forget.classes", ())})
+    merged: dict[str, Any] = {}
+    for path in runs:
+        merged |= _inputs(path)
+    contents = _contents(merged, models[0] / "train" if models else workdir)
+    targets = sorted({cell.rsplit("/", 2)[1] for cell in every})
+    forget: dict[str, Any] = {"targets": targets}
+    if all(target.isdigit() for target in targets):
+        forget = {"classes": sorted(map(int, targets))}
     holders = list(_holders(sorted((workdir / "locks").glob("*"))))
     is_over = bool(published) and done >= every
     return BenchmarkStatus(
         workdir=str(workdir),
-        contents=_contents(merged, models[0] / "train" if models else workdir),
+        contents=dataclasses.replace(contents, forget=forget),
         models=[_read_model(workdir, path) for path in models],
         tuned={f.name: (f / "done.json").is_file() for f in _tuned(workdir)},
         cells=cells,
@@ -647,6 +656,8 @@ def _subject(contents: Contents) -> str:
     text += f" of {contents.data}" if contents.data else ""
     if phrase := contents.forget.get("phrase"):
         return f"{text}, to forget {shown(phrase)}"
+    if targets := contents.forget.get("targets"):
+        return f"{text}, to forget each of {', '.join(targets)}"
     classes, names = contents.forget.get("classes", ()), contents.class_names
     named = [
         f"{c} ({names[c]})" if c < len(names) and names[c] != str(c) else f"{c}" for c in classes
