@@ -82,26 +82,31 @@ class Command(NamedTuple):
         return next((flag for flag in (*self.flags, DEBUG) if flag.name == name), None)
 
 
-DEBUG = Flag("debug", "show the traceback of a user's mistake, too", kind=bool, default=False)
+DEBUG = Flag("debug", "print the traceback of a user's mistake", kind=bool, default=False)
 CONFIG = Flag("config", "Python file with the settings; see configs/", "FILE", path=True)
-WORKDIR = Flag("workdir", "folder of the run: everything made lies in it", "DIR", path=True)
+WORKDIR = Flag("workdir", "folder of the run; all results are written there", "DIR", path=True)
 OVERWRITE = Flag(
-    "overwrite", "replace what is there of another config or model", kind=bool, default=False
+    "overwrite", "replace results of another config or model", kind=bool, default=False
 )
 JSON = Flag("json", "print one line of JSON", kind=bool, default=False)
 DISTRIBUTED = (
     Flag(
         "coordinator",
-        "address of process 0, where the stage runs as several processes; auto finds all three "
-        "under Slurm, on a TPU pod, in Kubernetes",
+        "address of process 0 of a stage that runs as several processes; auto finds all three "
+        "settings under Slurm, on a TPU pod, in Kubernetes",
         "HOST:PORT",
         default="",
     ),
-    Flag("processes", "how many processes there are", "N", int, low=1),
-    Flag("process", "which one this is, from 0", "I", int, low=0),
+    Flag("processes", "number of processes", "N", int, low=1),
+    Flag("process", "index of this process, from 0", "I", int, low=0),
 )
 WEIGHTS = ("ema", "params")
 SHELLS = ("bash", "zsh", "fish")
+
+
+def _unbroken(text: str) -> str:
+    """`text` with spaces at which `_fill` breaks no line."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _stage(about: str, more: str = "") -> Command:
@@ -111,30 +116,30 @@ def _stage(about: str, more: str = "") -> Command:
 
 COMMANDS = {
     "run": _stage(
-        "all stages below in order; what is done for the same config is skipped",
+        "run all stages below in order; skip those that are done for the same config",
         "The stages: " + ", ".join(STAGES) + ". Stopped or killed, the same command continues.",
     ),
-    "train": _stage("pretrain the diffusion model, keeping checkpoints"),
+    "train": _stage("train the diffusion model and keep its last checkpoints"),
     "posterior": _stage(
-        "the Gaussian over the parameters, from checkpoints or the Fisher information"
+        "compute the Gaussian over the parameters, from checkpoints or the Fisher information"
     ),
-    "replay": _stage("draw images from the model and clean them of forget-like ones"),
+    "replay": _stage("draw images from the model and leave out those like the forget data"),
     "unlearn": _stage("unlearn with every method of the config"),
     "sample": _stage("draw images from the original and the unlearned models"),
-    "evaluate": _stage("PUL, u-FID, KID, precision, recall, class histogram, confidence"),
+    "evaluate": _stage("measure PUL, u-FID, KID, precision, recall, class histogram, confidence"),
     "relearn": _stage(
-        "steps on forget images until the class is back; only with relearn.images > 0"
+        "count training steps until the class is back; only with relearn.images > 0"
     ),
-    "report": _stage("report.html and the table"),
+    "report": _stage("write report.html and print the table"),
     "benchmark": Command(
-        "compare methods: each on every forget class and seed of the config",
+        "compare methods on every forget class and seed of the config",
         (),
         (
             CONFIG,
             WORKDIR,
             Flag(
                 "onto",
-                "published results whose cells are taken as they are; only the others are made",
+                "published results whose cells are kept; only the others are made",
                 "RESULTS.json", default="", path=True,
             ),
             Flag("only", "make this one cell again", "METHOD/CLASS/SEED", default=""),
@@ -150,18 +155,18 @@ COMMANDS = {
         "exit code is 1 if a figure is not the published one.",
     ),
     "status": Command(
-        "what a workdir holds, what is done, and the next command",
+        "print what a workdir holds, what is done, and the next command",
         (Argument("WORKDIR", "folder of a run or of a benchmark; nothing is written there"),),
         (JSON,),
         devices=False,
     ),
     "plan": Command(
-        "what training, unlearning and sampling hold in a device's memory",
+        "print the device memory that training, unlearning and sampling need",
         (),
         (
             CONFIG,
-            Flag("devices", "how many devices to plan for", "N", int, 1),
-            Flag("memory", "what a device has; the exit code is 1 if a stage needs more", "GIB",
+            Flag("devices", "number of devices", "N", int, 1),
+            Flag("memory", "memory of a device; the exit code is 1 if a stage needs more", "GIB",
                  float, above=0.0),
             JSON,
         ),
@@ -169,12 +174,13 @@ COMMANDS = {
         "Nothing is allocated.",
     ),
     "import": Command(
-        "bring in a diffusers model (a folder with safetensors weights)",
+        "import a diffusers model (a folder with safetensors weights)",
         (Argument("DIR", "folder of the pipeline, or of its UNet2DModel"),),
         (
             WORKDIR,
-            Flag("weights", "which of its parameters", "|".join(WEIGHTS), str, "params", WEIGHTS),
-            Flag("variant", "which files of the folder, e.g. fp16; those without one by default",
+            Flag("weights", "which parameters to import", "|".join(WEIGHTS), str, "params",
+                 WEIGHTS),
+            Flag("variant", "variant of the weights' files, e.g. fp16; by default those without",
                  "NAME", default=""),
             OVERWRITE,
         ),
@@ -190,37 +196,37 @@ COMMANDS = {
             Flag("model", "original, or the name of a method", "NAME", default="original"),
             Flag(
                 "weights",
-                "which parameters of the original model; by default those that were unlearned from",
+                "which parameters of the original model; by default those that are unlearned",
                 "|".join(WEIGHTS), str, "", WEIGHTS,
             ),
             OVERWRITE,
         ),
         ("workdir",),
         "For DDPMPipeline.from_pretrained or, for a text-to-image model, "
-        "StableDiffusionPipeline.from_pretrained; of the latter, --overwrite is not "
-        "taken. Without --config an imported model is written as it came.",
+        "StableDiffusionPipeline.from_pretrained; the latter takes no --overwrite. Without "
+        "--config an imported model is written as it came.",
     ),
     "generate": Command(
-        "draw images of a text with a Stable Diffusion folder (extra sd)",
+        "draw images of a prompt with a Stable Diffusion folder (extra sd)",
         (
             Argument("DIR", "the model's folder"),
             Argument("GRID.png", "the picture to write, with GRID.json beside it"),
         ),
         (
-            Flag("prompt", "what to draw", "TEXT"),
-            Flag("negative", "what to keep the images away from", "TEXT", default="", blank=True),
-            Flag("guidance", "guidance scale; 1 follows the prompt alone", "S", float, 7.5,
+            Flag("prompt", "the prompt", "TEXT"),
+            Flag("negative", "the negative prompt", "TEXT", default="", blank=True),
+            Flag("guidance", "guidance scale; 1 is no guidance", "S", float, 7.5,
                  low=0.0),
-            Flag("images", "how many to draw", "N", int, 4),
-            Flag("steps", "of DDIM", "N", int, 50),
-            Flag("seed", "of the noise", "N", int, 0),
-            Flag("precision", "what the networks compute in", "float32|bfloat16", str, "float32",
-                 ("float32", "bfloat16")),
+            Flag("images", "number of images", "N", int, 4),
+            Flag("steps", "sampling steps (DDIM)", "N", int, 50),
+            Flag("seed", "seed of the noise", "N", int, 0),
+            Flag("precision", "number format that the networks compute in", "float32|bfloat16",
+                 str, "float32", ("float32", "bfloat16")),
         ),
         ("prompt",),
     ),
     "convert": Command(
-        "turn a PyTorch checkpoint into safetensors (extra torch)",
+        "convert a PyTorch checkpoint to safetensors (extra torch)",
         (
             Argument("FILE", "the checkpoint"),
             Argument("FILE.safetensors", "the file to write"),
@@ -231,21 +237,21 @@ COMMANDS = {
         "compare this machine's numbers with PyTorch's",
         (),
         (
-            Flag("precision", "any of float32, tf32, bfloat16, with commas", "NAMES", str,
-                 "float32"),
+            Flag("precision", "one or more of float32, tf32, bfloat16, with commas between them",
+                 "NAMES", str, "float32"),
             JSON,
         ),
         (),
         "The exit code is 1 if a component is out of tolerance.",
     ),
     "completion": Command(
-        "print a script that completes commands, flags and config keys in a shell",
+        "print a shell's script for completing commands, flags and config keys",
         (Argument("SHELL", f"one of {', '.join(SHELLS)}", SHELLS),),
         (),
         (),
-        "In ~/.bashrc: source <(vdu completion bash). In ~/.zshrc, after compinit: "
-        "source <(vdu completion zsh). In ~/.config/fish/config.fish: "
-        "vdu completion fish | source.",
+        f"In ~/.bashrc: {_unbroken('source <(vdu completion bash)')}. In ~/.zshrc, after compinit: "
+        f"{_unbroken('source <(vdu completion zsh)')}. In ~/.config/fish/config.fish: "
+        f"{_unbroken('vdu completion fish | source')}.",
         devices=False,
     ),
 }  # fmt: skip
@@ -301,11 +307,16 @@ def usage(name: str) -> str:
     for flag in (*command.flags, DEBUG):
         words.append(flag.usage if flag.name in command.required else f"[{flag.usage}]")
         if flag.name == "config":
-            words.append("[--config.KEY=VALUE\N{NO-BREAK SPACE}…]")
-    text = textwrap.fill(
-        " ".join(words), 100, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+            words.append(_unbroken("[--config.KEY=VALUE …]"))
+    return _fill(" ".join(words), "  ")
+
+
+def _fill(text: str, indent: str = "") -> str:
+    """`text` in lines of 100 characters, with an indent from the second one on."""
+    filled = textwrap.fill(
+        text, 100, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
     )
-    return text.replace("\N{NO-BREAK SPACE}", " ")
+    return filled.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def help_of(name: str) -> str:
@@ -322,7 +333,7 @@ def help_of(name: str) -> str:
     lines = [usage(name), "", command.about[0].upper() + command.about[1:] + ".", ""]
     lines += _table(rows)
     if command.more:
-        lines += ["", textwrap.fill(command.more, 100)]
+        lines += ["", _fill(command.more)]
     return "\n".join(lines)
 
 
