@@ -161,8 +161,8 @@ complete -p vdu
 IN_ZSH = """
 compdef() { }
 compadd() { print -rl -- ${(P)@[-1]} }
-compset() { }
-_files() { print files }
+compset() { [[ $1 == -P ]] && PREFIX=${PREFIX##${~2}} }
+_files() { print "files $PREFIX" }
 source <(vdu completion zsh)
 words=("${(@s: :)1}") CURRENT=$#words PREFIX=$words[-1]
 _vdu
@@ -192,7 +192,7 @@ def test_bash(shell, config_file, line, expected, in_bash):
 @pytest.mark.parametrize(("line", "expected", "in_bash"), LINES)
 def test_zsh(shell, config_file, line, expected, in_bash):
     found = shell("zsh", IN_ZSH, line.replace("CONFIG", str(config_file)))
-    assert [word for word in found if word] == (["files"] if expected is None else expected)
+    assert [word for word in found if word] == (["files con"] if expected is None else expected)
 
 
 @pytest.mark.parametrize(("line", "expected", "in_bash"), LINES)
