@@ -15,9 +15,10 @@ import pytest
 
 from vdu_jax import cli, objectives
 from vdu_jax import config as vdu_config
+from vdu_jax.cli import status
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import artifacts
-from vdu_jax.stages import benchmark, comparison, status, unlearn
+from vdu_jax.stages import benchmark, comparison, unlearn
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = sorted(

@@ -1,7 +1,8 @@
 """The command line: `vdu COMMAND [--config=FILE --workdir=DIR --config.a.b=VALUE …]`.
 
 `commands` is the table of commands and flags, `arguments` and `config_file` read a command line,
-`environment` starts JAX, `running` calls the stages and tools, `completion` answers shells.
+`environment` starts JAX, `running` calls the stages and tools, `status` reads a workdir,
+`completion` answers shells.
 """
 
 import contextlib

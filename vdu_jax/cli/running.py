@@ -93,7 +93,7 @@ def run_tool(
             return benchmark.run_only(config, values.workdir, values.only, values.against)
         benchmark.run(config, values.workdir, values.onto)
     elif command == "status":
-        from vdu_jax.stages import status
+        from vdu_jax.cli import status
 
         status.run(Path(arguments[0]), values.json)
     elif command == "completion":

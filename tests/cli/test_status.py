@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from vdu_jax import cli
+from vdu_jax.cli import status
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import artifacts
-from vdu_jax.stages import status
 
 ROOT = Path(__file__).parents[2]
 
