@@ -237,7 +237,7 @@ def test_the_metric_is_evaluated_and_reported(coverage, finished_run, config, tm
     assert 0 <= found["coverage"] <= 1 and found["recall"] is not None
     report.run(config, workdir)
     page = (workdir / "report" / "report.html").read_text()
-    assert "<th>coverage</th>" in page and f"<td>{found['coverage']:.3f}</td>" in page
+    assert '<th scope="col">coverage</th>' in page and f"<td>{found['coverage']:.3f}</td>" in page
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_the_figures_say_what_is_drawn_when_it_is_asked_for(finished):
         assert found["unlearning_accuracy"] == pytest.approx(100 * (1 - found["forget"]["value"]))
         assert found["u_fid"] > 0 and set(figures["bits_per_dim"]) == {"forget", "retain"}
     page = (workdir / "report" / "report.html").read_text()
-    assert "<th>UA %</th>" in page and "(48)" in page
+    assert '<th scope="col">UA %</th>' in page and "(48)" in page
     table = json.loads((workdir / "report" / "table.json").read_text())
     assert all("unlearning_accuracy" in row for row in table.values())
 

@@ -322,8 +322,10 @@ def test_it_is_in_the_run_and_the_report_only_if_asked_for(
     page = (workdir / "report" / "report.html").read_text()
     assert "<h2>Relearning</h2>" in page and "half the original's 40.0 %" in " ".join(page.split())
     for row in (
-        "<td>original</td><td>≤ 6 of its training</td><td>30.0 at 6</td>",
-        "<td>plain</td><td>1</td><td>10.0 at 0, 22.0 at 1</td>",
-        "<td>extended</td><td>&gt; 1</td><td>0.0 at 0, 0.0 at 1</td>",
+        '<th scope="row">original</th><td>≤ 6 of its training</td><td>30.0 at 6</td>',
+        '<th scope="row">plain</th><td>1</td><td>10.0 at 0, 22.0 at 1</td>',
+        '<th scope="row">extended</th><td>&gt; 1</td><td>0.0 at 0, 0.0 at 1</td>',
     ):
         assert row in page
+    for point in ("plain, step 1: 22.0 %", "extended, step 0: 0.0 %"):
+        assert f'aria-label="{point}"' in page

@@ -261,8 +261,11 @@ def test_a_damaged_checkpoint_is_refused_by_the_posterior(finished_run, config, 
 
 def test_the_report_is_one_file_with_all_that_is_promised(finished_run):
     page = (finished_run / "report" / "report.html").read_text()
-    assert not re.search(r"(src|href)\s*=\s*['\"]?(https?:)?//", page)
-    assert page.count("data:image/png;base64,") == 4  # three grids and the curve
+    assert not re.search(r"(src|href)\s*=\s*['\"]?(https?:)?//|url\(|<script", page)
+    models = ["original", "extended", "plain"]
+    pattern = r"<figcaption>(.*?)</figcaption><img alt=\"samples of (.*?)\""
+    assert re.findall(pattern, page) == [(model, model) for model in models]
+    assert page.count("data:image/png;base64,") == 3
     for text in (
         "commit",
         "&#34;seed&#34;",
@@ -278,6 +281,23 @@ def test_the_report_is_one_file_with_all_that_is_promised(finished_run):
         "in all, % of training",
     ):
         assert text in page
+
+
+def test_the_report_s_plot_has_the_values_of_every_snapshot(finished_run):
+    page = (finished_run / "report" / "report.html").read_text()
+    metrics = artifacts.read_json(finished_run / "evaluate" / "metrics.json")
+    shown = re.findall(r'<g class="point .*?aria-label="(.*?)"', page)
+    expected = []
+    for model, curve in metrics["curves"].items():
+        kept = artifacts.upstream(finished_run, f"unlearn/{model}")["summary"]["kept_step"]
+        for row in curve:
+            low, high = row["pul_interval"]
+            values = f"PUL {row['pul']:.1f} [{low:.1f}, {high:.1f}] %, u-FID {row['u_fid']:.2f}"
+            end = ", kept" if row["step"] == kept else ""
+            expected.append(f"{model}, step {row['step']}: {values}{end}")
+            cells = f"<td>{row['step']}</td><td>{row['pul']:.1f} [{low:.1f}, {high:.1f}]</td>"
+            assert f'<th scope="row">{model}</th>{cells}' in page
+    assert shown == expected and len(shown) == 4
 
 
 def test_the_evaluation_of_an_earlier_version_is_reported(finished_run, config, tmp_path, capsys):

@@ -5,7 +5,7 @@ results.json         config, settings, every cell, mean ± standard error, and t
 table.md             one row a method
 cells.csv            one row a cell
 tradeoff.png         PUL against u-FID over the steps, all methods
-grids/class-<c>.png  the same noise through every model
+grids/class-<c>.png  the same noise through every model, with the models' names
 """
 
 import copy
@@ -375,7 +375,8 @@ def write(published: Mapping, folder: Path, grids: Mapping) -> None:
     _save(plot(published), folder / "tradeoff.png")
     for forget, models in grids.items():
         names = [name for name in order(published) if name in models]
-        _save(grid({n: models[n] for n in names}), folder / "grids" / f"class-{forget}.png")
+        picture = pictures.labelled({name: models[name] for name in names})
+        pictures.save(folder / "grids" / f"class-{forget}.png", picture)
 
 
 def _save(figure, path: Path) -> None:
@@ -443,26 +444,3 @@ def _mean_curve(published: Mapping, name: str) -> list[tuple[float, float]]:
                 if is_point(r):
                     points.setdefault(r["step"], []).append((r["pul"], r["u_fid"]))
     return [tuple(np.mean(points[step], axis=0)) for step in sorted(points)]
-
-
-def grid(models: Mapping[str, np.ndarray]):
-    """The models' images beside each other, with their names."""
-    from matplotlib.figure import Figure
-
-    columns = min(4, len(models))
-    rows = -(-len(models) // columns)
-    pictures_of = {name: pictures.grid(images, columns=8) for name, images in models.items()}
-    first = next(iter(pictures_of.values()))
-    width = 3.0
-    figure = Figure(
-        figsize=(width * columns, (width * first.height / first.width + 0.3) * rows),
-        layout="constrained",
-    )
-    for axes, (name, picture) in zip(
-        figure.subplots(rows, columns, squeeze=False).flat, pictures_of.items(), strict=False
-    ):
-        axes.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes.set_title(name, fontsize=10)
-    for axes in figure.axes:
-        axes.axis("off")
-    return figure

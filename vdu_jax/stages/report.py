@@ -1,17 +1,21 @@
 """One page that shows what was unlearned, and a table on standard output.
 
-report/report.html   one file, no network: grids, curve, figures, posterior, settings, versions
-report/samples.png   the grids in a row
+report/report.html   one file without scripts that needs no network: figures, samples, plots, costs,
+                     posterior, settings, versions
+report/samples.png   samples of every model from the same noise, with its name
 report/table.json    the table
 """
 
 import base64
-import io
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jinja2
+import numpy as np
+from matplotlib import ticker
 from ml_collections import ConfigDict
 
 from vdu_jax import config as vdu_config
@@ -22,6 +26,7 @@ from vdu_jax.stages import comparison, cost, evaluate, sample
 from vdu_jax.tasks import ORIGINAL
 
 GRID = 60
+LINES = 6  # of a model's samples, at most
 NETWORKS = {"classifier": "the classifier", "inception": "Inception-v3"}
 
 LAYER_COLUMNS = ("name", "size", "rms_mean", "std_p05", "std_median", "std_p95")
@@ -42,9 +47,8 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         table = make_table(task, metrics)
         stage.begin()
         artifacts.write_text(path, page(task, table, metrics))
-        pictures.save(
-            stage.path / "samples.png", pictures.side_by_side([grid(task, m) for m in models])
-        )
+        shown = {model: samples(task, model) for model in models}
+        pictures.save(stage.path / "samples.png", pictures.labelled(shown, LINES))
         artifacts.write_json(stage.path / "table.json", table)
         stage.finish({})
     stored = artifacts.read_json(stage.path / "table.json")
@@ -52,9 +56,9 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     show(table, path, task)
 
 
-def grid(task: tasks.Task, model: str):
-    """The first samples of a model."""
-    return pictures.grid(task.shown(sample.load(task.workdir, model), GRID))
+def samples(task: tasks.Task, model: str) -> np.ndarray:
+    """The first samples of a model, (n, H, W, C) uint8."""
+    return task.shown(sample.load(task.workdir, model), GRID)
 
 
 def show(table: dict, path: Path, task: tasks.Task) -> None:
@@ -63,7 +67,7 @@ def show(table: dict, path: Path, task: tasks.Task) -> None:
     heads = ["PUL %", "u-FID", "bias", "images", "steps", *columns.values()]
     widths = [max(9, len(head) + 2) for head in heads]
 
-    def line(cells):
+    def line(cells: Iterable[Any]) -> str:
         return "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
 
     print(f"\n{'model':<16}{line(heads)}{'seconds':>10}")
@@ -131,7 +135,8 @@ def page(task: tasks.Task, table: dict, metrics: dict) -> str:
     )
     return environment.get_template("report.html").render(
         title=f"Unlearning {task.subject} from {config.data.name}",
-        grids=[(model, _base64(pictures.png_bytes(grid(task, model)))) for model in models],
+        answer=_answer(table, models),
+        samples=[(model, *_embedded(samples(task, model))) for model in models],
         figures=_figures(metrics, table),
         metrics={"reference": None, "classifier": None, "replay": None} | metrics,
         original=models[ORIGINAL],
@@ -159,8 +164,20 @@ def page(task: tasks.Task, table: dict, metrics: dict) -> str:
     )
 
 
-def _base64(png: bytes) -> str:
-    return base64.b64encode(png).decode()
+def _answer(table: dict, models: Mapping[str, Mapping]) -> list[str]:
+    """The result in two lines: how much each model forgot, and how good its images are."""
+    rates = ", ".join(f"{m} {100 * models[m]['forget_rate']:.1f}\N{NO-BREAK SPACE}%" for m in table)
+    lines = [f"Samples that show what is to be forgotten: {rates}."]
+    if any(row["u_fid"] is not None for row in table.values()):
+        distances = ", ".join(f"{m} {_number(row['u_fid'], 2)}" for m, row in table.items())
+        lines.append(f"Distance to the retained images (u-FID, lower is better): {distances}.")
+    return lines
+
+
+def _embedded(images: np.ndarray) -> tuple[str, int, int]:
+    """A model's samples as base64 of a PNG file, with its width and height."""
+    picture = pictures.compared(images, LINES)
+    return base64.b64encode(pictures.png_bytes(picture)).decode(), picture.width, picture.height
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -254,55 +271,117 @@ def _with_interval(figure: float | Mapping | None) -> str:
     return f"{figure['value']:.1f} [{figure['low']:.1f}, {figure['high']:.1f}] ({figure['count']})"
 
 
-def _curve(config: ConfigDict, workdir: Path, metrics: dict, table: dict) -> dict | None:
-    """The plot of PUL against u-FID, and of how many images its points are; None without any."""
-    from matplotlib.figure import Figure
+class Point(NamedTuple):
+    """A point of a plot.
 
-    curves = {
-        model: list(filter(comparison.is_point, rows)) for model, rows in metrics["curves"].items()
+    Attributes:
+      x, y: its values.
+      mark: written beside it.
+      about: one line that says all its values.
+      is_kept: whether it is drawn as a star.
+    """
+
+    x: float
+    y: float
+    mark: str
+    about: str
+    is_kept: bool = False
+
+
+class Axis(NamedTuple):
+    """A range of values as shares of an axis from 0 to 1.
+
+    Attributes:
+      label: what the values are.
+      low, high: the ends, as logarithms if `is_log`.
+      is_log: whether equal distances are equal ratios.
+      ticks: (share of the axis, text) each.
+    """
+
+    label: str
+    low: float
+    high: float
+    is_log: bool
+    ticks: list[tuple[float, str]]
+
+    def place(self, value: float) -> float:
+        return ((math.log(value) if self.is_log else value) - self.low) / (self.high - self.low)
+
+
+def make_axis(label: str, values: Sequence[float], is_log: bool = False) -> Axis:
+    """An axis that holds all values with a margin; logarithmic only if all are positive."""
+    is_log = is_log and min(values) > 0
+    low, high = (f(map(math.log, values) if is_log else values) for f in (min, max))
+    margin = 0.06 * (high - low) or 0.5
+    axis = Axis(label, low - margin, high + margin, is_log, [])
+    ends = [math.exp(end) if is_log else end for end in axis[1:3]]
+    ticks: Iterable[float] = ticker.MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(*ends)
+    if is_log and ends[1] > 4 * ends[0]:
+        subs = (1.0, 2.0, 5.0) if ends[1] < 300 * ends[0] else (1.0,)
+        ticks = ticker.LogLocator(subs=subs, numticks=50).tick_values(*ends)
+    inside = [tick for tick in ticks if ends[0] <= tick <= ends[1]]
+    return axis._replace(ticks=[(axis.place(tick), f"{tick:.6g}") for tick in inside])
+
+
+def _plot(
+    title: str, x: Axis, y: Axis, series: Mapping[str, list[Point]], levels: Mapping[str, float]
+) -> dict:
+    """What the template draws: shares of the axes in place of values.
+
+    Args:
+      levels: label -> y of a horizontal line.
+    """
+    placed = {
+        name: [(x.place(p.x), y.place(p.y), p) for p in points] for name, points in series.items()
     }
-    if not any(curves.values()):
-        return None
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    axes, biases = figure.subplots(), set()
-    for index, (model, points) in enumerate(curves.items()):
-        biases |= {_bias(r["u_fid_bias"]) for r in points if r.get("u_fid_bias") is not None}
-        axes.plot(
-            [r["pul"] for r in points],
-            [r["u_fid"] for r in points],
-            marker="o",
-            color=f"C{index}",
-            label=model,
-        )
-        for r in points:
-            axes.annotate(
-                str(r["step"]),
-                (r["pul"], r["u_fid"]),
-                textcoords="offset points",
-                xytext=(4, 4),
-                fontsize=7,
-            )
+    return {
+        "title": title,
+        "x": x,
+        "y": y,
+        "series": placed,
+        "levels": [(y.place(level), label) for label, level in levels.items()],
+    }
+
+
+def _curve(config: ConfigDict, workdir: Path, metrics: dict, table: dict) -> dict | None:
+    """The plot of PUL against u-FID, its points as a table, and how many images they are of.
+
+    None without any point.
+    """
+    series, rows, biases, counts = {}, [], set(), set()
+    for model, curve in metrics["curves"].items():
         kept = artifacts.upstream(workdir, f"unlearn/{model}")["summary"]["kept_step"]
-        chosen = next((r for r in points if r["step"] == kept), None)
-        if chosen:
-            axes.plot(chosen["pul"], chosen["u_fid"], "*", ms=16, color=f"C{index}", mec="black")
+        points = []
+        for r in filter(comparison.is_point, curve):
+            step, images = r["step"], r.get("images", config.curve.images)
+            bias = r.get("u_fid_bias")
+            counts.add(images)
+            biases |= set() if bias is None else {_bias(bias)}
+            pul, u_fid = f"{r['pul']:.1f}", f"{r['u_fid']:.2f}"
+            if r.get("pul_interval") is not None:
+                pul += " [{:.1f}, {:.1f}]".format(*r["pul_interval"])
+            about = f"step {step}: PUL {pul} %, u-FID {u_fid}"
+            points.append(Point(r["pul"], r["u_fid"], str(step), about, step == kept))
+            rows.append([model, step, pul, u_fid, _bias(bias), images, "yes" * (step == kept)])
+        if points:
+            series[model] = points
+    if not series:
+        return None
     original = metrics["models"][ORIGINAL]
-    # Of as many images as the points, where there are as many.
+    # Measured with as many images as the points, where there are as many.
     own = original.get("at_curve_images", {}).get("retained")
     own = own or {"u_fid": original.get("u_fid"), "images": table[ORIGINAL]["images"]}
+    levels = {}
     if own["u_fid"] is not None:
-        label = f"original, of what is to stay, {own['images']} images"
-        axes.axhline(own["u_fid"], color="grey", ls="--", lw=1, label=label)
-    axes.set_yscale("log")
-    axes.set_xlabel("PUL (%): more is forgotten to the right")
-    axes.set_ylabel("u-FID: better images below")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    counts = {r.get("images", config.curve.images) for points in curves.values() for r in points}
+        levels[f"original, retained samples ({own['images']})"] = own["u_fid"]
+    points = [point for of_model in series.values() for point in of_model]
+    heights = [*(point.y for point in points), *levels.values()]
+    x = make_axis("PUL, %: more is forgotten to the right", [point.x for point in points])
+    y = make_axis("u-FID: better images below", heights, is_log=True)
     return {
-        "png": _base64(buffer.getvalue()),
+        "plot": _plot("PUL and u-FID at each snapshot", x, y, series, levels),
+        "header": ["method", "step", "PUL % [95 %]", "u-FID", "its bias", "images", "kept"],
+        "rows": rows,
         "images": " or ".join(map(str, sorted(counts))),
         "biases": ", ".join(sorted(biases)),
     }
@@ -344,15 +423,32 @@ def _costs(task: tasks.Task) -> tuple[list, list]:
 
 
 def _relearning(config: ConfigDict, workdir: Path) -> dict:
-    """Steps until each model shows again what it forgot."""
-    section, rows = config.relearn, []
+    """Steps until each model shows again what it forgot, and the plot of the rates."""
+    section, rows, series = config.relearn, [], {}
+    places = {step: place for place, step in enumerate((0, *section.checks))}
     for model in sample.models(config):
         summary = artifacts.upstream(workdir, f"relearn/{model}")["summary"]
-        steps = summary["steps"]
+        steps, checks = summary["steps"], summary["checks"]
         if model == ORIGINAL:
             steps = "–" if steps is None else f"{'≤ ' * summary['at_most']}{steps} of its training"
-        elif steps is None:
-            steps = f"> {section.checks[-1]}"
-        rates = [f"{100 * check['rate']:.1f} at {check['step']}" for check in summary["checks"]]
+        else:
+            steps = f"> {section.checks[-1]}" if steps is None else steps
+            series[model] = [
+                Point(
+                    places[check["step"]],
+                    100 * check["rate"],
+                    "",
+                    f"step {check['step']}: {100 * check['rate']:.1f} %",
+                )
+                for check in checks
+            ]
+        rates = [f"{100 * check['rate']:.1f} at {check['step']}" for check in checks]
         rows.append([model, steps, ", ".join(rates)])
-    return {"rows": rows, "original_rate": summary["original_rate"], **section.to_dict()}
+    rate = 100 * summary["original_rate"]
+    levels = {"the original's rate": rate, "half of it": rate / 2}
+    heights = [0.0, rate, *(point.y for points in series.values() for point in points)]
+    x = make_axis("optimiser steps on forget images", list(places.values()))
+    x = x._replace(ticks=[(x.place(place), str(step)) for step, place in places.items()])
+    y = make_axis("samples that show it, %", heights)
+    plot = _plot("What was forgotten, while it is shown again", x, y, series, levels)
+    return {"rows": rows, "plot": plot, "rate": rate, **section.to_dict()}
