@@ -26,6 +26,11 @@ def test_a_row_of_a_comparison_is_as_wide_as_a_page(side, columns):
     assert picture.height == pytest.approx(2 * picture.width / columns, abs=4)
 
 
+def test_a_last_row_of_a_comparison_is_not_left_almost_empty():
+    picture = pictures.compared(np.zeros((21, 32, 32, 1), np.uint8), lines=3)
+    assert picture.size == (11 * 33 + 1, 2 * 33 + 1)
+
+
 def test_every_block_of_a_comparison_has_its_models_name_on_the_left():
     models = {
         name: np.full((4, 8, 8, 3), value, np.uint8)

@@ -49,9 +49,11 @@ def across(side: int) -> int:
 
 
 def compared(images: np.ndarray, lines: int) -> Image.Image:
-    """The first images of (N, H, W, C) uint8, in at most `lines` rows of `across`."""
+    """The first images of (N, H, W, C) uint8, in at most `lines` rows of at most `across`."""
     columns = across(max(images.shape[1:3]))
-    return grid(_shrunk(images[: columns * lines]), columns)
+    shown = images[: columns * lines]
+    rows = -(-len(shown) // columns)
+    return grid(_shrunk(shown), -(-len(shown) // rows))
 
 
 def labelled(models: Mapping[str, np.ndarray], lines: int = 2) -> Image.Image:
