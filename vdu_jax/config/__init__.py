@@ -1,8 +1,9 @@
-"""The one tree of settings: defaults, validation, and the pieces built from it.
+"""The settings: defaults and validation.
 
-Every file in configs/ starts from `default()` and changes what it needs. `validate` turns what
-cannot work into one clear line before anything is computed. Each module has some sections: their
-defaults, and beside them their checks. A section has what its kind of model uses, and nothing else.
+A config file starts from `default()` and changes what it needs; the files in configs/ are examples.
+`validate` refuses settings that cannot work before anything is computed. Each module holds the
+defaults of some sections and their checks. A section has only the settings that its kind of model
+uses.
 """
 
 from ml_collections import ConfigDict
@@ -43,11 +44,17 @@ from vdu_jax.config.paths import PATHS, expand_path, expand_paths
 
 
 def default(architecture: str = "unet") -> ConfigDict:
-    """All settings with their defaults. Paths are relative to where the program is started.
+    """All settings with their defaults. Relative paths start at the current directory.
 
     Args:
-      architecture: of the network: a name in `models.registry` for a model of images, or
-        `TEXT_TO_IMAGE`. It decides which settings there are.
+      architecture: a name in `models.registry.ARCHITECTURES` for a model of pixels, or
+        `TEXT_TO_IMAGE`. It decides which settings exist.
+
+    Returns:
+      The config; `config.methods` is empty, fill it with `method`.
+
+    Raises:
+      UserError: for an unknown architecture.
     """
     text = architecture == TEXT_TO_IMAGE
     parts = [part.defaults(text) for part in (data, train, posterior, drawing, evaluate, benchmark)]
@@ -58,10 +65,14 @@ def default(architecture: str = "unet") -> ConfigDict:
 
 
 def validate(config: ConfigDict) -> None:
-    """Refuse settings that cannot work.
+    """Refuse a config that cannot work.
+
+    Args:
+      config: all settings, made from `default`.
 
     Raises:
-      UserError: with the key, its value, and what it must be.
+      UserError: for the first setting that is missing, unknown, of the wrong type or out of range;
+        the message has the key, its value, and what it must be.
     """
     named = isinstance(config.get("model"), ConfigDict) and "name" in config.model
     check_types(config, default(config.model.name) if named else default(), "")

@@ -1,4 +1,4 @@
-"""`benchmark`: every method on every forget class or target, and every training seed."""
+"""The section `benchmark`: which methods, forget classes or targets, and seeds are compared."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +9,18 @@ from vdu_jax.config.check import Check, check_type
 from vdu_jax.config.methods import change_method, check_method
 from vdu_jax.errors import UserError, did_you_mean, shown
 
-# Sections that a method's cells may change, and a target.
+# Sections that `benchmark.changes` may change for a method, and `benchmark.targets` for a target.
 CHANGES = ("forget", "posterior", "replay", "curve", "sampler")
 TARGETS = ("forget", "replay", "detector", "evaluate")
 
 
 def defaults(text: bool) -> dict[str, Any]:
+    """The section with its defaults.
+
+    Args:
+      text: whether it is for a text-to-image model.
+    """
+    forgotten: dict[str, Any]
     forgotten = {
         # What to forget: name -> {section: {setting: value}}, e.g.
         # {"blue": {"forget": {"phrase": "blue", …}, "detector": {"colour": "blue"}}}.
@@ -39,7 +45,10 @@ def defaults(text: bool) -> dict[str, Any]:
 
 
 def validate_benchmark(config: ConfigDict) -> None:
-    """Refuse a comparison that cannot work or would not be fair; call `validate` first.
+    """Refuse a comparison that cannot work or would not be fair.
+
+    Args:
+      config: all settings, checked by `config.validate`.
 
     Raises:
       UserError: with the key, its value, and what it must be.
@@ -114,7 +123,7 @@ def _check_targets(c: Check) -> None:
 
 
 def targets(config: ConfigDict) -> list[int | str]:
-    """What is forgotten in the cells of a benchmark: classes, or the names of targets."""
+    """The classes, or the names of the targets, that the cells of a benchmark forget."""
     section = config.benchmark
     if "classes" in section:
         return list(section.classes)
@@ -122,13 +131,21 @@ def targets(config: ConfigDict) -> list[int | str]:
 
 
 def tuning_target(config: ConfigDict) -> int | str:
-    """What is forgotten when settings are chosen from grids."""
+    """The class, or the name of the target, on which settings are chosen from grids."""
     section = config.benchmark
     return section.tuning_class if "classes" in section else section.tuning_target
 
 
 def forgetting(config: ConfigDict, target: int | str) -> ConfigDict:
-    """A copy of the config that forgets a class or target."""
+    """A copy of the config that forgets one class or target.
+
+    Args:
+      config: all settings.
+      target: one of `targets`, or `tuning_target`.
+
+    Raises:
+      UserError: as `target_config`.
+    """
     if "classes" not in config.benchmark:
         return target_config(config, str(target))
     new = config.copy_and_resolve_references()
@@ -137,10 +154,15 @@ def forgetting(config: ConfigDict, target: int | str) -> ConfigDict:
 
 
 def target_config(config: ConfigDict, name: str) -> ConfigDict:
-    """The config that forgets a target: with the changes of `benchmark.targets`.
+    """A copy of the config with the changes of one of `benchmark.targets`.
+
+    Args:
+      config: all settings.
+      name: key of `benchmark.targets`.
 
     Raises:
-      UserError: for a change that there cannot be.
+      UserError: for a name with other characters than letters, digits, - and _, a change of an
+        unknown setting or of another type, or a config that `config.validate` refuses.
     """
     from vdu_jax.config import validate
 
@@ -168,5 +190,5 @@ def target_config(config: ConfigDict, name: str) -> ConfigDict:
         validate(new)
     except UserError as error:
         said = str(error).removeprefix("config key ")
-        raise UserError(f"config key {key}: with it {said}") from None
+        raise UserError(f"config key {key}: with its changes, {said}") from None
     return new

@@ -1,4 +1,4 @@
-"""`data` and `forget`: which images there are, and which of them are to be forgotten."""
+"""The sections `data` and `forget`: the images, and which of them are to be forgotten."""
 
 from typing import Any
 
@@ -6,6 +6,11 @@ from vdu_jax.config.check import Check
 
 
 def defaults(text: bool) -> dict[str, Any]:
+    """The sections with their defaults.
+
+    Args:
+      text: whether they are for a text-to-image model.
+    """
     data = {
         # Data set, or "image_folder" for images in data.manual_dir. For a text-to-image model, a
         # data set whose class names make the captions, or "captions" for images with metadata.jsonl
@@ -43,7 +48,11 @@ def defaults(text: bool) -> dict[str, Any]:
 
 
 def check(c: Check) -> None:
-    """Refuse data that there is not, or from which nothing can be forgotten."""
+    """Refuse unknown data sets, and forget settings that select nothing or everything.
+
+    Raises:
+      UserError: with the key.
+    """
     from vdu_jax import data
     from vdu_jax.data import images, registry
 

@@ -1,4 +1,4 @@
-"""`sampler`, `replay`, `curve` and `relearn`: images that are drawn while unlearning."""
+"""The sections `sampler`, `replay`, `curve` and `relearn`: the images that a model samples."""
 
 from typing import Any
 
@@ -9,6 +9,11 @@ SEEDS = ("replay.seed", "curve.seed", "evaluate.seed", "relearn.seed")
 
 
 def defaults(text: bool) -> dict[str, Any]:
+    """The sections with their defaults.
+
+    Args:
+      text: whether they are for a text-to-image model.
+    """
     sampler = {
         "name": "ddim",  # "ddim", "dpm++2m" or "ddpm"
         "steps": 20 if text else 50,  # network evaluations for an image
@@ -56,7 +61,11 @@ def defaults(text: bool) -> dict[str, Any]:
 
 
 def check(c: Check) -> None:
-    """Refuse ways of drawing that cannot work, and images that would be used twice."""
+    """Refuse sampler settings that cannot work, and equal seeds of sections that must differ.
+
+    Raises:
+      UserError: with the key.
+    """
     _check_sampler(c)
     if c.text:
         c.positive("replay.images", "curve.images")

@@ -1,4 +1,4 @@
-"""`evaluate`, `classifier` and `detector`: what is measured, and by whom."""
+"""The sections `evaluate`, `classifier` and `detector`: what is measured, and with what."""
 
 from typing import Any
 
@@ -45,6 +45,11 @@ PROMPTS = {
 
 
 def defaults(text: bool) -> dict[str, Any]:
+    """The sections with their defaults.
+
+    Args:
+      text: whether they are for a text-to-image model.
+    """
     evaluate = {
         **(PROMPTS if text else {}),
         # Images drawn from each model (for each prompt, if there are prompts).
@@ -64,7 +69,11 @@ def defaults(text: bool) -> dict[str, Any]:
 
 
 def check(c: Check) -> None:
-    """Refuse measurements that cannot work."""
+    """Refuse measurements that cannot work.
+
+    Raises:
+      UserError: with the key.
+    """
     from vdu_jax.interop import inception
 
     if c.text:

@@ -1,4 +1,4 @@
-"""The entries of `config.methods`: what to unlearn with."""
+"""The section `methods`: the unlearning methods to run and their settings."""
 
 import inspect
 import re
@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from vdu_jax.config.check import Check, check_types, must_be
 from vdu_jax.errors import UserError, did_you_mean, shown
 
-# What an objective's settings may be where images come without a condition, and where they have one
-# but the network knows none that says nothing.
+# Allowed values of objectives' settings for unconditional networks, and for conditional networks
+# that were trained without dropping conditions.
 WITHOUT_CONDITION = {
     "drop_condition": (0,),
     "plasticity": ("linear", "capped"),
@@ -28,15 +28,19 @@ WHOLE_NETWORK = {
 
 
 def method(objective: str, subset: str = "all", rank: int = 0, **changes: Any) -> ConfigDict:
-    """One entry of `config.methods`: an objective, its optimiser, the rule for the step to keep.
+    """An entry of `config.methods`: an objective, its optimiser, and the rule for the step to keep.
 
     Args:
       objective: a name in `objectives.FACTORIES`.
-      subset: the part of the network that may change; see `vdu_jax.models.subset.NAMED`.
-      rank: of the change of each matrix, which is then all that changes and all that is stored; 0
-        for any change. See `vdu_jax.models.lora`.
-      changes: settings of the optimisation below, or of the objective itself; the latter are
-        documented at its factory and are kept under `params`.
+      subset: part of the network that may change: a name in `models.subset.NAMED`, or a regular
+        expression on the paths of parameters.
+      rank: rank of the change of each matrix (LoRA); only the factors change and are stored. 0 for
+        changes of any rank. See `models.lora`.
+      changes: other settings of the entry, or of the objective. An objective's settings are the
+        keyword arguments of its factory, which documents them; the entry has them under `params`.
+
+    Raises:
+      UserError: for an unknown objective or setting, or a value of the wrong type.
     """
     entry = ConfigDict(
         {
@@ -64,10 +68,15 @@ def method(objective: str, subset: str = "all", rank: int = 0, **changes: Any) -
 
 
 def change_method(name: str, entry: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    """A copy of an entry of `config.methods` with some settings changed, as in `method`.
+    """A copy of an entry of `config.methods` with some settings changed.
+
+    Args:
+      name: name of the entry, for messages.
+      entry: the entry.
+      changes: setting -> value, as the `changes` of `method`.
 
     Raises:
-      UserError: for a setting that it does not have, or a value of another type.
+      UserError: for an unknown setting, or a value of the wrong type.
     """
     entry = ConfigDict(entry.to_dict())
     for key, value in changes.items():
@@ -97,22 +106,22 @@ def _objective_defaults(name: str) -> dict[str, Any]:
 
 
 def method_inputs(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of `config.methods` as it tells results apart.
+    """An entry of `config.methods` as an input of a stage.
 
-    It is without `subset` and `rank` where they have their defaults: finished work from before
-    these settings is recognised.
+    `subset` and `rank` are left out where they have their defaults, so that stages that were
+    finished before these settings existed are not made again.
     """
     plain = entry.to_dict() if isinstance(entry, ConfigDict) else dict(entry)
     return {key: value for key, value in plain.items() if WHOLE_NETWORK.get(key) != value}
 
 
 def tiny_objective(entry: ConfigDict) -> Any:
-    """The `Objective` of an entry of `config.methods`, of a network of one number.
+    """The `Objective` of an entry of `config.methods` for a network with one parameter.
 
-    It tells what the objective sees and needs before there is a model.
+    It shows what the objective sees and needs before a model exists.
 
     Raises:
-      ValueError: for a setting out of range.
+      ValueError: for a setting of the objective that is out of range.
     """
     import jax.numpy as jnp
 
@@ -123,22 +132,26 @@ def tiny_objective(entry: ConfigDict) -> Any:
     tiny = posterior.GaussianPosterior(one, one, jnp.int32(2))
     predicts = parameterization.epsilon(schedule.make_schedule(num_steps=2))
     return objectives.FACTORIES[entry.objective](
-        lambda *a, **k: None, predicts, tiny, 1, **entry.params
+        lambda params, xt, *_, **__: xt, predicts, tiny, 1, **entry.params
     )
 
 
 def takes_posterior(entry: ConfigDict) -> bool:
-    """Whether a method's loss or optimiser has the posterior in it."""
+    """Whether a method's loss or optimiser uses the posterior."""
     return "posterior" in tiny_objective(entry).needs or entry.optimizer == "natural"
 
 
 def needs_posterior(config: ConfigDict) -> bool:
-    """Whether any of the methods takes one."""
+    """Whether any method of a config uses the posterior."""
     return any(map(takes_posterior, config.methods.values()))
 
 
 def check(c: Check) -> None:
-    """Refuse methods that cannot work, or not with this kind of model."""
+    """Refuse methods that cannot work with the config's kind of model.
+
+    Raises:
+      UserError: with the key.
+    """
     allowed = _allowed_params(c)
     for name, entry in c.config.methods.items():
         check_method(c, name)
@@ -152,11 +165,12 @@ def check(c: Check) -> None:
             c.require(
                 f"methods.{name}.objective",
                 lambda v: v != "retrain",
-                "is for models of one's own: how that of model.folder was trained is not known",
+                "is for models trained here: how the model of model.folder was trained is unknown",
             )
 
 
 def _allowed_params(c: Check) -> Mapping[str, tuple]:
+    """Setting of an objective -> its allowed values; a setting that is not named may be any."""
     if not c.text and not c.config.model.num_class_embeds:
         return WITHOUT_CONDITION
     knows_nothing = c.config.condition.drop or (c.text and c.config.model.folder)
@@ -165,6 +179,10 @@ def _allowed_params(c: Check) -> Mapping[str, tuple]:
 
 def check_method(c: Check, name: str) -> None:
     """Refuse an entry of `config.methods` that cannot work.
+
+    Args:
+      c: checks of the config.
+      name: name of the entry.
 
     Raises:
       UserError: with the key.
@@ -210,7 +228,9 @@ def check_method(c: Check, name: str) -> None:
     c.require(f"{prefix}.target_pul", lambda v: 0 < v <= 100, "must lie in (0, 100] percent")
     c.positive(*(f"{prefix}.guard.{metric}" for metric in entry.guard))
     for key in entry.params:
-        c.require(f"{prefix}.params.{key}", lambda v: True, "")  # finite
+        c.require(
+            f"{prefix}.params.{key}", lambda v: True, ""
+        )  # `require` refuses NaN and infinity
     try:
         tiny_objective(entry)
     except ValueError as error:

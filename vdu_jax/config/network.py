@@ -1,4 +1,4 @@
-"""`model`, `condition` and `diffusion`: the network, what it is told, and the noise schedule."""
+"""The sections `model`, `condition` and `diffusion`: network, conditioning, noise schedule."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -63,10 +63,14 @@ DIFFUSION = {
 
 
 def model(name: str, **changes: Any) -> ConfigDict:
-    """A section `config.model`: an architecture with its settings.
+    """The section `model` of an architecture.
+
+    Args:
+      name: a name in `models.registry.ARCHITECTURES`, or `TEXT_TO_IMAGE`.
+      changes: settings of the architecture that differ from its defaults.
 
     Raises:
-      UserError: for a name or a setting that there is not, or a value of another type.
+      UserError: for an unknown name or setting, or a value of the wrong type.
     """
     from vdu_jax.models import registry
 
@@ -86,15 +90,21 @@ def model(name: str, **changes: Any) -> ConfigDict:
 
 
 def model_inputs(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A section `config.model` as it tells networks apart.
+    """The section `model` as an input of a stage.
 
-    It is without what is younger than stored and published models and changes none of them.
+    Settings that were added later are left out where they have their neutral value, so that models
+    stored before stay the same.
     """
     younger = {"name": "unet", "num_class_embeds": 0}
     return {key: value for key, value in section.items() if younger.get(key) != value}
 
 
 def defaults(architecture: str) -> dict[str, Any]:
+    """The sections with their defaults.
+
+    Args:
+      architecture: as in `config.default`.
+    """
     text = architecture == TEXT_TO_IMAGE
     # Of text-to-image models, and of networks that know classes (model.num_class_embeds > 0).
     condition = {
@@ -111,7 +121,10 @@ def defaults(architecture: str) -> dict[str, Any]:
 def check(c: Check) -> None:
     """Refuse networks and noise schedules that cannot work.
 
-    Those of a text-to-image model are checked where they are read; see `tasks.text_to_image`.
+    The networks of a text-to-image model are checked in `tasks.text_to_image`, where they are read.
+
+    Raises:
+      UserError: with the key.
     """
     from vdu_jax import data
 
@@ -144,20 +157,25 @@ def _check_guidance(c: Check) -> None:
         c.require(
             "condition.guidance",
             lambda v: v == 1,
-            "guidance takes the prediction without a condition, which is learned with "
+            "guidance needs the prediction without a condition, which is learned with "
             "condition.drop > 0; set that, or 1 here",
         )
 
 
 def check_classes(config: ConfigDict, num_classes: int) -> None:
-    """Refuse a network of classes for data that has others; any is fine for an unconditional one.
+    """Refuse a class-conditional network that does not fit the number of classes of the data.
+
+    Args:
+      config: all settings.
+      num_classes: C of the data set. The network must have C class embeddings, and one more if
+        `condition.drop` > 0. An unconditional network fits any data.
 
     Raises:
       UserError: with the key.
     """
     rows, more = config.model.num_class_embeds, config.condition.drop > 0
     if rows and rows != num_classes + more:
-        why = " and one that says nothing (condition.drop > 0)" if more else ""
+        why = ", and one more embedding means no class (condition.drop > 0)" if more else ""
         raise UserError(
             f"config key model.num_class_embeds = {rows}: {config.data.name} has {num_classes} "
             f"classes{why}: set {num_classes + more}, or 0 for an unconditional network"
@@ -165,7 +183,11 @@ def check_classes(config: ConfigDict, num_classes: int) -> None:
 
 
 def validate_model(config: ConfigDict, image_size: int) -> None:
-    """Refuse settings of an image model that cannot work on square images of a size in pixels.
+    """Refuse settings of a pixel model that cannot work.
+
+    Args:
+      config: all settings.
+      image_size: height and width of the images in pixels.
 
     Raises:
       UserError: with the key.
@@ -179,6 +201,9 @@ def validate_model(config: ConfigDict, image_size: int) -> None:
 
 def validate_diffusion(config: ConfigDict) -> None:
     """Refuse settings of the noise schedule that cannot work.
+
+    Args:
+      config: all settings of a pixel model.
 
     Raises:
       UserError: with the key.
@@ -194,7 +219,7 @@ def validate_diffusion(config: ConfigDict) -> None:
 
 
 def num_steps(config: ConfigDict) -> int:
-    """T: the noise levels of training; those of a folder are known once it is read."""
+    """T, the number of noise levels; 1000 for a diffusers folder, whose own is not read yet."""
     if not is_text_to_image(config):
         return config.diffusion.num_steps
     steps = config.model.scheduler.get("num_train_timesteps", 1000)

@@ -1,4 +1,4 @@
-"""Settings that are paths: `~` and environment variables in them are expanded."""
+"""Expansion of `~` and environment variables in the settings that are paths."""
 
 import os
 import string
@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from vdu_jax.errors import UserError
 
-# Every setting that is a path, or a tuple of paths, of any kind of model.
+# Every setting that is a path or a tuple of paths, for all kinds of models.
 PATHS = (
     "data.dir", "data.manual_dir", "model.folder", "train.init_from", "posterior.runs",
     "unlearn.init_from", "detector.folder", "evaluate.inception_weights", "classifier.dir",
@@ -19,10 +19,12 @@ def expand_path(text: str, where: str) -> str:
     """A path with `~`, `~user`, `$NAME` and `${NAME}` replaced; `$$` is a dollar sign.
 
     Args:
-      where: what stands before the path in messages, e.g. "--workdir=".
+      text: the path.
+      where: text before the path in messages, e.g. "--workdir=".
 
     Raises:
-      UserError: for a variable that is not set or empty, and for a user or home that is not known.
+      UserError: for an environment variable that is unset or empty, a `$` without a name, or an
+        unknown user or home folder.
     """
     if "$" in text:
         try:
@@ -40,7 +42,7 @@ def expand_path(text: str, where: str) -> str:
     if text.startswith("~"):
         try:
             expanded = os.path.expanduser(text)
-        except ValueError:  # a null byte
+        except ValueError:  # a null byte; opening the path says so
             expanded = text
         if expanded.startswith("~"):
             user = text.split("/", 1)[0]
@@ -66,9 +68,13 @@ class _Environment(Mapping):
 
 
 def expand_paths(config: ConfigDict, paths: Sequence[str] = PATHS) -> None:
-    """Expand the settings `paths` of a config in place, as `expand_path`.
+    """Expand the paths of a config in place.
 
-    What is not there or no text is left for `validate` to refuse.
+    Settings that are missing or of another type are left for `config.validate` to refuse.
+
+    Args:
+      config: all settings.
+      paths: dotted names of settings that are a path or a tuple of paths.
 
     Raises:
       UserError: as `expand_path`.

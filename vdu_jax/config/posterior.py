@@ -1,4 +1,4 @@
-"""`posterior`: the Gaussian over the original model's parameters."""
+"""The section `posterior`: the Gaussian over the original model's parameters."""
 
 from typing import Any
 
@@ -30,12 +30,17 @@ DEFAULTS = {
 
 
 def defaults(text: bool) -> dict[str, Any]:
+    """The section with its defaults, the same for all kinds of models."""
     del text
     return {"posterior": dict(DEFAULTS)}
 
 
 def check(c: Check) -> None:
-    """Refuse a posterior that cannot be made; call it once the methods are checked."""
+    """Refuse a posterior that cannot be made; the section `methods` must be checked before.
+
+    Raises:
+      UserError: with the key.
+    """
     config, section = c.config, c.config.posterior
     c.one_of("posterior.family", ("diagonal", "low_rank", "fisher"))
     c.one_of("posterior.source", ("trajectory", "runs"))
@@ -86,6 +91,6 @@ def _check_count(c: Check) -> None:
         c.require(
             "posterior.runs",
             lambda v: runs >= wanted,
-            f"with the model itself they give {runs} checkpoints, and K ≥ {wanted} are needed; "
+            f"with the original they give {runs} checkpoints, and K ≥ {wanted} are needed; "
             "posterior.family = 'fisher' needs one only",
         )

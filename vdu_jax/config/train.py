@@ -1,4 +1,4 @@
-"""`train`, `unlearn` and `parallel`: how parameters are fitted, and on which devices."""
+"""The sections `train`, `unlearn` and `parallel`: optimisation, and how it uses the devices."""
 
 from typing import Any
 
@@ -13,6 +13,11 @@ AUTOENCODER = {
 
 
 def defaults(text: bool) -> dict[str, Any]:
+    """The sections with their defaults.
+
+    Args:
+      text: whether they are for a text-to-image model.
+    """
     init_from = {"init_from": ""}  # workdir of `vdu import` or `vdu train` to start from
     train = {
         **({} if text else init_from),
@@ -57,7 +62,11 @@ def defaults(text: bool) -> dict[str, Any]:
 
 
 def check(c: Check) -> None:
-    """Refuse training that cannot work. That of a model from a folder says nothing."""
+    """Refuse training that cannot work; a model from a diffusers folder is not trained.
+
+    Raises:
+      UserError: with the key.
+    """
     c.not_negative("unlearn.seed")
     _check_parallel(c)
     if c.text and c.config.model.folder:

@@ -18,7 +18,8 @@ class Source(Protocol):
       positions: (N,) int64, the index of each image in its split.
     """
 
-    positions: np.ndarray
+    @property
+    def positions(self) -> np.ndarray: ...
 
     def __len__(self) -> int: ...
 
