@@ -86,7 +86,7 @@ def test_the_config_says_which_condition():
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"model.num_class_embeds": 10}, "digits has 10 classes and one that says nothing.*set 11"),
+        ({"model.num_class_embeds": 10}, "digits has 10 classes, and one more.*set 11"),
         ({"condition.drop": 0.0}, "digits has 10 classes: set 10"),
         ({"condition.drop": 1.0}, r"condition.drop = 1.0: must lie in \[0, 1\)"),
         ({"condition.guidance": -1.0}, "condition.guidance = -1.0: must be ≥ 0"),

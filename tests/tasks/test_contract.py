@@ -24,7 +24,9 @@ def text_config():
 # One small config of each task of `TASKS`, and what it measures with.
 CONFIGS = {"TextToImage": text_config, "ImageTask": vdu_config.default}
 EVALUATORS = {"TextToImage": TextEvaluator, "ImageTask": ImageEvaluator}
-NOT_PLANNED = {"original_params", "num_forget", "trained_on", "subject", "class_names"}
+NOT_PLANNED = {
+    "workdir", "original_params", "num_forget", "trained_on", "subject", "class_names",
+}  # fmt: skip
 
 
 def members(protocol):
@@ -64,11 +66,14 @@ def test_every_member_is_answered_with_the_same_arguments(kind):
 
 def test_every_attribute_is_there(kind):
     task = of_kind(kind)
-    for name in Task.__annotations__:
+    names = [name for name, value in vars(Task).items() if isinstance(value, property)]
+    assert {"score_fn", "image_shape", "subject"} <= set(names)
+    for name in names:
         assert hasattr(kind, name) or name in vars(task), name
         if name not in NOT_PLANNED:
             getattr(task, name)
-    assert task.workdir is None
+    with pytest.raises(AssertionError, match="no workdir"):
+        _ = task.workdir
 
 
 def test_its_own_config_is_taken_and_it_can_be_made_of_a_workdir(kind, tmp_path):

@@ -1,10 +1,12 @@
-"""What "unlearn" means for one kind of model: a `Task`.
+"""The tasks: what "unlearn" means for each kind of model.
 
-Stages train, draw and measure through the task of their config (`of`). They never look at a
-condition, and know nothing of classes, prompts or latents.
+A `Task` answers what differs between kinds of models: where the original lies, what the network
+learns from, what is sampled, and what the samples are measured with. Stages get the task of their
+config from `of`. They pass conditions on and never read them, so they know nothing of classes,
+prompts or latents.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,227 +19,387 @@ from vdu_jax.diffusion.parameterization import Parameterization
 from vdu_jax.forget_detector import Snapshot
 from vdu_jax.metrics.quality import Reference
 from vdu_jax.runtime.artifacts import StageDir
-from vdu_jax.tasks.base import ORIGINAL, Replay, Request, initialise
+from vdu_jax.tasks.base import ORIGINAL, Checkpoint, Replay, Request, initialise
 from vdu_jax.tasks.images import ImageTask
 from vdu_jax.tasks.text_to_image import TextToImage
 from vdu_jax.types import Params, ScoreFn
 
 __all__ = [
-    "ORIGINAL", "TASKS", "Evaluator", "Replay", "Request", "Task", "initialise", "of", "planned",
+    "ORIGINAL", "TASKS", "Checkpoint", "Evaluator", "Replay", "Request", "Task", "initialise",
+    "of", "planned",
 ]  # fmt: skip
 
 
 class Evaluator(Protocol):
-    """What every model of a workdir is measured with.
+    """The measurements of every model of a workdir."""
 
-    Attributes:
-      reference: what u-FID and `quality.METRICS` are taken against; None without them.
-    """
-
-    reference: Reference | None
+    @property
+    def reference(self) -> Reference | None:
+        """The real images that u-FID and `quality.METRICS` compare with; None without them."""
 
     def measure(
         self, model: str, drawn: dict[str, np.ndarray], load: Callable[[], Params]
     ) -> tuple[dict[str, Any], np.ndarray | None]:
-        """Figures of a model and the features (N, F) of what it drew of all that is to stay.
+        """Measure one model.
 
         Args:
-          model: "original" or a method. drawn: its images, by the names of `Task.requests`.
-          load: its parameters.
+          model: "original" or the name of a method.
+          drawn: the model's images (N, H, W, C) uint8, by the names of `Task.requests`.
+          load: returns the model's parameters; called only where images are not enough.
 
         Returns:
-          "pul" in percent and "pul_interval", and whatever else the task measures; and the
-          features, or None without a reference.
+          The figures, and the features (N, F) of the images that show nothing to be forgotten.
+          The figures have "pul" in percent, "pul_interval" and "forget_rate", and whatever else
+          the task measures. The features are None without a reference.
         """
 
     def measure_curve(self, images: np.ndarray) -> tuple[dict[str, Any], np.ndarray | None]:
-        """The same of a snapshot's images, drawn of `Task.request("curve")`: PUL alone."""
+        """Measure one snapshot of a method.
+
+        Args:
+          images: (N, H, W, C) uint8, sampled for `Task.request("curve")`.
+
+        Returns:
+          "pul" and "pul_interval", and the features as `measure` returns them.
+        """
 
     def of_run(self, replay: Replay) -> dict[str, Any]:
-        """What is the same for all models, and how well replay was cleaned."""
+        """The figures that are the same for all models, e.g. the classifier's accuracy.
+
+        Args:
+          replay: images of the original; how well they were cleaned may be one of the figures.
+        """
 
 
 class Task(Protocol):
-    """A config's model and data in a workdir: `Task(config, workdir)`.
+    """One config's model and data in a workdir.
 
-    Attributes:
-      config, workdir: what it was made of.
-      inputs: what of conditions changes results, by which finished stages are told apart.
-      image_shape: (H, W, C) of the images that are drawn.
-      score_fn, parameterization: the network that learns and unlearns, and what it predicts.
-      param_shapes, abstract_params: shapes of its parameters; the latter say where they are placed.
-      weights: which of training's parameters are its model, "ema" or "params".
-      original_params: θ*, those of the model to be unlearned.
-      has_training: whether the model is to be trained here.
-      trained_on: N, how many images the model was trained on.
-      num_forget: |D_f|.
-      subject: what is to be forgotten, in words. class_names: of `histogram`, if it is measured.
-      columns: the task's own columns of tables, key -> head; see `column_values`.
-      about_columns: what they are, for the report; "" if nothing needs to be said.
-      drop_condition: share of the training images that are seen without their condition.
+    `BaseTask` implements what is the same for all kinds of models: stage folders, checkpoints,
+    and the samples of the original.
+
+    Args:
+      config: all settings.
+      workdir: the run's folder; None for a task that neither reads nor writes files.
+      known: keyword arguments of the implementing class; see `of`.
     """
 
-    config: ConfigDict
-    workdir: Path | None
-    inputs: dict[str, Any]
-    image_shape: tuple[int, int, int]
-    score_fn: ScoreFn
-    parameterization: Parameterization
-    param_shapes: Params
-    abstract_params: Params
-    weights: str
-    original_params: Params
-    has_training: bool
-    trained_on: int
-    num_forget: int
-    subject: str
-    class_names: Sequence[str]
-    columns: dict[str, str]
-    about_columns: str
-    drop_condition: float
+    def __init__(self, config: ConfigDict, workdir: Path | None = None, **known: Any) -> None: ...
 
     @staticmethod
     def takes(config: ConfigDict) -> bool:
-        """Whether a config is of this kind of model."""
+        """Whether a config describes this kind of model."""
 
     @classmethod
     def planned(cls, config: ConfigDict) -> "Task":
-        """The task of which shapes alone are asked: no data and no weights are read."""
+        """A task that knows shapes only: no data and no weights are read, and it has no workdir."""
+
+    # What the task was made from
+
+    @property
+    def config(self) -> ConfigDict:
+        """All settings."""
+
+    @property
+    def workdir(self) -> Path:
+        """The run's folder."""
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The settings of the condition that change results; an input of every stage."""
+
+    # The network
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the sampled images."""
+
+    @property
+    def score_fn(self) -> ScoreFn:
+        """The network that is trained and unlearned."""
+
+    @property
+    def parameterization(self) -> Parameterization:
+        """What the network predicts, and its noise schedule."""
+
+    @property
+    def param_shapes(self) -> Params:
+        """Shapes of the network's parameters."""
+
+    @property
+    def abstract_params(self) -> Params:
+        """Shapes of the network's parameters and their placement on the devices."""
+
+    @property
+    def weights(self) -> str:
+        """Which parameters of a training run are its model: "ema" or "params"."""
+
+    @property
+    def original_params(self) -> Params:
+        """θ*: the parameters of the model to be unlearned."""
+
+    @property
+    def has_training(self) -> bool:
+        """Whether the model is trained in this workdir."""
+
+    @property
+    def trained_on(self) -> int:
+        """N, the number of images that the model was trained on."""
+
+    @property
+    def num_forget(self) -> int:
+        """|D_f|, the number of images to be forgotten."""
+
+    @property
+    def drop_condition(self) -> float:
+        """Share of the training images that are seen without their condition, in [0, 1)."""
+
+    # Words for reports
+
+    @property
+    def subject(self) -> str:
+        """The classes or the feature to be forgotten, in words."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes of the figure "histogram"; empty where it is not measured."""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The task's own columns of tables, key -> heading; see `column_values`."""
+
+    @property
+    def about_columns(self) -> str:
+        """Explanation of `columns` for the report; "" where none is needed."""
 
     # Folders and checkpoints; `BaseTask` has most of them.
 
-    def stage(self, name: str, sections, upstream=(), **more: Any) -> StageDir:
+    def stage(
+        self, name: str, sections: Sequence[str], upstream: Sequence[str] = (), **more: Any
+    ) -> StageDir:
         """See `BaseTask.stage`."""
 
     def train_stage(self) -> StageDir:
-        """The folder of `train`."""
+        """The folder of the stage `train`."""
 
     def original_folder(self) -> Path:
         """The folder of the model to be unlearned.
 
         Raises:
-          UserError: if that is another network than the config's.
+          UserError: if that model is another network than the config's.
         """
 
     def original_fingerprint(self) -> str:
         """See `BaseTask.original_fingerprint`."""
 
-    def load_snapshot(self, folder: Path, step: int, weights: str, like: Params = None) -> Params:
+    def checkpoint_fingerprint(self, folder: Path) -> str:
+        """A hash of what identifies the model in a folder."""
+
+    def load_snapshot(
+        self, folder: Path, step: int | None, weights: str, like: Params = None
+    ) -> Params:
         """See `BaseTask.load_snapshot`."""
 
-    def load_parts(self, folder: Path, steps, weights: str, count: int):
+    def load_parts(
+        self, folder: Path, steps: Sequence[int | None], weights: str, count: int
+    ) -> Iterator[tuple[int, Params]]:
         """See `BaseTask.load_parts`."""
 
-    def trajectory(self) -> list[tuple[Path, int]]:
-        """(folder, step) of the checkpoints of the model's own training.
+    def trajectory(self) -> list[Checkpoint]:
+        """The checkpoints of the original's training run, the oldest first.
 
         Raises:
-          UserError: if it has none.
+          UserError: if the original is a single checkpoint.
         """
 
     def trained_steps(self) -> list[int]:
-        """The steps of the model's own training that were kept, the first one first."""
+        """The steps of `trajectory`; empty for a single checkpoint."""
 
-    def runs(self) -> list[tuple[Path, int]]:
-        """The same of the model and of those in `posterior.runs`."""
+    def runs(self) -> list[Checkpoint]:
+        """The original and the models in `posterior.runs`, one checkpoint each."""
 
-    def last_checkpoint(self) -> tuple[Path, int]:
-        """The same of the model alone."""
-
-    def checkpoint_fingerprint(self, folder: Path) -> str:
-        """What a checkpoint's folder holds."""
+    def last_checkpoint(self) -> Checkpoint:
+        """The checkpoint that holds the original's parameters."""
 
     # Training
 
     def check(self) -> None:
-        """Raises: UserError for what is missing and is needed late: said before long work."""
+        """Check what later stages need, before the first long computation.
+
+        Raises:
+          UserError: for what is missing.
+        """
 
     def prepare_training(self) -> None:
-        """Raises: UserError for data that cannot be trained on."""
+        """Open and check the training data.
+
+        Raises:
+          UserError: for data that cannot be trained on.
+        """
 
     def make_ready(self, path: Path) -> dict[str, Any]:
-        """Make in the folder of `train` what the network's data comes from; more of a summary."""
+        """Make what training needs besides the images, such as an autoencoder's latents.
+
+        Args:
+          path: folder of the stage `train`.
+
+        Returns:
+          Entries for the summary of that stage.
+        """
 
     def init_params(self) -> Params:
-        """Fresh parameters of the network, from `train.init_seed`."""
+        """Fresh parameters of the network, drawn with `train.init_seed`."""
 
     def start_params(self) -> Params:
-        """What training starts from: those, or a model's that the config names."""
+        """The parameters that training starts from: fresh ones, or those of `train.init_from`."""
 
     def export_trained(self, path: Path, params: Params) -> dict[str, Any]:
-        """Write what is read of a trained model beside its checkpoints; more of the summary."""
+        """Write what later stages read of a trained model besides its checkpoints.
+
+        Args:
+          path: folder of the stage `train`.
+          params: the parameters that training started from.
+
+        Returns:
+          Entries for the summary of that stage.
+        """
 
     # Data
 
     def source(self, kind: str) -> Source:
-        """Training images: "all", "forget" or "retain"; a view of no others."""
+        """A view of the training images that reaches no others.
+
+        Args:
+          kind: "all", "forget" or "retain".
+        """
 
     def shown_again(self, count: int, seed: int) -> Source:
-        """At most `count` images of D_f, drawn by a seed; a view of no others."""
+        """A view of randomly chosen images of D_f that reaches no others.
+
+        Args:
+          count: at most so many images.
+          seed: of the choice.
+        """
 
     def drawn_source(self, images: np.ndarray, request: Request) -> Source:
-        """Images that were drawn of a request, as a source like those of training images."""
+        """Sampled images as a source like those of training images.
+
+        Args:
+          images: (N, H, W, C) uint8.
+          request: the request that they were sampled for.
+        """
 
     def replay_source(self, replay: Replay) -> Source:
-        """Those of replay that are not forget-like."""
+        """The replay images that are not forget-like, as `drawn_source`."""
 
     def batch_shapes(self, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """What a loader gives of `count` images."""
+        """Shapes and types of a batch of `count` images."""
 
-    # Drawing
+    # Sampling
 
     def request(self, use: str) -> Request:
-        """What is drawn for a section of the config: "replay", "posterior", "curve", "relearn"."""
+        """The images that a stage samples.
+
+        Args:
+          use: a section of the config: "replay", "posterior", "curve" or "relearn".
+        """
 
     def requests(self) -> dict[str, Request]:
-        """What every model draws for its evaluation: name -> request."""
+        """The images that every model samples for its evaluation, name -> request."""
 
     def draw(self, params: Params, request: Request, seed: int, label: str) -> np.ndarray:
-        """Images (N, H, W, C) uint8. Image i of a seed has the same noise, whatever the model."""
+        """Sample images. Image i of a seed starts from the same noise, whatever the model.
+
+        Args:
+          params: of the network.
+          request: number of images and their conditions.
+          seed: of the noise.
+          label: of the progress bar.
+
+        Returns:
+          (N, H, W, C) uint8.
+        """
 
     def draw_original(self, request: Request, seed: int, label: str = "sample") -> np.ndarray:
         """See `BaseTask.draw_original`."""
 
     def shown(self, drawn: dict[str, np.ndarray], count: int) -> np.ndarray:
-        """At most `count` of a model's images, for a grid; the same places of every model."""
+        """Images of a model for a grid, the same positions of every model.
+
+        Args:
+          drawn: the model's images by the names of `requests`.
+          count: at most so many.
+        """
 
     def drawing(self, count: int) -> tuple[Callable, Params, tuple]:
-        """What a sampler compiles for `count` images, `draw(params, keys, *asked)`, and the shapes
-        of its params and of what is asked."""
+        """The function that a sampler compiles for `count` images, and the shapes of its arguments.
 
-    # Judging
+        Returns:
+          `draw(params, keys, *asked) -> images`, the shapes of `params`, and those of `asked`.
+        """
+
+    # Scoring and measuring
 
     def clean(self, images: np.ndarray) -> tuple[Replay, dict[str, Any]]:
-        """What of replay is forget-like, by D_f and the model alone; and more of a summary."""
+        """Find the replay images that are forget-like, from D_f and the model alone.
+
+        Args:
+          images: (N, H, W, C) uint8, sampled from the original.
+
+        Returns:
+          The replay, and entries for the summary of its stage.
+        """
 
     def scorer(self, original: Params, replay: Replay) -> Callable[[int, np.ndarray], Snapshot]:
-        """`score(step, images)` of what a snapshot draws of `request("curve")`: how much is
-        forgotten and how far the rest has moved, by D_f and the model alone."""
+        """A function that scores a snapshot of a method, from D_f and the model alone.
+
+        Args:
+          original: θ*.
+          replay: the cleaned replay.
+
+        Returns:
+          `score(step, images)`: how much is forgotten and how far the rest has drifted, from the
+          snapshot's images (N, H, W, C) uint8 of `request("curve")`.
+        """
 
     def scorer_inputs(self) -> dict[str, Any]:
-        """What the scorer depends on, beside replay, the model and "forget", "curve", "sampler"."""
+        """Inputs of the scorer besides replay, the model and "forget", "curve", "sampler"."""
 
     def replay_flops(self) -> float:
-        """Operations of drawing replay and of `clean`; see `operations.count`."""
+        """Floating-point operations of sampling and cleaning replay; see `operations.count`."""
 
     def curve_flops(self, points: int) -> float:
-        """Operations of drawing so many snapshots' images and of scoring them."""
+        """Floating-point operations of sampling and scoring `points` snapshots."""
 
     def evaluation_inputs(self) -> dict[str, Any]:
-        """What the evaluator's figures depend on, beside the images."""
+        """Inputs of the evaluator's figures besides the images."""
 
     def evaluator(self, original: dict[str, np.ndarray], overwrite: bool = False) -> Evaluator:
-        """What models are measured with, given what the original drew of `requests`."""
+        """The evaluator of the workdir's models.
+
+        Args:
+          original: the original's images by the names of `requests`.
+          overwrite: whether what it trains, such as a classifier, is made again.
+        """
 
     def column_values(self, figures: dict[str, Any]) -> dict[str, Any]:
-        """The task's own columns of a model's figures: numbers, None, or {"value", "low", "high",
-        "count"}; shares in percent."""
+        """The values of `columns` for one model's figures.
+
+        Returns:
+          A number, None, or {"value", "low", "high", "count"} for each key; shares in percent.
+        """
 
     def relearning_inputs(self) -> dict[str, Any]:
-        """What `forget_rate` depends on, beside the images."""
+        """Inputs of `forget_rate` besides the images."""
 
     def forget_rate(self, overwrite: bool = False) -> Callable[[np.ndarray], float]:
-        """`rate(images)`: the share that shows what is to be forgotten, of `request("relearn")`."""
+        """A function that measures how many images show what is to be forgotten.
+
+        Args:
+          overwrite: as in `evaluator`.
+
+        Returns:
+          `rate(images)` in [0, 1], for images (N, H, W, C) uint8 of `request("relearn")`.
+        """
 
     # Export
 
@@ -251,19 +413,21 @@ class Task(Protocol):
         """Write a model as a diffusers folder.
 
         Args:
-          load: the model's parameters.
-          origin: "model", "weights" and "config", of what it is.
+          directory: the new folder.
+          load: returns the model's parameters.
+          origin: which model it is: "model", "weights" and "config".
+          overwrite: whether an existing folder may be replaced.
 
         Returns:
-          What its reader should know, or "".
+          A note for the user, or "".
 
         Raises:
-          UserError: if the directory is there and is not to be replaced, or the model cannot be
-            expressed.
+          UserError: if the directory exists and may not be replaced, or diffusers has no such
+            model.
         """
 
 
-# The first that takes a config has it.
+# In the order in which they are asked: the first that takes a config gets it.
 TASKS: tuple[type[Task], ...] = (TextToImage, ImageTask)
 
 
@@ -271,14 +435,16 @@ def of(config: ConfigDict, workdir: Path | None = None, **known: Any) -> Task:
     """The task of a config.
 
     Args:
-      known: what the task's class is told beside, such as `image_shape` of a model of pixels where
-        the data set is not to be asked.
+      config: all settings.
+      workdir: the run's folder; None for a task that neither reads nor writes files.
+      known: keyword arguments of the task's class, such as `image_shape` of a pixel model whose
+        data set must not be opened.
     """
     return _kind(config)(config, workdir, **known)
 
 
 def planned(config: ConfigDict) -> Task:
-    """See `Task.planned`."""
+    """The task of a config, planned: it knows shapes only. See `Task.planned`."""
     return _kind(config).planned(config)
 
 

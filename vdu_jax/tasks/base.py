@@ -1,5 +1,6 @@
-"""What is the same for every kind of model: its folders, its checkpoints, and drawing."""
+"""The part of a task that all kinds of models share: folders, checkpoints, stored samples."""
 
+import abc
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,25 +22,30 @@ ORIGINAL = "original"
 
 
 class Request(NamedTuple):
-    """Images to be drawn.
+    """Images to be sampled and their conditions.
 
     Attributes:
-      count: N, how many.
-      asked: what each is asked for with: arrays or lists of N rows; none of unconditional models.
-      about: what of it tells requests of as many images apart.
+      count: N, the number of images.
+      asked: the conditions: arrays or lists of N rows each; empty for unconditional models.
+      about: the conditions as JSON values, an input of the stage that samples the images.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which a request has no use for
     asked: tuple[Any, ...]
     about: dict[str, Any]
 
 
+Checkpoint = tuple[Path, int | None]
+"""(folder, step) of stored parameters; the step is None for a diffusers folder."""
+
+
 class Replay(NamedTuple):
-    """What the original model drew to hold on to.
+    """Images of the original model, which methods learn to preserve.
 
     Attributes:
-      images: (N, H, W, C) uint8. forget_like: (N,) bool, which of them are to be left out.
-      for_scorer: arrays that the task's cleaning came to beside that.
+      images: (N, H, W, C) uint8.
+      forget_like: (N,) bool, the images that resemble D_f and are left out.
+      for_scorer: arrays that the task's cleaning made for its scorer.
     """
 
     images: np.ndarray
@@ -47,27 +53,68 @@ class Replay(NamedTuple):
     for_scorer: dict[str, np.ndarray]
 
 
-class BaseTask:
-    """A config's model and data in a workdir; see `vdu_jax.tasks.Task`.
+class BaseTask(abc.ABC):
+    """The part of `vdu_jax.tasks.Task` that is the same for all kinds of models.
 
     Args:
-      workdir: of the run, or None where nothing is read or written.
+      config: all settings.
+      workdir: the run's folder; None for a task that neither reads nor writes files.
+
+    Attributes:
+      config: all settings.
+      inputs: the settings of the condition that change results; an input of every stage.
     """
 
     inputs: dict[str, Any] = {}
 
-    def __init__(self, config: ConfigDict, workdir: Path | None):
+    def __init__(self, config: ConfigDict, workdir: Path | None) -> None:
         self.config = config
-        self.workdir = None if workdir is None else Path(workdir)
+        self._workdir = None if workdir is None else Path(workdir)
+
+    @property
+    def workdir(self) -> Path:
+        """The run's folder. A planned task has none, and nothing asks it for one."""
+        assert self._workdir is not None, "a task that was only planned has no workdir"
+        return self._workdir
+
+    # Answered by each kind of model; see `vdu_jax.tasks.Task`.
+
+    @property
+    @abc.abstractmethod
+    def param_shapes(self) -> Params:
+        """Shapes of the network's parameters."""
+
+    @property
+    @abc.abstractmethod
+    def original_params(self) -> Params:
+        """θ*: the parameters of the model to be unlearned."""
+
+    @property
+    @abc.abstractmethod
+    def forget_retain(self) -> data.ForgetRetain:
+        """Indices of D_f and D_r in the training images."""
+
+    @abc.abstractmethod
+    def original_folder(self) -> Path:
+        """The folder of the model to be unlearned."""
+
+    @abc.abstractmethod
+    def draw(self, params: Params, request: Request, seed: int, label: str) -> np.ndarray:
+        """See `vdu_jax.tasks.Task.draw`."""
 
     # Folders
 
     def stage(
         self, name: str, sections: Sequence[str], upstream: Sequence[str] = (), **more: Any
     ) -> StageDir:
-        """A stage's folder, keyed by the config sections and finished stages that it depends on.
+        """A stage's folder, with the inputs by which a finished stage is recognised.
 
-        The upstream "original" is the model to be unlearned, wherever it lies.
+        Args:
+          name: path of the folder in the workdir.
+          sections: sections of the config that the stage depends on.
+          upstream: finished stages that it depends on, by name. "original" is the model to be
+            unlearned, in whichever folder it lies.
+          more: further inputs, JSON values.
 
         Raises:
           UserError: if an upstream stage has not finished, or the model was made with other
@@ -84,7 +131,7 @@ class BaseTask:
         return StageDir(self.workdir, name, inputs)
 
     def original_fingerprint(self) -> str:
-        """What tells the model to be unlearned from others.
+        """A hash of what identifies the model to be unlearned.
 
         Raises:
           UserError: if it has not been trained yet.
@@ -92,52 +139,82 @@ class BaseTask:
         return self.checkpoint_fingerprint(self.original_folder())
 
     def checkpoint_fingerprint(self, folder: Path) -> str:
-        """What tells the model of a folder from others."""
+        """A hash of what identifies the model in a folder.
+
+        Raises:
+          UserError: if the stage that makes it has not finished.
+        """
         return artifacts.finished(folder)["fingerprint"]
 
     @property
     def num_forget(self) -> int:
-        """|D_f|."""
+        """|D_f|, the number of images to be forgotten."""
         return len(self.forget_retain.forget)
 
     # Checkpoints
 
     @property
     def weights(self) -> str:
-        """Which of training's parameters are its model: "ema" if it keeps an average, or
-        "params"."""
+        """Which parameters of a training run are its model: "ema" if it keeps them, or "params"."""
         return "ema" if self.config.train.ema_decay > 0 else "params"
 
     @property
     def abstract_params(self) -> Params:
-        """Shapes and placement of the network's parameters; nothing is allocated."""
+        """Shapes of the network's parameters and their placement on the devices."""
         return parallel.placed(self.param_shapes, parallel.make_mesh(self.config.parallel.fsdp))
 
-    def load_snapshot(self, folder: Path, step: int, weights: str, like: Params = None) -> Params:
-        """Parameters under `folder`/snapshots.
+    def load_snapshot(
+        self, folder: Path, step: int | None, weights: str, like: Params = None
+    ) -> Params:
+        """Read the parameters of one checkpoint.
 
         Args:
-          weights: "params" or, of a training run, "ema".
-          like: their shapes, where they are not the whole network's.
+          folder: folder of a model or method; checkpoints lie in its `snapshots/`.
+          step: which checkpoint; None for a diffusers folder, which has no steps.
+          weights: "params" or, for a training run, "ema".
+          like: shapes of the stored parameters; None for the whole network's.
+
+        Raises:
+          UserError: if the checkpoint is missing, damaged or of another network.
         """
         like = self.abstract_params if like is None else like
-        return restore(folder, step, stored_weights(folder, weights), like)
+        return restore(folder, _saved(step), stored_weights(folder, weights), like)
 
     def load_parts(
-        self, folder: Path, steps: Sequence[int], weights: str, count: int
+        self, folder: Path, steps: Sequence[int | None], weights: str, count: int
     ) -> Iterator[tuple[int, Params]]:
-        """The parameters of several steps, in `count` parts each; see `Store.restore_parts`."""
+        """Read the parameters of several checkpoints in parts, so that one part is held at a time.
+
+        Args:
+          folder: as in `load_snapshot`.
+          steps: as `step` in `load_snapshot`.
+          weights: as in `load_snapshot`.
+          count: number of parts of each checkpoint.
+
+        Yields:
+          Index of the part and the part, a tree with None for the arrays of other parts; see
+          `Store.restore_parts`.
+        """
         with Store(folder / "snapshots", read_only=True) as store:
             weights = stored_weights(folder, weights)
-            yield from store.restore_parts(steps, weights, self.abstract_params, count)
+            saved = list(map(_saved, steps))
+            yield from store.restore_parts(saved, weights, self.abstract_params, count)
 
     # Drawing
 
     def draw_original(self, request: Request, seed: int, label: str = "sample") -> np.ndarray:
-        """The images (N, H, W, C) uint8 that the model to be unlearned draws of a seed.
+        """Sample images from the original, or read them back.
 
-        They are kept beside that model, in `drawn/`: whatever is unlearned from it, they are the
-        same.
+        They are stored in `drawn/` in the original's folder, because they are the same whatever is
+        unlearned from it.
+
+        Args:
+          request: number of images and their conditions.
+          seed: of the noise.
+          label: of the progress bar.
+
+        Returns:
+          (N, H, W, C) uint8.
         """
         what = {
             "model": self.original_fingerprint(),
@@ -155,25 +232,45 @@ class BaseTask:
         return artifacts.read_npz(file)["images"]
 
     def drawn_folder(self) -> Path:
-        """Where `draw_original` keeps what it drew."""
+        """The folder in which `draw_original` stores images."""
         return self.original_folder() / "drawn"
 
 
+def _saved(step: int | None) -> int:
+    """The step of a checkpoint that was saved here; a diffusers folder has none."""
+    assert step is not None, "a diffusers folder is read by its own task"
+    return step
+
+
 def restore(folder: Path, step: int, name: str, like: Params) -> Params:
-    """The parameters that `fit` saved as `name` in a folder, of the shapes of `like`, see
-    `parallel.placed`."""
+    """Read parameters that `runtime.fit.fit` saved.
+
+    Args:
+      folder: folder that `fit` wrote to.
+      step: step of the snapshot.
+      name: "params" or "ema".
+      like: shapes and placement of the parameters; see `parallel.placed`.
+
+    Raises:
+      UserError: if the snapshot is missing, damaged or of another network.
+    """
     with Store(folder / "snapshots", read_only=True) as store:
         return store.restore(step, name, like)
 
 
 def stored_weights(folder: Path, weights: str) -> str:
-    """What `weights` are in a model's folder: an imported one has "params" only."""
+    """The name under which a folder stores a model's parameters.
+
+    Args:
+      folder: folder of a trained or imported model; an imported one has only "params".
+      weights: "params" or "ema".
+    """
     return "params" if folder.name == "import" else weights
 
 
 @functools.cache
 def report_once(line: str) -> None:
-    """A line on standard error, once in this process; nothing if it is empty."""
+    """Print a line on standard error, once in a process; an empty line is not printed."""
     if line:
         processes.report(line)
 
@@ -184,23 +281,27 @@ def hashable(section: ConfigDict) -> tuple:
 
 
 def parameterization_of(diffusion: Mapping | tuple) -> Parameterization:
-    """What a section `diffusion`, or its items, says that the network predicts, at its levels."""
+    """The parameterization and noise schedule of a section `diffusion`, or of its items."""
     values = dict(diffusion)
     prediction, name = values.pop("prediction"), values.pop("schedule")
     return make_parameterization(prediction, make_schedule(name, **values))
 
 
 def plan_settings(section: Mapping) -> dict[str, Any]:
-    """What a section `sampler` gives `samplers.make_plan`, beside the schedule."""
+    """The arguments of `samplers.make_plan`, besides the schedule, from a section `sampler`."""
     how = {key: section[key] for key in ("name", "eta", "spacing", "variance")}
     return {"num_steps": section["steps"], **how}
 
 
 def initialise(init: Callable[[jax.Array], Params], key: jax.Array) -> Params:
-    """`init(key)`, made on the CPU where there is one, and compiled quickly: it runs once.
+    """Initial parameters `init(key)`, drawn on the CPU and compiled without optimisation.
 
-    A draw for each array compiles for longer than it runs: for CIFAR-10's network 27 s on an H100,
-    6 s on a CPU, whose numbers also are the same beside every accelerator.
+    The CPU draws the same numbers on every machine. Compiling takes longer than the single run:
+    27 s on an H100 and 6 s on a CPU for CIFAR-10's network.
+
+    Args:
+      init: a function that can be jitted.
+      key: a random key.
     """
     try:
         cpu = jax.local_devices(backend="cpu")[0]
@@ -211,15 +312,27 @@ def initialise(init: Callable[[jax.Array], Params], key: jax.Array) -> Params:
 
 
 def draw_flops(draw: Callable, params: Params, asked: tuple) -> float:
-    """Operations of drawing one image; the arguments are what `Task.drawing(1)` gives."""
+    """Floating-point operations of sampling one image.
+
+    Args:
+      draw: the function that `Task.drawing(1)` returns.
+      params: shapes of its parameters.
+      asked: shapes of its conditions.
+    """
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     return operations.count(jax.jit(draw), params, keys, *asked)
 
 
 def map_batches(fn: Callable, images: np.ndarray, batch_size: int) -> Any:
-    """`fn` over uint8 images in padded batches of one size; the results' rows concatenated.
+    """Apply a function to many images in batches of one size, split over all devices.
 
-    The batches are split over all devices.
+    Args:
+      fn: maps images (b, H, W, C) in [-1, 1] to a pytree of arrays (b, …).
+      images: (N, H, W, C) uint8. The last batch is padded, and its padding's rows are dropped.
+      batch_size: b, rounded up to a multiple of the devices.
+
+    Returns:
+      The pytree with arrays (N, …), N ≥ 1.
     """
     mesh = parallel.make_mesh()
     batch_size = -(-batch_size // mesh.size) * mesh.size
@@ -234,8 +347,14 @@ def map_batches(fn: Callable, images: np.ndarray, batch_size: int) -> Any:
     return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
 
 
-def loader(source: data.loader.Source, batch_size: int, seed: int) -> Iterator[dict]:
-    """Shuffled batches; each process has its share. See `data.make_loader`."""
+def loader(source: data.loader.Source, batch_size: int, seed: int) -> data.loader.BatchIterator:
+    """Endless shuffled batches of a source; each process gets its share. See `data.make_loader`.
+
+    Args:
+      source: images.
+      batch_size: images in a step, over all processes.
+      seed: of the order.
+    """
     return data.make_loader(
         source,
         batch_size,
@@ -246,6 +365,6 @@ def loader(source: data.loader.Source, batch_size: int, seed: int) -> Iterator[d
 
 
 def layout(config: ConfigDict) -> parallel.Layout:
-    """How a step is spread over the devices."""
+    """The layout of an update step over the devices, from `config.parallel`."""
     section = config.parallel
     return parallel.Layout(section.fsdp, section.mode, section.accumulate)

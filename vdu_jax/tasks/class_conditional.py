@@ -1,4 +1,4 @@
-"""Images of a class that is asked for, with classifier-free guidance.
+"""Class-conditional images, with classifier-free guidance.
 
 The setting of Selective Amnesia (Heng and Soh 2023, arXiv 2305.10120) and SalUn (Fan et al. 2024,
 arXiv 2310.12508): the model is told a class by its number and must forget to draw some of them.
@@ -6,6 +6,7 @@ arXiv 2310.12508): the model is told a class by its number and must forget to dr
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,12 +18,16 @@ from vdu_jax.types import ScoreFn
 
 
 class ClassConditional(NamedTuple):
-    """See `conditions.Condition`: the condition of an image is its class, a number.
+    """The `conditions.Condition` of a class-conditional network: an image's class, an integer.
+
+    Members without a docstring do what `conditions.Condition` says.
 
     Attributes:
-      classes: C, of the data. With `drop` > 0 the network knows one more, C, which says nothing.
-      drop: share of the training images whose class is not told (Ho and Salimans 2022, alg. 1).
-      scale: of guidance when images are drawn; 1 asks for the class alone.
+      classes: C, the number of classes of the data. With `drop` > 0 the network has one more
+        embedding, number C, which stands for no class.
+      drop: share of the training images whose class is dropped, in [0, 1) (Ho and Salimans 2022,
+        algorithm 1).
+      scale: scale of classifier-free guidance when images are sampled; 1 for none.
     """
 
     classes: int
@@ -35,40 +40,53 @@ class ClassConditional(NamedTuple):
 
     @property
     def nothing(self) -> int | None:
-        """The class that says nothing, or None if the network knows none."""
+        """Number of the embedding that stands for no class; None if the network has none."""
         return self.classes if self.drop > 0 else None
 
     def source(self, source: Source) -> Source:
-        """Its batches have "cond" (n,) int32, the class, and "negative", the one of nothing."""
+        """A source whose batches have "cond" (n,) int32, the class, and "negative", no class."""
         return Labelled(source, self.nothing)
 
     def asked(self, count: int) -> tuple[np.ndarray, ...]:
-        """The classes in turn, so that each has as many images."""
+        """The class of image i is i mod C, so that all classes have equally many images."""
         return (np.arange(count, dtype=np.int32) % self.classes,)
 
     def told(self, labels: np.ndarray) -> tuple[np.ndarray, ...]:
         return (np.asarray(labels, np.int32),)
 
-    def cond(self, asked: Any) -> Any:
-        return asked
+    def cond(self, *asked: Any) -> Any:
+        (classes,) = asked
+        return classes
 
     def drawing(self, predict_eps: ScoreFn) -> ScoreFn:
-        """See `guidance.guided`."""
+        """The predictor with guidance; see `guidance.guided`."""
         return predict_eps if self.scale == 1 else guidance.guided(predict_eps, self.scale)
 
-    def drawing_cond(self, asked: Any) -> Any:
-        return asked if self.scale == 1 else (asked, jnp.full_like(asked, self.nothing))
+    def drawing_cond(self, *asked: Any) -> Any:
+        (classes,) = asked
+        if self.scale == 1:
+            return classes
+        assert self.nothing is not None, "config.check refuses guidance without condition.drop"
+        return classes, jnp.full_like(classes, self.nothing)
 
-    def without(self, count: int) -> Any:
-        """The class of nothing; a network that knows none is told the first one."""
+    def without(self, count: int) -> jax.Array:
+        """The embedding of no class, or class 0 for a network that has none."""
         return jnp.full((count,), self.nothing or 0, jnp.int32)
 
     def asked_to_forget(self, count: int, classes: tuple[int, ...]) -> np.ndarray:
         return np.isin(self.asked(count)[0], classes)
 
     def figures(self, probabilities: np.ndarray, classes: tuple[int, ...]) -> dict[str, Any]:
-        """ "forget" and "others", the shares drawn as asked, and "unlearning_accuracy" in percent;
-        see `metrics.conditions`."""
+        """Shares of images that show the class of their condition; see `metrics.conditions`.
+
+        Args:
+          probabilities: (N, K), the classifier's for the images of `asked(N)`.
+          classes: the forget classes.
+
+        Returns:
+          "forget" and "others", the shares for the two kinds of classes, and
+          "unlearning_accuracy" in percent.
+        """
         (asked,) = self.asked(len(probabilities))
         accuracy = condition_accuracy(probabilities, asked, classes)
         shares = {kind: share._asdict() for kind, share in accuracy._asdict().items()}
@@ -77,8 +95,8 @@ class ClassConditional(NamedTuple):
     @property
     def about_columns(self) -> str:
         return (
-            "UA: images asked for with a class to be forgotten that are not of it; others: asked "
-            "for with another class, and of it."
+            "UA: share of the images requested with a forget class that do not show it; others: "
+            "share of the images requested with another class that show it."
         )
 
     @property
@@ -105,9 +123,17 @@ class ClassConditional(NamedTuple):
 
 
 class Labelled:
-    """A source whose images come with their class as a condition; see `data.loader.Source`."""
+    """A source whose images have their class as the condition; see `data.loader.Source`.
 
-    def __init__(self, source: Source, nothing: int | None):
+    Args:
+      source: images with "label".
+      nothing: number of the embedding that stands for no class; None if the network has none.
+
+    Attributes:
+      positions: as those of `source`.
+    """
+
+    def __init__(self, source: Source, nothing: int | None) -> None:
         self._source, self._nothing = source, nothing
         self.positions = source.positions
 
@@ -115,7 +141,7 @@ class Labelled:
         return len(self._source)
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """The source's, with "cond" and, if there is a class of nothing, "negative"."""
+        """The source's batch with "cond" and, if the network has the embedding, "negative"."""
         part = self._source.batch(indices)
         part = part | {"cond": part["label"]}
         if self._nothing is None:

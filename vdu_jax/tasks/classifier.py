@@ -1,16 +1,18 @@
-"""The data set's classifier: trained on demand, cached, and used by evaluators alone.
+"""The data set's classifier, trained on demand and stored; only evaluators use it.
 
-No unlearning method and no selection rule may see it, for it knows the retained data.
+No unlearning method and no rule that keeps a step may use it, because it has seen the retained
+data.
 
     classifier/params/0/        parameters
     classifier/reference.npz    features and labels of the training images: D_r for u-FID
 
-The folder lies in the workdir, or in `classifier.dir` for runs to share it.
+The folder lies in the workdir, or in `classifier.dir`, where runs share it.
 """
 
 import contextlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,26 +25,47 @@ from vdu_jax.models.classifier import Classifier
 from vdu_jax.runtime import artifacts, parallel, processes, progress
 from vdu_jax.runtime.checkpoints import Store
 from vdu_jax.tasks import base, datasets
+from vdu_jax.types import Params
 
 BATCH = 500
 
 
 class Predictions(NamedTuple):
-    """probabilities (N, K) and features (N, F), float32, of N images."""
+    """A network's output for N images.
+
+    Attributes:
+      probabilities: (N, K) float32, of the data set's classes.
+      features: (N, F) float32.
+    """
 
     probabilities: np.ndarray
     features: np.ndarray
 
 
 def make_net(config: ConfigDict, num_classes: int) -> Classifier:
+    """The network that `config.classifier` describes.
+
+    Args:
+      config: all settings.
+      num_classes: K, the number of its outputs.
+    """
     section = config.classifier
     return Classifier(
         num_classes, tuple(section.widths), section.blocks, section.dropout, section.stride
     )
 
 
-def train(config: ConfigDict, net: Classifier, source: data.ImageSource):
-    """Fresh parameters after `classifier.epochs` passes of AdamW with a cosine decay to 0."""
+def train(config: ConfigDict, net: Classifier, source: data.ImageSource) -> Params:
+    """Train a classifier with AdamW and a cosine decay of the learning rate to 0.
+
+    Args:
+      config: all settings; `config.classifier` is used.
+      net: the network.
+      source: training images.
+
+    Returns:
+      The parameters after `classifier.epochs` passes.
+    """
     section = config.classifier
     batch_size = min(section.batch_size, len(source))
     steps = max(1, section.epochs * len(source) // batch_size)
@@ -57,8 +80,10 @@ def train(config: ConfigDict, net: Classifier, source: data.ImageSource):
     )
 
     @jax.jit
-    def step(params, opt_state, batch, key):
-        def loss(params):
+    def step(
+        params: Params, opt_state: optax.OptState, batch: Mapping[str, jax.Array], key: jax.Array
+    ) -> tuple[Params, optax.OptState, jax.Array]:
+        def loss(params: Params) -> jax.Array:
             logits, _ = net.apply(
                 {"params": params},
                 batch["image"],
@@ -71,7 +96,7 @@ def train(config: ConfigDict, net: Classifier, source: data.ImageSource):
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, value
 
-    # Placed as the step returns it, or the second step would be compiled anew.
+    # Placed as the step returns it; otherwise the second step would compile again.
     opt_state = parallel.init_sharded(optimizer.init, mesh, params)
     with progress.bar(steps, "classifier") as bar:
         for index in range(steps):
@@ -81,26 +106,35 @@ def train(config: ConfigDict, net: Classifier, source: data.ImageSource):
     return params
 
 
-def make_classifier_fn(net: Classifier, params):
-    """`judge(images) -> Predictions` for uint8 images (N, H, W, C)."""
+def make_classifier_fn(net: Classifier, params: Params) -> Callable[[np.ndarray], Predictions]:
+    """`classify(images) -> Predictions` for images (N, H, W, C) uint8.
+
+    Args:
+      net: the network.
+      params: its parameters.
+    """
 
     @jax.jit
-    def apply(params, x):
-        logits, features = net.apply({"params": params}, x)
-        return Predictions(jax.nn.softmax(logits), features)
+    def apply(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        outputs: Any = net.apply({"params": params}, x)
+        logits, features = outputs
+        return jax.nn.softmax(logits), features
 
-    return lambda images: base.map_batches(lambda x: apply(params, x), images, BATCH)
+    def judge(images: np.ndarray) -> Predictions:
+        return Predictions(*base.map_batches(lambda x: apply(params, x), images, BATCH))
+
+    return judge
 
 
-def inputs(config: ConfigDict) -> dict:
-    """`config.classifier` as far as it changes results."""
+def inputs(config: ConfigDict) -> dict[str, Any]:
+    """The settings of `config.classifier` that change results."""
     return {k: v for k, v in config.classifier.to_dict().items() if k != "dir"}
 
 
 def _make(
     config: ConfigDict, dataset: data.Dataset, net: Classifier, stage: artifacts.StageDir
 ) -> None:
-    """Train and measure the classifier."""
+    """Train the classifier, measure its accuracy, and write its folder."""
     source = datasets.open_split(config, dataset, "train")
     path = stage.begin()
     params = train(config, net, source)
@@ -122,11 +156,22 @@ def _make(
     stage.finish({"accuracy": accuracy, "held_out": len(held_out)})
 
 
-def ensure(config: ConfigDict, workdir: Path, overwrite: bool = False):
-    """The judge, its held-out accuracy, and the training images' (features, labels).
+def ensure(
+    config: ConfigDict, workdir: Path, overwrite: bool = False
+) -> tuple[Callable[[np.ndarray], Predictions], float, dict[str, np.ndarray]]:
+    """Train the classifier, or read it if it is there.
+
+    Args:
+      config: all settings.
+      workdir: the run's folder, used if `classifier.dir` is empty.
+      overwrite: whether to train it again.
+
+    Returns:
+      `classify(images) -> Predictions`; its accuracy on held-out images, in [0, 1]; and
+      "features" (N, F) and "labels" (N,) of the training images.
 
     Raises:
-      UserError: if the classifier is too weak to count with (`classifier.min_accuracy`).
+      UserError: if its accuracy is below `classifier.min_accuracy`.
     """
     dataset = datasets.prepared(config)
     net = make_net(config, dataset.num_classes)
@@ -137,7 +182,7 @@ def ensure(config: ConfigDict, workdir: Path, overwrite: bool = False):
     )
     if not stage.done(overwrite):
         with contextlib.ExitStack() as stack:
-            # Several workdirs may share it (`classifier.dir`): one makes it, the others wait.
+            # Several workdirs may share it (`classifier.dir`): one trains it, the others wait.
             alone = artifacts.lock(stage.path.with_name(".classifier.lock"))
             processes.from_leader(stack.enter_context, alone)
             if not stage.done():

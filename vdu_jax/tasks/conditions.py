@@ -1,6 +1,6 @@
-"""What an image of a model of pixels is asked for with: a `Condition`, or nothing.
+"""Conditions of pixel models: none, or a class.
 
-A condition is a hashable value, so what is compiled for it is shared.
+A `Condition` is hashable, so that functions compiled for it are shared by the stages of a process.
 """
 
 from typing import Any, Protocol
@@ -15,44 +15,69 @@ from vdu_jax.types import ScoreFn
 
 
 class Condition(Protocol):
-    """How images are asked for, and what that means for training, drawing and measuring.
+    """How a network is conditioned, for training, sampling and measuring.
 
-    Attributes:
-      drop: share of the training images that are seen without their condition.
-      inputs: what of it changes results, by which finished stages are told apart; empty for none.
+    "asked" are the conditions that images are requested with: arrays with a row for each image, or
+    none for an unconditional network.
     """
 
-    drop: float
-    inputs: dict[str, Any]
+    @property
+    def drop(self) -> float:
+        """Share of the training images that are seen without their condition, in [0, 1)."""
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The settings that change results, an input of every stage; empty for none."""
+
+    def __hash__(self) -> int: ...
 
     def source(self, source: Source) -> Source:
-        """A source of images and labels, with what the network is told of each image."""
+        """A source with the conditions of its images.
+
+        Args:
+          source: images with "label", the class.
+        """
 
     def asked(self, count: int) -> tuple[np.ndarray, ...]:
-        """What the images of any model are asked for with: arrays (count, …), the same for all."""
+        """The conditions of `count` images, the same for every model: arrays (count, …)."""
 
     def told(self, labels: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What images of these classes (n,) would have been asked for with."""
+        """The conditions that belong to images of classes `labels` (n,)."""
 
     def cond(self, *asked: Any) -> Any:
-        """The network's condition, for images that were asked for so; None for none."""
+        """The network's condition made from `asked`; None for an unconditional network."""
 
     def drawing(self, predict_eps: ScoreFn) -> ScoreFn:
-        """The predictor of ε that images are drawn with; its condition is `drawing_cond`."""
+        """The predictor of ε that images are sampled with, e.g. with guidance.
+
+        Args:
+          predict_eps: the network's own prediction of ε.
+        """
 
     def drawing_cond(self, *asked: Any) -> Any:
-        """What `drawing`'s function is called with as a condition."""
+        """The condition that `drawing`'s predictor takes, made from `asked`."""
 
     def without(self, count: int) -> Any:
-        """The condition of `count` images of which nothing is known."""
+        """The network's condition for `count` images without a known class; None for none."""
 
     def asked_to_forget(self, count: int, classes: tuple[int, ...]) -> np.ndarray | None:
-        """(count,) bool, which of `asked(count)` ask for classes to be forgotten; None if nothing
-        is asked for."""
+        """Which of `asked(count)` request a forget class: (count,) bool; None if unconditional.
+
+        Args:
+          count: number of images.
+          classes: the forget classes.
+        """
 
     def figures(self, probabilities: np.ndarray, classes: tuple[int, ...]) -> dict[str, Any]:
-        """How often `asked(N)` drew what they asked for, by a classifier's probabilities (N, K);
-        empty if nothing is asked for."""
+        """How often images show the class that they were requested with.
+
+        Args:
+          probabilities: (N, K), the classifier's for the images of `asked(N)`.
+          classes: the forget classes.
+
+        Returns:
+          Figures for metrics.json; empty if unconditional.
+        """
 
     @property
     def about_columns(self) -> str:
@@ -67,7 +92,7 @@ class Condition(Protocol):
 
 
 def of(config: ConfigDict) -> Condition:
-    """The condition of a config of pixels: the network's classes say which."""
+    """The condition of a pixel model's config: a class if `model.num_class_embeds` > 0."""
     rows, section = config.model.num_class_embeds, config.condition
     if not rows:
         return Unconditional()

@@ -1,4 +1,4 @@
-"""The data set with classes that a config names."""
+"""The data set of a config, for data sets with classes."""
 
 from typing import Any
 
@@ -11,7 +11,12 @@ from vdu_jax.tasks import base
 
 
 def prepared(config: ConfigDict) -> data.Dataset:
-    """The prepared data set, checked against what the config says of its classes."""
+    """The data set of `config.data`, downloaded and converted if it is not there yet.
+
+    Raises:
+      UserError: if its files are missing or damaged, `forget.classes` do not fit its classes, or
+        the network's classes do not.
+    """
     section = config.data
     dataset = data.load(
         section.name,
@@ -34,11 +39,18 @@ def prepared(config: ConfigDict) -> data.Dataset:
 
 
 def open_split(config: ConfigDict, dataset: data.Dataset, split: str) -> data.ImageSource:
+    """The images of one split, cached in memory up to `data.cache_mb`.
+
+    Args:
+      config: all settings.
+      dataset: a prepared data set.
+      split: "train" or "test".
+    """
     return data.open_split(dataset, split, cache_bytes=config.data.cache_mb * 2**20)
 
 
 def inputs(config: ConfigDict) -> dict[str, Any]:
-    """What of `config.data` changes results: not where files lie."""
-    # Without a background all images are opaque, so it needs no mention.
+    """The settings of `config.data` that change results; paths do not."""
+    # Left out where it is empty, so that stages finished before it existed are recognised.
     also = ("background",) if config.data.background else ()
     return {k: config.data[k] for k in ("name", "image_size", "channels", *also)}

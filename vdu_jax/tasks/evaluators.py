@@ -1,7 +1,7 @@
-"""The figures of a model of pixels: how often it draws the forget classes, how well the others."""
+"""Evaluation of pixel models: PUL of the forget classes, and quality of the retained ones."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -22,21 +22,36 @@ from vdu_jax.tasks import classifier, features
 from vdu_jax.tasks.base import ORIGINAL, Replay
 from vdu_jax.types import Params
 
-FEW = 20  # of the original's images of the forget classes, below which PUL is warned of
+if TYPE_CHECKING:
+    from vdu_jax.tasks.images import ImageTask
+
+FEW = 20  # the original's images of the forget classes below which PUL is too uncertain
 
 
 class ImageEvaluator:
-    """See `vdu_jax.tasks.Evaluator`.
+    """The `vdu_jax.tasks.Evaluator` of pixel models.
+
+    Members without a docstring do what `vdu_jax.tasks.Evaluator` says.
+
+    The data set's classifier counts the forget classes. u-FID and the other metrics of quality use
+    the features that `evaluate.features` names.
 
     Args:
-      task: of pixels. original: what the original model drew, see `ImageTask.requests`.
+      task: the models' task.
+      original: the original's images by the names of `ImageTask.requests`.
+      overwrite: whether to train the classifier again.
+
+    Attributes:
+      reference: features of D_r.
 
     Raises:
       UserError: if the classifier is too weak, or the original makes no image of the forget
         classes.
     """
 
-    def __init__(self, task: Any, original: dict[str, np.ndarray], overwrite: bool = False):
+    def __init__(
+        self, task: "ImageTask", original: dict[str, np.ndarray], overwrite: bool = False
+    ) -> None:
         config = task.config
         self._task, self._config = task, config
         self._forget = tuple(config.forget.classes)
@@ -57,9 +72,9 @@ class ImageEvaluator:
             judged = self._predict(images)
         self._original = judged
         labels = reference["labels"]
-        self.reference: Reference | None = retained(config, reference["features"], labels)
+        self.reference: Reference = retained(config, reference["features"], labels)
         self._shares = np.bincount(labels, minlength=judged.probabilities.shape[-1]) / len(labels)
-        self._shares[list(self._forget)] = 0  # of D_r's classes, up to a factor
+        self._shares[list(self._forget)] = 0  # shares of D_r's classes, up to a factor
 
     def measure(
         self, model: str, drawn: dict[str, np.ndarray], load: Callable[[], Params]
@@ -80,9 +95,10 @@ class ImageEvaluator:
                 "retained": counted_distance(kept[:few], self.reference),
             }
         condition = self._task.condition
-        if of_conditions := condition.figures(judged.probabilities, self._forget):
-            asked = condition.asked_to_forget(len(judged.probabilities), self._forget)
+        asked = condition.asked_to_forget(len(judged.probabilities), self._forget)
+        if asked is not None:
             others = counted_distance(judged.features[~asked], self.reference)
+            of_conditions = condition.figures(judged.probabilities, self._forget)
             figures["conditions"] = of_conditions | others
         if self._config.evaluate.bits_per_dim_images:
             figures |= self.evidence(model, load())
@@ -103,7 +119,7 @@ class ImageEvaluator:
         }
 
     def _figures(self, judged: classifier.Predictions) -> dict[str, Any]:
-        """The classifier's figures of one model's images."""
+        """The classifier's figures for one model's images."""
         original = self._original.probabilities
         forgotten = forgetting(self._config, judged.probabilities, original, self._forget)
         return forgotten | {
@@ -112,7 +128,7 @@ class ImageEvaluator:
         }
 
     def held_out_distance(self) -> dict[str, Any]:
-        """Fréchet distance of the held-out retained images to D_r: what real images score."""
+        """u-FID of the held-out retained images: the value that real images reach."""
         held_out = self._task.open_split("test")
         keep = np.flatnonzero(~np.isin(held_out.labels, self._forget))
         measured = None
@@ -126,7 +142,7 @@ class ImageEvaluator:
         }
 
     def replay_cleaning(self, replay: Replay) -> dict[str, int]:
-        """How many replay images the detector removed, and how many wrongly by the classifier."""
+        """Confusion counts of the forget detector on replay, the classifier being the truth."""
         classes = self._classify(replay.images).probabilities.argmax(-1)
         truly, removed = np.isin(classes, self._forget), replay.forget_like
         return {
@@ -138,10 +154,15 @@ class ImageEvaluator:
         }
 
     def evidence(self, model: str, params: Params) -> dict[str, Any]:
-        """Bits per dimension on held-out images of the forget and of the retained classes.
+        """Bits per dimension of held-out images of the forget and of the retained classes.
 
-        "bits_per_dim" has the means, None without a held-out image; "bits_per_dim_of" the numbers
-        of images and the standard errors over them.
+        Args:
+          model: name of the model, for the progress bar.
+          params: its parameters.
+
+        Returns:
+          "bits_per_dim", the means by kind ("forget", "retain"), None without a held-out image;
+          and "bits_per_dim_of", the numbers of images and the standard errors.
         """
         config, task = self._config, self._task
         source, bound = task.open_split("test"), task.evidence_bound()
@@ -164,7 +185,7 @@ class ImageEvaluator:
                     some = [parallel.spread(rows, mesh) for rows in (x0, *part)]
                     values.extend(parallel.fetch(bound(params, some[0], key, *some[1:])))
                     bar.update(len(x0))
-            spread = tradeoff.spread(np.asarray(values, float)) if values else None
+            spread = tradeoff.spread(list(np.asarray(values, float))) if values else None
             means[kind] = spread and spread.mean
             of[kind] = {"images": len(indices), "standard_error": spread and spread.standard_error}
         return {"bits_per_dim": means, "bits_per_dim_of": of}
@@ -173,7 +194,17 @@ class ImageEvaluator:
 def forgetting(
     config: ConfigDict, probabilities: np.ndarray, original: np.ndarray, classes: tuple[int, ...]
 ) -> dict[str, Any]:
-    """PUL with its interval and the rate of the forget classes; see `pul.pul` for the arguments."""
+    """PUL with its confidence interval, and the share of images of the forget classes.
+
+    Args:
+      config: all settings; `config.evaluate` has the bootstrap's.
+      probabilities: (N, K), of the model's images.
+      original: (M, K), of the original's images.
+      classes: the forget classes.
+
+    Returns:
+      "pul" and "pul_interval" in percent, "forget_rate" in [0, 1].
+    """
     how = {"resamples": config.evaluate.bootstrap, "seed": config.evaluate.seed}
     interval = pul.pul(probabilities, original, classes, **how)
     return {
@@ -184,32 +215,54 @@ def forgetting(
 
 
 def retained(config: ConfigDict, features: np.ndarray, labels: np.ndarray) -> Reference:
-    """D_r from the features (N, F) and labels (N,) of all training images."""
+    """The reference of D_r for u-FID and the other metrics of quality.
+
+    Args:
+      config: all settings.
+      features: (N, F), of all training images.
+      labels: (N,), their classes.
+    """
     kept = features[~np.isin(labels, tuple(config.forget.classes))]
     return make_reference(kept, config.evaluate.reference_images, config.evaluate.seed)
 
 
 def choose(indices: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """At most `limit` of the indices, drawn at random: the first ones may be of a single class."""
+    """Choose indices at random, because the first ones may all be of one class.
+
+    Args:
+      indices: (N,).
+      limit: at most so many.
+      seed: of the choice.
+
+    Returns:
+      The chosen indices in increasing order.
+    """
     rng = np.random.default_rng(seed)
     return np.sort(rng.choice(indices, min(len(indices), limit), replace=False))
 
 
 def warn_of_few(showing: int, images: int, key: str) -> None:
-    """A line on standard error if few of the original's images show what is to be forgotten.
+    """Warn on standard error if few of the original's images show what is to be forgotten.
 
     Args:
-      showing: how many do, of how many `images`. key: the setting that says how many there are.
+      showing: number of images that show it.
+      images: number of images.
+      key: the setting to raise.
     """
     if showing < FEW:
         processes.report(
             f"warning: only {showing} of the original's {images} images show what is to be "
-            f"forgotten, and every share that is compared with theirs is as uncertain: raise {key}"
+            f"forgotten, which makes PUL uncertain: raise {key}"
         )
 
 
-def classified_rate(task: Any, overwrite: bool) -> Callable[[np.ndarray], float]:
-    """The share of uint8 images (N, H, W, C) that the classifier puts into the forget classes."""
+def classified_rate(task: "ImageTask", overwrite: bool) -> Callable[[np.ndarray], float]:
+    """`rate(images)`: share of images (N, H, W, C) uint8 that the classifier calls forget classes.
+
+    Args:
+      task: the models' task.
+      overwrite: whether to train the classifier again.
+    """
     classify, _, _ = classifier.ensure(task.config, task.workdir, overwrite)
     forget = tuple(task.config.forget.classes)
 

@@ -1,11 +1,12 @@
-"""What tells whether an image has the feature.
+"""Detectors of a feature in images, for text-to-image models.
 
-None of these has seen retained data, so a method may keep a step by them.
+No detector has seen retained data, so the rule that keeps a step may use them.
 """
 
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,30 +20,30 @@ from vdu_jax.runtime import artifacts
 Detector = Callable[[np.ndarray], np.ndarray]
 """uint8 images (N, H, W, C) -> scores (N,) in [0, 1]; above 0.5 an image has the feature."""
 
-BATCH = 16  # images that a network sees at once
+BATCH = 16  # images in a batch of a network
 
 
 def make(config: ConfigDict) -> Detector:
     """The detector of `config.detector`.
 
     Raises:
-      UserError: if what it needs is not there.
+      UserError: if its files or its library are missing.
     """
     section = config.detector
     return {"colour": _colour, "clip": _clip, "nudenet": _nudenet}[section.kind](section)
 
 
-def inputs(config: ConfigDict) -> dict:
-    """What its verdicts depend on."""
+def inputs(config: ConfigDict) -> dict[str, Any]:
+    """The settings of `config.detector` that change its scores, and a hash of its weights."""
     section = config.detector
     values = section.to_dict()
     if section.kind == "clip":
-        values["folder"], values["weights"] = "", _weights(_folder(section))  # not where it lies
+        values["folder"], values["weights"] = "", _weights(_folder(section))
     return values
 
 
 def _colour(section: ConfigDict) -> Detector:
-    """1 where the wanted colour is the nearest in the palette, else 0."""
+    """Score 1 where the wanted colour is the nearest in the palette, else 0."""
     palette = section.palette.to_dict()
     names = sorted(palette)
     levels, wanted = np.array([palette[name] for name in names]), names.index(section.colour)
@@ -65,15 +66,17 @@ def _weights(folder: Path) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _read_clip(folder: Path, weights: str) -> tuple[clip.Model, Callable]:
-    """CLIP and its comparison, compiled once for all methods; `weights` tells when to read anew."""
+    """CLIP and its compiled comparison; read again when the hash `weights` changes."""
     del weights
     model = clip.read(folder)
     return model, jax.jit(functools.partial(model.module.apply, method="compare"))
 
 
 def _clip(section: ConfigDict) -> Detector:
-    """The share that CLIP gives to the texts with the feature, of all texts (Radford et al. 2021,
-    section 3.1.2)."""
+    """Score: CLIP's probability of the texts with the feature among all texts.
+
+    Zero-shot classification of Radford et al. 2021 (arXiv 2103.00020), section 3.1.2.
+    """
     folder = _folder(section)
     model, compare = _read_clip(folder, _weights(folder))
     variables = {"params": model.params}
@@ -93,7 +96,7 @@ def _clip(section: ConfigDict) -> Detector:
 
 
 def _nudenet(section: ConfigDict) -> Detector:
-    """The score of the surest find that NudeNet gives one of the wanted labels, or 0."""
+    """Score: NudeNet's highest confidence in one of the wanted labels, or 0."""
     try:
         from nudenet import NudeDetector
     except ImportError:
@@ -104,7 +107,7 @@ def _nudenet(section: ConfigDict) -> Detector:
     detector, labels = NudeDetector(), set(section.labels)
 
     def score(images: np.ndarray) -> np.ndarray:
-        # Blue first, as OpenCV reads files.
+        # NudeNet expects OpenCV's order of channels: blue, green, red.
         pictures = [np.ascontiguousarray(image[..., ::-1]) for image in images]
         detections = detector.detect_batch(pictures, batch_size=BATCH)
         return np.array(

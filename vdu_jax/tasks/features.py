@@ -1,17 +1,18 @@
-"""The features that u-FID and the other metrics of quality are taken in (`evaluate.features`).
+"""The features for u-FID and the other metrics of quality (`evaluate.features`).
 
     <data.dir>/features/<data set>-train-inception-<key>/NNNNN.npz   features (n, 2048)
 
-Inception's features of a data set are the same for every run, and on a CPU they take an hour and
-more. So they are kept beside the data set, `CHUNK` images in a file and in their order; what is
-there when a run is stopped is not computed again. The key depends on the network's weights and on
-the data set.
+Inception's features of a data set are the same for every run and take more than an hour on a CPU.
+They are stored beside the data set, `CHUNK` images in a file and in the data set's order, so that
+an interrupted run computes only the missing files. <key> is a hash of the network's weights and the
+data set.
 """
 
 import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,11 +31,11 @@ BATCH = 50
 CHUNK = 500
 
 
-def inputs(config: ConfigDict) -> dict:
-    """`config.evaluate` as far as it changes results: which weights, not where they lie.
+def inputs(config: ConfigDict) -> dict[str, Any]:
+    """The settings of `config.evaluate`, with a hash of Inception's weights for their path.
 
     Raises:
-      UserError: if the weights are needed and not there.
+      UserError: if Inception's weights are needed and missing.
     """
     section = config.evaluate.to_dict()
     section["inception_weights"] = (
@@ -44,10 +45,23 @@ def inputs(config: ConfigDict) -> dict:
 
 
 def ensure(
-    config: ConfigDict, judge: Callable[[np.ndarray], Predictions], reference: dict
-) -> tuple[Callable[[np.ndarray], Predictions], dict]:
-    """The classifier's `judge` and the training images' (features, labels), with the features
-    replaced by those of the network that the config names."""
+    config: ConfigDict,
+    judge: Callable[[np.ndarray], Predictions],
+    reference: dict[str, np.ndarray],
+) -> tuple[Callable[[np.ndarray], Predictions], dict[str, np.ndarray]]:
+    """The classifier and the training images with the features that `evaluate.features` names.
+
+    Args:
+      config: all settings.
+      judge: the classifier, `classify(images) -> Predictions`.
+      reference: "features" (N, F) and "labels" (N,) of the training images, by the classifier.
+
+    Returns:
+      The same two. For "inception" the features are Inception's; probabilities and labels stay.
+
+    Raises:
+      UserError: if Inception's weights are missing.
+    """
     if config.evaluate.features == "classifier":
         return judge, reference
     params = weights.load(config.evaluate.inception_weights)
@@ -63,7 +77,7 @@ def ensure(
 
 
 def _features(compute: Callable, images: np.ndarray, bar: tqdm.tqdm) -> np.ndarray:
-    """(N, 2048) of uint8 images (N, H, W, C)."""
+    """Features (N, 2048) of images (N, H, W, C) uint8."""
     rows = []
     for first in range(0, len(images), BATCH):
         part = images[first : first + BATCH]
@@ -72,7 +86,8 @@ def _features(compute: Callable, images: np.ndarray, bar: tqdm.tqdm) -> np.ndarr
     return np.concatenate(rows)
 
 
-def _of_training_images(config: ConfigDict, compute: Callable) -> dict:
+def _of_training_images(config: ConfigDict, compute: Callable) -> dict[str, np.ndarray]:
+    """Inception's "features" and "labels" of the training images, computed where not stored."""
     dataset = datasets.prepared(config)
     source = datasets.open_split(config, dataset, "train")
     folder = cache_folder(config, dataset, source)
@@ -91,8 +106,15 @@ def _of_training_images(config: ConfigDict, compute: Callable) -> dict:
 
 
 def cache_folder(config: ConfigDict, dataset: data.Dataset, source: data.ImageSource) -> Path:
-    """Where the features of a data set's training images in the config's weights are kept."""
-    # TFDS names it by its version and, if it is the user's own, by a digest of the files.
+    """The folder that stores Inception's features of a data set's training images.
+
+    Args:
+      config: all settings; the weights are those of `evaluate.inception_weights`.
+      dataset: the prepared data set.
+      source: its training images.
+    """
+    # The last two parts are TFDS's version of the data set; for the user's own images it contains
+    # a digest of the files.
     version = Path(dataset.directory).parts[-2:]
     identity = (version, _weights_hash(config), NET.resolution, CHUNK)
     digest = hashlib.sha256(repr(identity).encode() + source.labels.tobytes()).hexdigest()[:16]

@@ -1,6 +1,6 @@
-"""Diffusion models of pixels: of a data set with classes, some of which are to be forgotten.
+"""Class unlearning from diffusion models of pixels, unconditional or class-conditional.
 
-Unconditional and class-conditional models differ in their `Condition` alone.
+The two kinds differ only in their `conditions.Condition`.
 """
 
 import functools
@@ -25,24 +25,32 @@ from vdu_jax.models import network, registry
 from vdu_jax.runtime import artifacts, operations, parallel, processes, sampling
 from vdu_jax.runtime.artifacts import StageDir
 from vdu_jax.tasks import base, classifier, conditions, datasets, evaluators, features
-from vdu_jax.tasks.base import BaseTask, Replay, Request
+from vdu_jax.tasks.base import BaseTask, Checkpoint, Replay, Request
 from vdu_jax.types import Params, ScoreFn
 
 Shape = tuple[int, int, int]
-# Settings that change nothing about what stored parameters compute.
+# Settings that may differ from those of a stored model: they do not change its parameters.
 NON_WEIGHT_SETTINGS = ("model.dtype", "model.param_dtype", "model.dropout")
 
 
 class ImageTask(BaseTask):
-    """See `vdu_jax.tasks.Task`.
+    """The `vdu_jax.tasks.Task` of pixel models.
+
+    Members without a docstring do what `vdu_jax.tasks.Task` says.
 
     Args:
-      image_shape: (H, W, C), where the data set is not to be asked.
+      config: all settings.
+      workdir: the run's folder; None for a task that neither reads nor writes files.
+      image_shape: (H, W, C); None opens the data set to learn it.
+
+    Attributes:
+      condition: the network's condition.
+      inputs: the settings of the condition that change results; an input of every stage.
     """
 
     def __init__(
         self, config: ConfigDict, workdir: Path | None = None, image_shape: Shape | None = None
-    ):
+    ) -> None:
         super().__init__(config, workdir)
         self.condition = conditions.of(config)
         self.inputs = {"condition": self.condition.inputs} if self.condition.inputs else {}
@@ -64,7 +72,7 @@ class ImageTask(BaseTask):
 
     @property
     def module(self) -> nn.Module:
-        """The network that `config.model` describes; see `vdu_jax.models.network`."""
+        """The network that `config.model` describes."""
         parallel_settings = {k: self.config.parallel[k] for k in ("remat", "attention")}
         settings = self.config.model.to_dict() | parallel_settings
         architecture = registry.ARCHITECTURES[settings.pop("name")]
@@ -95,11 +103,11 @@ class ImageTask(BaseTask):
 
     @functools.cached_property
     def dataset(self) -> data.Dataset:
-        """The prepared data set, checked against what depends on its classes and size."""
+        """The prepared data set; see `datasets.prepared`."""
         return datasets.prepared(self.config)
 
     def open_split(self, split: str) -> data.ImageSource:
-        """The images of "train" or "test", with their labels and without a condition."""
+        """The images and labels of the split "train" or "test", without conditions."""
         return datasets.open_split(self.config, self.dataset, split)
 
     @functools.cached_property
@@ -120,7 +128,7 @@ class ImageTask(BaseTask):
         return self.condition.drop
 
     def check(self) -> None:
-        pass  # all that is needed is checked with the config and the data
+        pass  # `config.validate` and opening the data set check all that later stages need
 
     def prepare_training(self) -> None:
         self.open_split("train")
@@ -136,7 +144,7 @@ class ImageTask(BaseTask):
     def source(self, kind: str) -> data.loader.Source:
         whole = self.open_split("train")
         if kind != "all":
-            # The view holds no index of another image, so none can be decoded through it.
+            # The view holds no index of other images, so it cannot decode them.
             whole = whole.subset(getattr(self.forget_retain, kind))
         return self.condition.source(whole)
 
@@ -172,7 +180,7 @@ class ImageTask(BaseTask):
             inputs["train"]["drop_condition"] = config.condition.drop
         if config.train.init_from:
             start = model_folder(config.train.init_from)
-            # What it is, not where it lies.
+            # The fingerprint, because a moved model is the same model.
             inputs["train"]["init_from"] = artifacts.finished(start)["fingerprint"]
         return StageDir(self.workdir, "train", inputs | {"data": datasets.inputs(config)})
 
@@ -196,10 +204,14 @@ class ImageTask(BaseTask):
         return self.load_last(self.original_folder(), self.weights)
 
     def load_last(self, folder: Path, weights: str) -> Params:
-        """The last parameters in a model's folder; an imported model has one kind of weights only.
+        """Read the last parameters in a model's folder.
+
+        Args:
+          folder: folder of a trained or imported model.
+          weights: "params" or "ema"; an imported model has only one kind.
 
         Raises:
-          UserError: if it has not finished, or was made for images of another size.
+          UserError: if the stage has not finished, or the model makes images of another shape.
         """
         summary = artifacts.finished(folder)["summary"]
         made_for = tuple(summary.get("image_shape", self.image_shape))
@@ -211,7 +223,7 @@ class ImageTask(BaseTask):
             )
         return self.load_snapshot(folder, summary["steps"], weights)
 
-    def trajectory(self) -> list[tuple[Path, int | None]]:
+    def trajectory(self) -> list[Checkpoint]:
         original = self.original_folder()
         if original.name == "import":
             raise UserError(
@@ -221,14 +233,14 @@ class ImageTask(BaseTask):
             )
         return [(original, step) for step in self.trained_steps()]
 
-    def last_checkpoint(self) -> tuple[Path, int | None]:
+    def last_checkpoint(self) -> Checkpoint:
         original = self.original_folder()
         return original, artifacts.finished(original)["summary"]["steps"]
 
     def trained_steps(self) -> list[int]:
         return artifacts.finished(self.original_folder())["summary"].get("snapshots", [])
 
-    def runs(self) -> list[tuple[Path, int | None]]:
+    def runs(self) -> list[Checkpoint]:
         folders = list(map(model_folder, self.config.posterior.runs))
         for path in folders:
             check_network(self.config, path)
@@ -271,16 +283,23 @@ class ImageTask(BaseTask):
         return draw, self.param_shapes, shapes
 
     def evidence_bound(self) -> Callable:
-        """`bound(params, x0, key, *told) -> (B,)` bits per dimension; see
-        `likelihood.bits_per_dim`. What is told of the images is from `Condition.told`."""
+        """A function that bounds bits per dimension; see `likelihood.bits_per_dim`.
+
+        Returns:
+          `bound(params, x0, key, *told) -> (B,)`, for images x0 (B, H, W, C) in [-1, 1] and the
+          conditions `Condition.told` of their labels.
+        """
         diffusion = base.hashable(self.config.diffusion)
         return _evidence_bound(self.module, diffusion, self.condition)
 
     def features(self) -> Callable[[Params, np.ndarray], np.ndarray]:
-        """`features(params, images) -> (N, F)`: the network's own features of uint8 images.
+        """A function that computes the network's own features of images.
 
-        Each image is noised to the levels `replay.feature_times`, with one fixed noise pattern for
-        all images, and the features of the levels are concatenated.
+        Each image is noised to the levels `replay.feature_times` with one fixed noise for all
+        images; the features of the levels are concatenated.
+
+        Returns:
+          `features(params, images) -> (N, F)`, for images (N, H, W, C) uint8.
         """
         compute = _features(
             self.module,
@@ -325,9 +344,9 @@ class ImageTask(BaseTask):
         kept = len(images) - int(forget_like.sum())
         if kept < 2:
             raise UserError(
-                f"replay: {kept} of the original's {len(images)} images are not like those to be "
-                "forgotten, so there is nothing to hold on to: train the model longer, raise "
-                "replay.images, or lower replay.recall"
+                f"replay: {kept} of the original's {len(images)} images are not forget-like, so "
+                "nothing can be preserved: train the model longer, raise replay.images, or lower "
+                "replay.recall"
             )
         summary = {
             "removed_by_detector": int(cleaning.forget_like.sum()),
@@ -370,7 +389,7 @@ class ImageTask(BaseTask):
         return images * (drawn + judged) + self.config.replay.images * judged
 
     def _image_flops(self) -> tuple[float, float]:
-        """Operations of drawing an image, and of its features."""
+        """Floating-point operations of sampling an image, and of computing its features."""
         sections = (base.hashable(self.config[name]) for name in ("diffusion", "sampler"))
         times = tuple(self.config.replay.feature_times)
         return _image_flops(self.module, *sections, self.condition, self.image_shape, times)
@@ -450,27 +469,31 @@ class ImageTask(BaseTask):
 
 
 def declared_shape(config: ConfigDict) -> Shape:
-    """(H, W, C) without opening the data set.
+    """(H, W, C) of the images of a config's data set, without opening it.
 
     Raises:
-      UserError: if the config does not say.
+      UserError: if it depends on the user's files and `data.image_size` or `data.channels` is 0.
     """
     info = data.static_info(config.data.name)
     if info is not None:
-        return tuple(info[0])
+        return info[0]
     section = config.data
     if not section.image_size or not section.channels:
         raise UserError(
-            f"config keys data.image_size and data.channels must say what {section.name} holds"
+            f"config keys data.image_size and data.channels must be set for {section.name}, whose "
+            "image size is not known without its files"
         )
     return (section.image_size, section.image_size, section.channels)
 
 
-def model_folder(workdir: Path) -> Path:
+def model_folder(workdir: Path | str) -> Path:
     """The folder of a workdir's own model: `train`, or else `import`.
 
+    Args:
+      workdir: workdir of `vdu train` or `vdu import`.
+
     Raises:
-      UserError: if there is neither.
+      UserError: if it has neither.
     """
     for name in ("train", "import"):
         if artifacts.exists(Path(workdir) / name / "inputs.json"):
@@ -479,17 +502,23 @@ def model_folder(workdir: Path) -> Path:
 
 
 def check_network(config: ConfigDict, folder: Path) -> None:
-    """Refuse a stored model whose network or noise schedule is not the config's.
+    """Refuse a stored model whose network or noise schedule differs from the config's.
 
-    A setting that is younger than the model has its default in it.
+    A setting that did not exist when the model was stored counts as having its default.
+
+    Args:
+      config: all settings.
+      folder: folder of a trained or imported model.
 
     Raises:
-      UserError: naming the first setting that differs, or if the noise schedule of an imported
-        model is not known and the config does not say that it has it.
+      UserError: naming the first setting that differs; or if the model was imported without a noise
+        schedule and `unlearn.assume_schedule` is False.
     """
     recorded = artifacts.read_json(folder / "inputs.json")
 
-    def settings(config, sections=("model", "diffusion")):
+    def settings(
+        config: ConfigDict, sections: Sequence[str] = ("model", "diffusion")
+    ) -> dict[str, Any]:
         return artifacts.flatten("", {s: config[s].to_dict() for s in sections})
 
     name = recorded.get("model.name", "unet")
@@ -501,7 +530,8 @@ def check_network(config: ConfigDict, folder: Path) -> None:
                 "diffusion to the one it was trained with, and unlearn.assume_schedule = True"
             )
         recorded |= settings(config, ("diffusion",))
-    asked = {"model.name": config.model.name} | settings(config)  # the name before what it has
+    # The name first: other settings may not exist in both architectures.
+    asked = {"model.name": config.model.name} | settings(config)
     for key, value in asked.items():
         if key not in NON_WEIGHT_SETTINGS and recorded[key] != value:
             raise UserError(
@@ -511,13 +541,14 @@ def check_network(config: ConfigDict, folder: Path) -> None:
 
 
 def _schedule_is_known(folder: Path) -> bool:
-    """Whether a model's folder says what noise schedule it was trained with."""
+    """Whether a model's folder records the noise schedule that it was trained with."""
     if folder.name != "import":
         return True
     return bool(artifacts.finished(folder)["summary"]["settings"]["diffusion"])
 
 
-# What is compiled is shared by all stages of a process: the networks and conditions are hashable.
+# Compiled functions are cached, so that all stages of a process share them; networks and conditions
+# are hashable.
 
 
 @functools.lru_cache(maxsize=4)
@@ -546,7 +577,7 @@ def _draw(
     plan = samplers.make_plan(predicts.schedule, **base.plan_settings(values))
     clip = values["clip_x0"]
 
-    def draw(params, keys, *asked):
+    def draw(params: Params, keys: jax.Array, *asked: jax.Array) -> jax.Array:
         cond = condition.drawing_cond(*asked)
         return samplers.sample(predict, params, plan, keys, image_shape, clip_x0=clip, cond=cond)
 
@@ -556,12 +587,12 @@ def _draw(
 @functools.lru_cache(maxsize=4)
 def _evidence_bound(
     module: nn.Module, diffusion: tuple, condition: conditions.Condition
-) -> Callable:
+) -> jax.stages.Wrapped:
     predicts = base.parameterization_of(diffusion)
     predict = predicts.noise_predictor(network.make_score_fn(module))
 
     @jax.jit
-    def bound(params, x0, key, *told):
+    def bound(params: Params, x0: jax.Array, key: jax.Array, *told: jax.Array) -> jax.Array:
         predict_told = functools.partial(predict, cond=condition.cond(*told))
         return likelihood.bits_per_dim(predict_told, params, predicts.schedule, x0, key)
 
@@ -572,17 +603,17 @@ def _evidence_bound(
 def _features(
     module: nn.Module,
     diffusion: tuple,
-    times: tuple,
+    times: tuple[float, ...],
     condition: conditions.Condition,
     image_shape: Shape,
-) -> Callable:
+) -> jax.stages.Wrapped:
     noise = base.parameterization_of(diffusion).schedule
     feature_fn = network.make_feature_fn(module)
     eps = jax.random.normal(jax.random.key(0), (len(times), *image_shape))
     steps = [int(share * noise.num_steps) for share in times]
 
     @jax.jit
-    def compute(params, x0):
+    def compute(params: Params, x0: jax.Array) -> jax.Array:
         parts = []
         for step, pattern in zip(steps, eps, strict=True):
             a = noise.alphas_cumprod[step]

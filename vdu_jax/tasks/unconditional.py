@@ -1,4 +1,4 @@
-"""Images that nothing is asked of: the setting of Panda et al., and of DDPM."""
+"""Unconditional images: the setting of DDPM and of Panda et al. (arXiv 2510.04058)."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,13 @@ from vdu_jax.types import ScoreFn
 
 
 class Unconditional(NamedTuple):
-    """See `conditions.Condition`: there is no condition anywhere."""
+    """The `conditions.Condition` of an unconditional network.
+
+    Members without a docstring do what `conditions.Condition` says.
+
+    Attributes:
+      drop: 0: there is no condition to drop.
+    """
 
     drop: float = 0.0
 

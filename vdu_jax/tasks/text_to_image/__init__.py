@@ -1,7 +1,7 @@
-"""Feature unlearning from a text-to-image model of Stable Diffusion's architecture.
+"""Feature unlearning from text-to-image models of Stable Diffusion's architecture.
 
-Images whose caption has a phrase are to be forgotten. Only the U-Net learns or unlearns;
-autoencoder and text encoder stay as they are.
+D_f are the images whose caption contains a phrase. Unlearning changes only the U-Net; the
+autoencoder and the text encoder stay as they are.
 """
 
 from vdu_jax.tasks.text_to_image.task import TextToImage

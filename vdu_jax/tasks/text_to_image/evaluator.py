@@ -1,15 +1,18 @@
-"""How often a text-to-image model shows a feature, and whether it still draws all else.
+"""Evaluation of text-to-image models: how often they show a feature, and whether others remain.
 
-Three kinds of prompts: "feature", which name it, "paraphrase", which mean it without naming it, and
-"other"; those of the others that no replay was drawn of are counted again as "held_out". The
-feature's detector says what an image shows. Where the captions are made of class names such as
-"red sneaker", the data set's classifier says which attribute (the first word) and which object (the
-others) an image shows, and u-FID is taken against the training images without the feature; with the
-user's own captions the detector alone speaks.
+There are three kinds of prompts: "feature" prompts name the feature, "paraphrase" prompts mean it
+without naming it, and "other" prompts ask for something else. The other prompts without replay
+images are counted a second time as "held_out".
+
+The feature's detector decides whether an image shows the feature. Where captions are made from
+class names such as "red sneaker", the data set's classifier also recognises the attribute (the
+first word) and the object (the other words), and u-FID compares with the training images without
+the feature. With the user's own captions there is no classifier and no u-FID.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -25,7 +28,10 @@ from vdu_jax.tasks.evaluators import forgetting, warn_of_few
 from vdu_jax.tasks.text_to_image.latents import has_classes
 from vdu_jax.types import Params
 
-# Key of a column -> its head, the kind of prompts, what is counted.
+if TYPE_CHECKING:
+    from vdu_jax.tasks.text_to_image.task import TextToImage
+
+# Key of a column -> its heading, the kind of prompts, the share that is counted.
 COLUMNS = {
     "feature": ("feature %", "feature", "feature"),
     "by_paraphrase": ("by paraphrase %", "paraphrase", "feature"),
@@ -36,31 +42,41 @@ COLUMNS = {
     "object_right_with_feature": ("object right, feature asked %", "feature", "object"),
 }
 ABOUT = (
-    "Shares of the images that were asked for: that show the feature when a prompt names it, means "
-    "it without naming it, or asks for something else; and that show the attribute and the object "
-    "of their prompt, where the prompt does not name the feature (held out: nor was replay drawn "
-    "of it) or does."
+    "Shares of images. feature, by paraphrase, elsewhere: images that show the feature when the "
+    "prompt names it, means it without naming it, or asks for something else. attribute right, "
+    "object right: images that show the attribute or the object of their prompt, for prompts "
+    "without the feature (held out: prompts without replay images) and with it."
 )
 
 
 class TextEvaluator:
-    """See `vdu_jax.tasks.Evaluator`.
+    """The `vdu_jax.tasks.Evaluator` of text-to-image models.
+
+    Members without a docstring do what `vdu_jax.tasks.Evaluator` says.
 
     Args:
-      original: what the original model drew, see `TextToImage.requests`.
+      task: the models' task.
+      original: the original's images by the names of `TextToImage.requests`.
+      overwrite: whether to train the classifier again.
+
+    Attributes:
+      reference: features of the training images without the feature; None with own captions.
 
     Raises:
-      UserError: if the classifier is too weak, or there is nothing to take u-FID against.
+      UserError: if the classifier is too weak, or no training image is without the feature.
     """
 
-    def __init__(self, task: Any, original: dict[str, np.ndarray], overwrite: bool = False):
+    def __init__(
+        self, task: "TextToImage", original: dict[str, np.ndarray], overwrite: bool = False
+    ) -> None:
         config = task.config
         self._task, self._config = task, config
         self._has_feature = feature_detectors.make(config)
         self._original = self._shares(original["feature"])
         showing = int((self._original[:, 1] > 0.5).sum())
         warn_of_few(showing, len(self._original), "evaluate.images, or train the model longer")
-        self._predict, self.reference = None, None
+        self._predict: Callable[[np.ndarray], classifier.Predictions] | None = None
+        self.reference: Reference | None = None
         if has_classes(config):
             self._predict, self._accuracy, self._names, self.reference = make_reference_of(
                 config, task.workdir, overwrite
@@ -70,7 +86,7 @@ class TextEvaluator:
         self, model: str, drawn: dict[str, np.ndarray], load: Callable[[], Params]
     ) -> tuple[dict[str, Any], np.ndarray | None]:
         del load
-        # Asked once: the detector may be a large network.
+        # The original's shares are reused, because the detector may be a large network.
         of_feature = self._original if model == ORIGINAL else self._shares(drawn["feature"])
         figures, kept = self._forgetting(of_feature), None
         figures["prompts"] = of_prompts = {}
@@ -87,11 +103,11 @@ class TextEvaluator:
             if kind == "other":
                 known, kept = self._config.replay.prompts, judged.features
                 new = [pair for pair in zip(asked, seen, strict=True) if pair[0] not in known]
-                held_out = recognised(*zip(*new, strict=True), self._names) if new else {}
-                of_prompts["held_out"] = held_out
+                prompts, of_new = [prompt for prompt, _ in new], [one for _, one in new]
+                of_prompts["held_out"] = recognised(prompts, of_new, self._names)
         if kept is None and self.reference is not None:  # no other prompts
             kept = np.zeros((0, len(self.reference.stats.mean)))
-        if model == ORIGINAL and self.reference is not None:
+        if model == ORIGINAL and self.reference is not None and self._predict is not None:
             section = self._config.curve
             images = self._task.draw_original(self._task.request("curve"), section.seed, "curve")
             others = self._predict(images[self._asked_on_curve :]).features
@@ -117,16 +133,16 @@ class TextEvaluator:
 
     @property
     def _asked_on_curve(self) -> int:
-        """How many of a snapshot's images ask for the feature; they are the first."""
+        """Number of a snapshot's images whose prompt names the feature; they come first."""
         return len(self._config.forget.prompts) * self._config.curve.images
 
     def _shares(self, images: np.ndarray) -> np.ndarray:
-        """(N, 2): the detector's scores as those of two classes, without the feature and with."""
+        """The detector's scores as probabilities (N, 2) of "without the feature" and "with"."""
         scores = self._has_feature(images)
         return np.stack([1 - scores, scores], axis=-1)
 
     def _forgetting(self, shares: np.ndarray) -> dict[str, Any]:
-        """PUL, None if the original never shows the feature, and the share that shows it."""
+        """PUL, or None if the original never shows the feature, and the share that shows it."""
         if (self._original[:, 1] > 0.5).any():
             return forgetting(self._config, shares, self._original, (1,))
         forget_rate = pul.forget_rate(shares, (1,))
@@ -134,13 +150,22 @@ class TextEvaluator:
 
 
 def make_reference_of(
-    config: ConfigDict, workdir: Any, overwrite: bool
-) -> tuple[Callable, float, tuple[str, ...], Reference]:
-    """The classifier with the features of the evaluation, its accuracy, its classes, and the
-    training images whose class has no phrase.
+    config: ConfigDict, workdir: Path, overwrite: bool
+) -> tuple[Callable[[np.ndarray], classifier.Predictions], float, tuple[str, ...], Reference]:
+    """The data set's classifier, and the reference of training images without the feature.
+
+    Args:
+      config: all settings.
+      workdir: the run's folder.
+      overwrite: whether to train the classifier again.
+
+    Returns:
+      `classify(images) -> Predictions` with the features of `evaluate.features`; its accuracy on
+      held-out images, in [0, 1]; the names of its classes; and the reference of the training images
+      whose class name does not contain `forget.phrase`.
 
     Raises:
-      UserError: if there are none.
+      UserError: if fewer than 2 training images are of such a class.
     """
     classify, accuracy, reference = classifier.ensure(config, workdir, overwrite)
     predict, reference = features.ensure(config, classify, reference)
@@ -150,7 +175,7 @@ def make_reference_of(
     if len(kept) < 2:
         raise UserError(
             f"config key forget.phrase = {config.forget.phrase!r}: {len(kept)} training images "
-            "are of a class without it, so there is nothing to take u-FID against"
+            "are of a class without it, and u-FID needs 2: choose a phrase that fewer classes have"
         )
     section = config.evaluate
     limited = make_reference(kept, section.reference_images, section.seed)
@@ -160,9 +185,15 @@ def make_reference_of(
 def recognised(
     prompts: Sequence[str], seen: Sequence[str], class_names: tuple[str, ...]
 ) -> dict[str, dict]:
-    """How often the class that is seen agrees with its prompt in attribute and in object.
+    """How often an image shows the attribute and the object of its prompt.
 
-    Only of prompts that name one; absent if none does.
+    Args:
+      prompts: N prompts.
+      seen: name of the class that the classifier sees in each image, such as "red sneaker".
+      class_names: names of all classes.
+
+    Returns:
+      "attribute" and "object": rates over the prompts that name one; a key is absent if none does.
     """
     parts = [name.split(" ", 1) for name in class_names]
     rates = {}

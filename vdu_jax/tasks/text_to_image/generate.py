@@ -1,7 +1,7 @@
-"""Images of a prompt, from a folder of Stable Diffusion.
+"""`vdu generate`: sample images of a prompt from a Stable Diffusion folder.
 
 GRID.png    the images
-GRID.json   what they were made of
+GRID.json   the model, the settings and the versions that they were made with
 """
 
 from pathlib import Path
@@ -29,10 +29,18 @@ def run(
     seed: int = 0,
     precision: str = "float32",
 ) -> None:
-    """Draw `images` images of a prompt by DDIM, and write the grid and what it was made of.
+    """Sample images of a prompt with DDIM, and write a grid and its settings.
 
     Args:
-      precision: "float32" or "bfloat16", what the networks compute in.
+      directory: diffusers folder of a Stable Diffusion model.
+      output: the grid's file, which ends in .png; the settings go beside it as .json.
+      prompt: the text.
+      negative: text of what the images should not show; "" for none.
+      images: number of images, in 1..10000.
+      guidance_scale: scale of classifier-free guidance; 1 for none.
+      steps: steps of DDIM, at most the model's noise levels.
+      seed: of the noise, in 0..2³¹ − 1.
+      precision: "float32" or "bfloat16", the type that the networks compute in.
 
     Raises:
       UserError: for a setting out of range, or a folder that cannot be read.
@@ -47,10 +55,11 @@ def run(
     ):  # fmt: skip
         if not low <= value <= high:
             raise UserError(f"--{flag}={value}: must lie in {low}..{high}")
-    model = pipeline.read(directory)
+    model = pipeline.read(Path(directory))
     if steps > model.diffusion["num_steps"]:
         raise UserError(
-            f"--steps={steps}: the model was trained with {model.diffusion['num_steps']} of them"
+            f"--steps={steps}: the model has {model.diffusion['num_steps']} noise levels; use at "
+            "most as many"
         )
     modules = {
         name: module.clone(dtype=jnp.dtype(precision)) for name, module in model.modules.items()

@@ -1,4 +1,4 @@
-"""Images with captions, which of them are to be forgotten, and their latents as training data."""
+"""Captioned images, their split into D_f and D_r, and their latents as training data."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +15,11 @@ from vdu_jax.tasks import base, datasets
 
 
 def captioned(config: ConfigDict) -> captions.Captioned:
-    """The images that the model was trained on, or the user's own."""
+    """The training images with their captions: a data set's, or the user's own.
+
+    Raises:
+      UserError: if the files or captions are missing or damaged.
+    """
     section = config.data
     if not has_classes(config):
         listing = captions.of_folder(
@@ -34,7 +38,7 @@ def captioned(config: ConfigDict) -> captions.Captioned:
 
 
 def has_classes(config: ConfigDict) -> bool:
-    """Whether a data set's classes make the captions."""
+    """Whether the captions are made from a data set's class names."""
     return config.data.name != "captions"
 
 
@@ -43,10 +47,17 @@ def _own_folder(config: ConfigDict) -> Path:
 
 
 def forget_retain(config: ConfigDict, images: captions.Captioned) -> data.ForgetRetain:
-    """Indices of the images whose caption has the phrase, and of all others.
+    """Split images into D_f, whose caption contains `forget.phrase`, and D_r.
+
+    Args:
+      config: all settings; "" as the phrase puts all images into D_f.
+      images: the training images.
+
+    Returns:
+      Indices of both. D_f is limited by `forget.fraction` and `forget.limit`.
 
     Raises:
-      UserError: if no caption has it, or all have.
+      UserError: if no caption, or every caption, contains the phrase.
     """
     section = config.forget
     has = [not section.phrase or phrases.mentions(c, section.phrase) for c in images.captions]
@@ -67,7 +78,7 @@ def forget_retain(config: ConfigDict, images: captions.Captioned) -> data.Forget
             f"config key forget.phrase = {section.phrase!r}: every caption has it; set it to '' "
             "if all of the images are to be forgotten"
         )
-    # With one more that is retained, for there may be no other.
+    # One more image is retained here and dropped below: there may be no retained image at all.
     labels, limits = np.array([*has, False], np.int64), dict(section.items())
     limits = {key: limits[key] for key in ("fraction", "limit", "seed")}
     forget, retain = data.forget_retain_indices(labels, (1,), num_classes=2, **limits)
@@ -75,7 +86,7 @@ def forget_retain(config: ConfigDict, images: captions.Captioned) -> data.Forget
 
 
 def inputs(config: ConfigDict) -> dict[str, Any]:
-    """What of `config.data` changes results: not where files lie, but what the captions are."""
+    """The settings of `config.data` that change results, and a hash of the user's captions."""
     values = config.data.to_dict()
     keys = ("name", "image_size", "channels", "templates", "synonyms", "caption_seed")
     chosen = {key: values[key] for key in keys}
@@ -89,14 +100,15 @@ def inputs(config: ConfigDict) -> dict[str, Any]:
 
 
 class LatentSource:
-    """Latents with their texts' embeddings, in memory; see `data.loader.Source`.
-
-    A batch is {"image": (n, h, w, channels), "cond", "negative": (n, L, D)}, the last of an empty
-    prompt. Each text is kept once.
+    """Latents and text embeddings in memory, as a `data.loader.Source`.
 
     Args:
-      latents: (N, h, w, channels), scaled. texts: N of them.
-      embed: texts -> (M, L, D).
+      latents: (N, h, w, channels), scaled.
+      texts: N captions. The embedding of each distinct text is held once.
+      embed: maps M texts to embeddings (M, L, D).
+
+    Attributes:
+      positions: (N,), 0 … N − 1.
     """
 
     def __init__(
@@ -104,7 +116,7 @@ class LatentSource:
         latents: np.ndarray,
         texts: Sequence[str],
         embed: Callable[[Sequence[str]], np.ndarray],
-    ):
+    ) -> None:
         distinct = ["", *sorted(set(texts))]
         places = {text: place for place, text in enumerate(distinct)}
         self.positions = np.arange(len(latents))
@@ -115,7 +127,12 @@ class LatentSource:
         return len(self._latents)
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """See the class."""
+        """The latents and embeddings at `indices` (n,).
+
+        Returns:
+          "image" (n, h, w, channels), "cond" (n, L, D) of the captions, and "negative" (n, L, D) of
+          the empty prompt.
+        """
         negative = np.broadcast_to(self._table[:1], (len(indices), *self._table.shape[1:]))
         return {
             "image": self._latents[indices],

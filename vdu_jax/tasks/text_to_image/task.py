@@ -1,15 +1,16 @@
 """The text-to-image model of a config, trained here or read from a folder of Stable Diffusion.
 
-train/tokenizer/             with the captions' words
-train/autoencoder/           see runtime.fit
-train/latents.npz            the images' mean latents, (N, h, w, channels), not scaled
-train/snapshots/<step>/      of the U-Net: θ_1 … θ_K
-train/model/                 a diffusers folder: what all later stages read
-latents/<forget, retain>/    of a model that was not trained here
+train/tokenizer/             vocabulary of the captions
+train/autoencoder/           the autoencoder's training; see runtime.fit
+train/latents.npz            mean latents of the images, (N, h, w, channels), not scaled
+train/snapshots/<step>/      checkpoints of the U-Net: θ_1 … θ_K
+train/model/                 a diffusers folder, which all later stages read
+latents/<forget, retain>/    latents for a model that was not trained here
 
-The autoencoder comes first; then the U-Net learns its latents' noise, given the captions. The text
-encoder stays as it was drawn: its random features tell captions of a small vocabulary apart, and
-the U-Net's attention learns to read them. Where `model.folder` names a model, nothing is trained.
+The autoencoder is trained first, then the U-Net on its latents with the captions as conditions. The
+text encoder keeps its initial parameters: its random features tell captions of a small vocabulary
+apart, and the U-Net's attention learns to read them. Nothing is trained if `model.folder` names a
+model.
 """
 
 import functools
@@ -36,7 +37,7 @@ from vdu_jax.runtime import artifacts, parallel, progress
 from vdu_jax.runtime.artifacts import StageDir
 from vdu_jax.runtime.fit import FitResult, fit
 from vdu_jax.tasks import base, classifier, feature_detectors, features
-from vdu_jax.tasks.base import BaseTask, Replay, Request
+from vdu_jax.tasks.base import BaseTask, Checkpoint, Replay, Request
 from vdu_jax.tasks.text_to_image import evaluator, latents, networks
 from vdu_jax.types import Params, ScoreFn
 
@@ -44,10 +45,17 @@ LATENTS = "latents.npz"
 
 
 class TextToImage(BaseTask):
-    """See `vdu_jax.tasks.Task`; the network that learns and unlearns is the U-Net.
+    """The `vdu_jax.tasks.Task` of text-to-image models; its network is the U-Net.
+
+    Members without a docstring do what `vdu_jax.tasks.Task` says.
 
     Args:
-      model: the networks, where they are not to be read from the model's folder.
+      config: all settings.
+      workdir: the run's folder; None for a task that neither reads nor writes files.
+      model: the networks; None reads them from the model's folder.
+
+    Attributes:
+      inputs: the U-Net's type and the condition's settings; an input of every stage.
     """
 
     about_columns = evaluator.ABOUT
@@ -58,7 +66,7 @@ class TextToImage(BaseTask):
         config: ConfigDict,
         workdir: Path | None = None,
         model: pipeline.TextToImage | None = None,
-    ):
+    ) -> None:
         super().__init__(config, workdir)
         self.inputs = {"dtype": config.model.dtype, "condition": config.condition.to_dict()}
         self._model = model
@@ -75,7 +83,7 @@ class TextToImage(BaseTask):
 
     @property
     def model(self) -> pipeline.TextToImage:
-        """The model to be unlearned; of one that is being trained, what there is of it."""
+        """The networks and parameters of the original; during its training, the initial ones."""
         if self._model is None:
             self._model = networks.read(self.config, self._model_folder())
         return self._model
@@ -121,11 +129,11 @@ class TextToImage(BaseTask):
         return self.workdir / "train"
 
     def _model_folder(self) -> Path:
-        """The diffusers folder of the model."""
+        """The diffusers folder of the original."""
         folder = self.original_folder()
         if self.config.model.folder:
             return folder
-        artifacts.finished(folder)  # says what to do if it is not
+        artifacts.finished(folder)  # raises a UserError that names the stage to run
         return folder / "model"
 
     def checkpoint_fingerprint(self, folder: Path) -> str:
@@ -140,13 +148,13 @@ class TextToImage(BaseTask):
     def start_params(self) -> Params:
         return self.original_params
 
-    def last_checkpoint(self) -> tuple[Path, int | None]:
+    def last_checkpoint(self) -> Checkpoint:
         folder = self.original_folder()
         if self.config.model.folder:
             return folder, None
         return folder, artifacts.finished(folder)["summary"]["steps"]
 
-    def trajectory(self) -> list[tuple[Path, int | None]]:
+    def trajectory(self) -> list[Checkpoint]:
         folder = self.original_folder()
         if self.config.model.folder:
             raise UserError(
@@ -161,7 +169,7 @@ class TextToImage(BaseTask):
             return []
         return artifacts.finished(self.original_folder())["summary"]["snapshots"]
 
-    def runs(self) -> list[tuple[Path, int | None]]:
+    def runs(self) -> list[Checkpoint]:
         config, last = self.config, self.last_checkpoint()
         if config.model.folder:  # the last one of a trajectory
             return [*((Path(f).expanduser(), None) for f in config.posterior.runs), last]
@@ -187,7 +195,7 @@ class TextToImage(BaseTask):
             yield from super().load_parts(folder, steps, weights, count)
 
     def drawn_folder(self) -> Path:
-        # A folder of Stable Diffusion is the user's, and may be a cache of others.
+        # A Stable Diffusion folder is the user's, or a cache; nothing is written into it.
         return (self.workdir if self.config.model.folder else self.original_folder()) / "drawn"
 
     # Training
@@ -196,10 +204,10 @@ class TextToImage(BaseTask):
         feature_detectors.make(self.config)
 
     def prepare_training(self) -> None:
-        _ = self._own_networks  # refused if they do not fit each other or the images
+        _ = self._own_networks  # raises if they do not fit each other or the images
         unread = not artifacts.exists(self.train_stage().path / "inputs.json")
         if unread and not latents.has_classes(self.config):
-            # What cannot be read is said now, not in the middle of training.
+            # An unreadable image is reported now, not in the middle of training.
             with progress.bar(len(self.captioned), "images", unit="image") as bar:
                 for _ in captions.check_images(self.captioned):
                     bar.update(1)
@@ -244,14 +252,14 @@ class TextToImage(BaseTask):
         return {}
 
     def _fit_autoencoder(self, module: nn.Module, path: Path) -> tuple[Params, FitResult]:
-        """Train the autoencoder with `config.train.autoencoder`; its last parameters."""
+        """Train the autoencoder with `train.autoencoder`; returns its last parameters."""
         section, captioned = self.config.train, self.captioned
         settings = section.autoencoder
 
-        def encode(params, images):
+        def encode(params: Params, images: jax.Array) -> Any:
             return module.apply({"params": params}, images, method="encode")
 
-        def decode(params, latents):
+        def decode(params: Params, latents: jax.Array) -> Any:
             return module.apply({"params": params}, latents, method="decode")
 
         params = networks.init_params(self.config, "vae", module)
@@ -293,8 +301,11 @@ class TextToImage(BaseTask):
         return self.config.condition.drop
 
     def source(self, kind: str) -> latents.LatentSource:
-        """Its latents are those that the model was trained on; of a model that was not trained here
-        they are computed once and kept in `latents/`."""
+        """Latents of the training images, see `Task.source`.
+
+        They are those that the model was trained on. For a model that was not trained here they
+        are computed once and stored in `latents/`.
+        """
         if kind == "all":
             indices = np.arange(len(self.captioned))
         else:
@@ -385,7 +396,7 @@ class TextToImage(BaseTask):
         return sampler(params, seed, request.count, label, rows)
 
     def shown(self, drawn: dict[str, np.ndarray], count: int) -> np.ndarray:
-        """One image of each prompt; of the feature's first."""
+        """See `Task.shown`: one image of each prompt, the prompts that name the feature first."""
         each = self.config.evaluate.images
         return np.concatenate([images[::each] for images in drawn.values()])[:count]
 
@@ -396,15 +407,15 @@ class TextToImage(BaseTask):
     # Judging
 
     def clean(self, images: np.ndarray) -> tuple[Replay, dict[str, Any]]:
-        """Nothing is left out: no prompt of replay asks for the feature."""
+        """No image is forget-like, because no replay prompt names the feature."""
         return Replay(images, np.zeros(len(images), bool), {}), {}
 
     def replay_flops(self) -> float:
         return self.request("replay").count * networks.draw_flops(self.config, self.model)
 
     def curve_flops(self, points: int) -> float:
-        """What detects the feature is another network, or none, and is left out."""
-        sets = points + 1  # the original's, too
+        """See `Task.curve_flops`; the detector's operations are not counted."""
+        sets = points + 1  # the original's images are sampled, too
         count = self.request("curve").count
         return sets * count * networks.draw_flops(self.config, self.model)
 
@@ -412,9 +423,12 @@ class TextToImage(BaseTask):
         return {"detector": feature_detectors.inputs(self.config)}
 
     def scorer(self, original: Params, replay: Replay) -> Callable[[int, np.ndarray], Snapshot]:
-        """The estimated PUL is of the rate at which forget.prompts show the feature. The drift is
-        the mean squared difference, in [0, 4], of what replay.prompts draw there and from the
-        original model, pixel by pixel from the same noise."""
+        """See `Task.scorer`: snapshots are scored by the feature's detector and other images.
+
+        The estimated PUL compares how often images of `forget.prompts` show the feature. The drift
+        is the mean squared difference in [0, 4] between the images of `replay.prompts` from the
+        snapshot and from the original, pixel by pixel from the same noise.
+        """
         del original, replay
         section, has_feature = self.config.curve, feature_detectors.make(self.config)
         asked = len(self.config.forget.prompts) * section.images
@@ -476,7 +490,7 @@ class TextToImage(BaseTask):
     ) -> str:
         del origin
         if overwrite:
-            raise UserError("--overwrite: a text-to-image model is written to a new DIR alone")
+            raise UserError("--overwrite: a text-to-image model is written only to a new DIR")
         source = self._model_folder()
         left_out = pipeline.write(directory, source, {"unet": load()})
         if not left_out:
@@ -485,7 +499,7 @@ class TextToImage(BaseTask):
 
 
 def _asking(prompts: Sequence[str], each: int) -> Request:
-    """`each` images of each of some prompts."""
+    """The request of `each` images for each prompt."""
     asked = [prompt for prompt in prompts for _ in range(each)]
     return Request(len(asked), (asked,), {"prompts": list(prompts), "each": each})
 
@@ -493,8 +507,12 @@ def _asking(prompts: Sequence[str], each: int) -> Request:
 def _trained(config: ConfigDict, workdir: str) -> Path:
     """The folder of a model that `vdu train` made in another workdir.
 
+    Args:
+      config: all settings.
+      workdir: the other workdir.
+
     Raises:
-      UserError: if there is none, or its networks are not the config's.
+      UserError: if it holds no model, or one of other networks than the config's.
     """
     folder = Path(workdir) / "train"
     if not artifacts.exists(folder / "inputs.json"):
@@ -510,7 +528,7 @@ def _trained(config: ConfigDict, workdir: str) -> Path:
 
 
 def folder_fingerprint(directory: Path) -> str:
-    """What a model's folder holds: a hash of its U-Net, autoencoder and text encoder."""
+    """A hash of the files of a folder's U-Net, autoencoder and text encoder."""
     files = sorted(
         path
         for part in ("unet", "vae", "text_encoder")
