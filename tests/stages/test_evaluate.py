@@ -13,7 +13,7 @@ from vdu_jax.stages import comparison, evaluate
         (40, 64, 9, "of 40 images against 300 in 64 features; real images are expected at"),
         (40, 64, 9, "raise evaluate.images"),
         (1000, 5, 0, "compare it only with u-FIDs of as many images, or read KID"),
-        (1, 5, 0, "1 images of what is retained, where u-FID and KID need 2, precision"),
+        (1, 5, 0, "1 images show what is retained, and u-FID and KID need 2, precision"),
         (1000, 5, 9, ""),
         (400, 64, 9, ""),
     ],

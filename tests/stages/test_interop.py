@@ -250,7 +250,7 @@ def test_images_of_another_size_are_refused(imported, unet_config):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--model=nothing"], "--model=nothing: one of original, extended, plain"),
+        (["--model=nothing"], "--model=nothing: must be one of original, extended, plain"),
         (["--model=plain", "--weights=ema"], "one kind of weights"),
         (["--weights=both"], "--weights=both: must be ema or params"),
         (["--config.train.ema_decay=0.0", "--weights=ema"], "train.ema_decay"),

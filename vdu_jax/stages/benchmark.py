@@ -1,30 +1,30 @@
-"""Every method on every forget class and training seed: the cells of a comparison.
+"""`vdu benchmark`: run every method on every forget class (or target) and training seed.
 
-    seed-<s>/                      the model trained with a seed, and what is drawn from it
+    seed-<s>/                      the model trained with a seed, and samples of it
     seed-<s>/run-<i>/              further runs from the same initial parameters (ablations)
-    seed-<s>/class-<c>[+<changes>]/  a workdir like any other: one class unlearned from that model
-    tuning/class-<c>/              the candidates for each method's settings, on a class of its own
-    tuning/<method>/               which of them was chosen
-    again/<cell>/                  a cell made again by --only
+    seed-<s>/class-<c>[+<changes>]/  an ordinary workdir that unlearns one class from that model
+    tuning/class-<c>/              candidate settings of each method, on the tuning class
+    tuning/<method>/               the candidate that was chosen
+    again/<cell>/                  a cell that --only made again
     classifier/                    shared
     locks/                         who works at what; only while a process holds it
     cells.json                     the cells that are to be made, for `vdu status`
     results.json                   all figures, with config and versions; see `comparison`
 
-A cell is METHOD/CLASS/SEED. Each is made by the same stages as `vdu run`, so what is finished is
-skipped and a run that was killed continues. Several processes share the cells of a workdir: each
-takes what no other is at. results.json holds nothing that depends on time, interruptions or the
-number of processes.
+A cell is METHOD/CLASS/SEED. Cells are made by the stages of `vdu run`, so finished ones are skipped
+and an interrupted benchmark continues. Several processes may share a workdir: each takes a cell
+that no other works on. results.json does not depend on time, interruptions or the number of
+processes.
 """
 
 import functools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -47,10 +47,10 @@ from vdu_jax.stages import (
 )  # fmt: skip
 from vdu_jax.tasks import ORIGINAL
 
-SEED_STEP = 10  # between the sampling seeds of two training seeds
-RUN_STEP = 1000  # between the training seeds of two runs from the same initial parameters
-GRID = 48
-# What `--only` prints and compares.
+SEED_STEP = 10  # distance of the sampling seeds of two training seeds
+RUN_STEP = 1000  # distance of the training seeds of two runs from the same initial parameters
+GRID = 48  # images of a model in a grid
+# Figures that `--only` prints and compares.
 FIGURES = (
     "pul", "u_fid", *(metric.key for metric in METRICS), "confidence", "histogram", "kept_step",
     "steps",
@@ -58,21 +58,31 @@ FIGURES = (
 
 
 class Cell(NamedTuple):
-    """One method, one class (or target) to be forgotten, one training seed."""
+    """One method on one forget class or target, with one training seed.
+
+    Attributes:
+      method: name in `config.methods`.
+      forget: class, or name of a target.
+      seed: training seed.
+    """
 
     method: str
     forget: int | str
     seed: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.method}/{self.forget}/{self.seed}"
 
 
 def parse_cell(config: ConfigDict, text: str) -> Cell:
-    """A cell of the benchmark from METHOD/CLASS/SEED.
+    """The cell METHOD/CLASS/SEED.
+
+    Args:
+      config: all settings.
+      text: the cell as --only names it.
 
     Raises:
-      UserError: if it is not one.
+      UserError: if the config has no such cell.
     """
     named = {str(cell): cell for cell in cells(config)}
     if text not in named:
@@ -84,7 +94,7 @@ def parse_cell(config: ConfigDict, text: str) -> Cell:
 
 
 def cells(config: ConfigDict) -> list[Cell]:
-    """All cells: seed by seed, class by class, what is retrained first."""
+    """All cells, ordered by seed, then class, then method; retrained models first."""
     section = config.benchmark
     names = sorted(config.methods, key=lambda m: (not unlearn.is_retrained(config, m), m))
     return [
@@ -97,12 +107,12 @@ def cells(config: ConfigDict) -> list[Cell]:
 
 
 def compared(config: ConfigDict) -> list[str]:
-    """The methods that have a cell, by name."""
+    """The methods that have a cell, in alphabetical order."""
     return sorted({cell.method for cell in cells(config)})
 
 
 def seed_config(config: ConfigDict, seed: int) -> ConfigDict:
-    """The config of a training seed: other parameters, data order, noise and samples."""
+    """A copy of the config for a training seed, which changes every seed in it."""
     new = config.copy_and_resolve_references()
     new.train.seed = new.train.init_seed = new.unlearn.seed = seed
     for section in ("replay", "curve", "evaluate", "relearn"):
@@ -111,21 +121,31 @@ def seed_config(config: ConfigDict, seed: int) -> ConfigDict:
     return new
 
 
-def changes(config: ConfigDict, method: str) -> dict:
-    """What differs in a method's cells besides its own settings."""
+def changes(config: ConfigDict, method: str) -> dict[str, Any]:
+    """The changes of `benchmark.changes` for a method: section -> settings."""
     return config.benchmark.changes.to_dict().get(method, {})
 
 
 def cell_config(
-    config: ConfigDict, workdir: Path, method: str, forget: int | str, seed: int, entries: dict
+    config: ConfigDict,
+    workdir: Path,
+    method: str,
+    forget: int | str,
+    seed: int,
+    entries: Mapping[str, ConfigDict],
 ) -> ConfigDict:
-    """The config of a workdir in which a class is unlearned from a seed's model.
+    """The config of a workdir that unlearns one class from the model of one seed.
 
     Args:
-      method: whose `config.benchmark.changes` apply. entries: name -> settings of `methods` there.
+      config: all settings of the benchmark.
+      workdir: the benchmark's folder.
+      method: method whose `benchmark.changes` apply.
+      forget: class, or name of a target.
+      seed: training seed.
+      entries: the section `methods` of the new config.
     """
     new = seed_config(config_lib.forgetting(config, forget), seed)
-    if not new.model.get("folder"):  # whose model is what it is
+    if not new.model.get("folder"):  # the model of a folder is not trained here
         new.unlearn.init_from = str(workdir / f"seed-{seed}")
     new.classifier.dir = str(workdir)
     new.methods = entries
@@ -137,30 +157,45 @@ def cell_config(
 
 
 def place(config: ConfigDict, root: Path, method: str, forget: int | str) -> Path:
-    """The workdir of a class under `root`. Methods with the same changes share it."""
+    """The workdir of a class; methods with equal `benchmark.changes` share it.
+
+    Args:
+      config: all settings of the benchmark.
+      root: folder in which it lies.
+      method: name of the method.
+      forget: class, or name of a target.
+    """
     changed = artifacts.flatten("", changes(config, method))
     suffix = f"+{artifacts.fingerprint(changed)[:8]}" if changed else ""
     return root / f"class-{forget}{suffix}"
 
 
 def candidates(config: ConfigDict, method: str) -> list[ConfigDict]:
-    """The settings that a method is tuned over: its grid's changes of the config's."""
+    """The candidate settings of a method: its entry with each change of its grid."""
     entry = config.methods[method]
     return [config_lib.change_method(method, entry, c) for c in config.benchmark.grids[method]]
 
 
 def lock(workdir: Path, part: Path, wait: bool = True) -> AbstractContextManager[bool]:
-    """`artifacts.lock` for what lies, or will lie, at `part` of the workdir."""
+    """Lock a part of a benchmark for this process; see `artifacts.lock`.
+
+    Args:
+      workdir: the benchmark's folder.
+      part: path in it, which need not exist.
+      wait: whether to wait for another process.
+    """
     name = str(part.relative_to(workdir)).replace("/", ",")
     return artifacts.lock(workdir / "locks" / name, wait)
 
 
-def share(workdir: Path, work: dict[str, Callable[[], None]], wait: bool = True) -> None:
-    """Do all work, by name, beside other processes that do the same: each by one of them.
+def share(workdir: Path, work: Mapping[str, Callable[[], None]], wait: bool = True) -> None:
+    """Share work between the processes of a benchmark: each part is done by one of them.
 
     Args:
-      wait: look at the end again at what another was at: if it died, it is done here. Without, that
-        is left to whoever needs it.
+      workdir: the benchmark's folder.
+      work: name of a part -> function that does it, and does nothing if it is done.
+      wait: whether to wait at the end for parts that other processes work on, and do those of a
+        process that died.
     """
     left = dict(work)
     for patient in (False, True) if wait else (False,):
@@ -172,10 +207,21 @@ def share(workdir: Path, work: dict[str, Callable[[], None]], wait: bool = True)
 
 
 def tune(config: ConfigDict, workdir: Path, method: str) -> ConfigDict:
-    """A method's settings: those of its grid that do best on the tuning class.
+    """The settings of a method: the best candidate of its grid on the tuning class.
 
-    Which are best says the rule that keeps a step (`forget_detector.choose_step`). It sees D_f and
-    the model alone, for every method: the classifier and the retained data have no part in it.
+    The rule that keeps a step (`forget_detector.choose_step`) also chooses the candidate. It sees
+    D_f and the model, and neither the classifier nor the retained data.
+
+    Args:
+      config: all settings of the benchmark.
+      workdir: the benchmark's folder.
+      method: name of the method.
+
+    Returns:
+      Its entry of `config.methods`, unchanged if it has no grid.
+
+    Raises:
+      UserError: if every candidate diverges.
     """
     section = config.benchmark
     if method not in section.grids:
@@ -204,12 +250,12 @@ def tune(config: ConfigDict, workdir: Path, method: str) -> ConfigDict:
             summary = artifacts.upstream(folder, f"unlearn/{name}")["summary"]
             kept = next(s for s in summary["snapshots"] if s["step"] == summary["kept_step"])
             rows[-1] |= kept
-            # Finished work of an earlier version has no interval; the rule below needs none.
+            # Earlier versions stored no interval; the rule below does not need it.
             unsure = {"estimated_pul_high": kept["estimated_pul"]}
             best.append(forget_detector.Snapshot(**unsure | kept | {"step": index}))
         if not best:
             raise UserError(
-                f"every candidate of benchmark.grids.{method} diverges; the last: {last}"
+                f"config key benchmark.grids.{method}: every candidate diverges; the last: {last}"
             )
         chosen, _ = forget_detector.choose_step(best, config.methods[method].target_pul)
         stage.finish({"chosen": chosen, "candidates": rows})
@@ -217,7 +263,11 @@ def tune(config: ConfigDict, workdir: Path, method: str) -> ConfigDict:
 
 
 def trainings(config: ConfigDict) -> dict[Path, ConfigDict]:
-    """The workdir and config of each model that a class's workdir is made from."""
+    """The models that must be trained for a class: workdir -> config.
+
+    Args:
+      config: config of the class's workdir, see `cell_config`.
+    """
     original = config.copy_and_resolve_references()
     if not config.unlearn.init_from:
         return {}
@@ -230,12 +280,25 @@ def trainings(config: ConfigDict) -> dict[Path, ConfigDict]:
 
 
 def train_model(config: ConfigDict, workdir: Path, folder: Path) -> None:
+    """Train one model of a benchmark, or wait for the process that does.
+
+    Args:
+      config: config of the model's workdir, see `trainings`.
+      workdir: the benchmark's folder.
+      folder: the model's workdir.
+    """
     with lock(workdir, folder):
         train.run(config, folder)
 
 
 def prepare(config: ConfigDict, workdir: Path, folder: Path) -> None:
-    """What all methods of a class share: the trained model, posterior, replay."""
+    """Make what all methods of a class share: the trained model, the posterior and replay.
+
+    Args:
+      config: config of the class's workdir, see `cell_config`.
+      workdir: the benchmark's folder.
+      folder: the class's workdir.
+    """
     for where, settings in trainings(config).items():
         train_model(settings, workdir, where)
     with lock(workdir, folder):
@@ -246,22 +309,31 @@ def prepare(config: ConfigDict, workdir: Path, folder: Path) -> None:
 def open_cell(
     config: ConfigDict, workdir: Path, root: Path, cell: Cell, settings: ConfigDict
 ) -> tuple[ConfigDict, Path]:
-    """The config and the workdir of a cell; see `run_cell` for the arguments."""
+    """The config and the workdir of a cell; the arguments are those of `run_cell`."""
     new = cell_config(config, workdir, cell.method, cell.forget, cell.seed, {cell.method: settings})
     return new, place(config, root, cell.method, cell.forget)
 
 
 def run_cell(
-    config: ConfigDict, workdir: Path, root: Path, cell: Cell, settings: ConfigDict, cache: dict
-) -> dict:
-    """Unlearn, sample, evaluate, relearn: whatever of it is not finished.
+    config: ConfigDict,
+    workdir: Path,
+    root: Path,
+    cell: Cell,
+    settings: ConfigDict,
+    cache: dict[Path, tasks.Evaluator],
+) -> dict[str, Any]:
+    """Run the stages of a cell that are not finished.
 
     Args:
-      root: folder in which the class's workdir lies. settings: the method's.
-      cache: workdir of a class -> `tasks.Evaluator`, the last one.
+      config: all settings of the benchmark.
+      workdir: the benchmark's folder.
+      root: folder in which the class's workdir lies.
+      cell: the cell.
+      settings: the method's entry of `config.methods`, tuned.
+      cache: workdir of a class -> evaluator; only the last one is kept.
 
     Returns:
-      The figures of the cell, and under "original" those of the model unlearned from.
+      The figures of the cell, with those of the original under "original".
     """
     new, folder = open_cell(config, workdir, root, cell, settings)
     prepare(new, workdir, folder)
@@ -272,8 +344,22 @@ def run_cell(
     return figures(new, folder, cell.method)
 
 
-def measure(config: ConfigDict, workdir: Path, folder: Path, model: str, cache: dict) -> None:
-    """Sample, evaluate, relearn: whatever of it is not finished."""
+def measure(
+    config: ConfigDict,
+    workdir: Path,
+    folder: Path,
+    model: str,
+    cache: dict[Path, tasks.Evaluator],
+) -> None:
+    """Sample, evaluate and relearn one model, as far as these are not finished.
+
+    Args:
+      config: config of the class's workdir, see `cell_config`.
+      workdir: the benchmark's folder.
+      folder: the class's workdir.
+      model: "original" or the name of the method.
+      cache: as in `run_cell`.
+    """
     sample.run_model(config, folder, model)
     task = tasks.of(config, folder)
     if not evaluate.stage_dir(task, model).done():
@@ -286,8 +372,14 @@ def measure(config: ConfigDict, workdir: Path, folder: Path, model: str, cache: 
         relearn.run_model(task, model)
 
 
-def figures(config: ConfigDict, folder: Path, method: str) -> dict:
-    """All that is published of a cell; nothing of it depends on time or interruptions."""
+def figures(config: ConfigDict, folder: Path, method: str) -> dict[str, Any]:
+    """The published figures of a cell; they do not depend on time or interruptions.
+
+    Args:
+      config: config of the class's workdir, see `cell_config`.
+      folder: the class's workdir.
+      method: name of the method.
+    """
     made = artifacts.upstream(folder, f"unlearn/{method}")
     task = tasks.of(config, folder)
     summary = made["summary"]
@@ -313,12 +405,18 @@ def figures(config: ConfigDict, folder: Path, method: str) -> dict:
 
 
 def run(config: ConfigDict, workdir: Path, onto: str = "") -> None:
-    """Run all cells and write what `comparison` makes of them.
+    """Run all cells and write results.json, tables and plots.
 
     Args:
-      onto: a results.json whose cells and tuned settings are taken as they are; "" for none.
+      config: all settings.
+      workdir: the benchmark's folder.
+      onto: a results.json whose cells and tuned settings are adopted; "" for none.
+
+    Raises:
+      UserError: if `onto` does not fit the config, or as the stages.
     """
-    workdir, cache = Path(workdir), {}
+    workdir = Path(workdir)
+    cache: dict[Path, tasks.Evaluator] = {}
     given = read_published(config, Path(onto)) if onto else {"cells": {}, "tuned": {}}
     todo = [cell for cell in cells(config) if str(cell) not in given["cells"]]
     untuned = [method for method in compared(config) if method not in given["tuned"]]
@@ -377,20 +475,24 @@ def run(config: ConfigDict, workdir: Path, onto: str = "") -> None:
     print(f"results: {workdir / 'results.json'}")
 
 
-def read_published(config: ConfigDict, file: Path) -> dict:
-    """A results.json that is a part of this config's comparison.
+def read_published(config: ConfigDict, file: Path) -> dict[str, Any]:
+    """Read a results.json that this config's benchmark can extend.
+
+    Args:
+      config: all settings; methods, classes, targets and seeds may be more than the file's.
+      file: the results.json.
 
     Raises:
-      UserError: if its figures cannot stand beside those of this config.
+      UserError: for another setting that differs, or a cell that the config does not have.
     """
     published = artifacts.read_json(file)
     if not isinstance(published, dict) or not published.keys() >= {"config", "cells", "tuned"}:
         raise UserError(f"{file} is not a results.json of `vdu benchmark`")
     old, new = map(comparison.complete, (published["config"], comparison.settings(config)))
-    for method in new["methods"].keys() - old["methods"].keys():  # may be added
+    for method in new["methods"].keys() - old["methods"].keys():  # methods may be added
         for section in (new["methods"], new["benchmark"]["grids"], new["benchmark"]["changes"]):
             section.pop(method, None)
-    for key in ("classes", "targets", "seeds", "method_seeds"):  # may grow
+    for key in ("classes", "targets", "seeds", "method_seeds"):  # these may grow
         for one in (old, new):
             one["benchmark"].pop(key, None)
     old, new = (artifacts.flatten("", json.loads(artifacts.dumps(c))) for c in (old, new))
@@ -405,14 +507,14 @@ def read_published(config: ConfigDict, file: Path) -> dict:
     gone = [c for c in published["cells"] if c not in here and not c.startswith(originals)]
     if gone:
         raise UserError(
-            f"{file} has the cell {gone[0]}, which is none of the config's: see benchmark.classes, "
-            "seeds and method_seeds"
+            f"{file} has the cell {gone[0]}, which the config does not have: add it to "
+            "benchmark.classes (or targets), seeds and method_seeds"
         )
     return published
 
 
-def tuning(config: ConfigDict, workdir: Path, method: str) -> dict:
-    """What a method's tuning found, and the settings chosen."""
+def tuning(config: ConfigDict, workdir: Path, method: str) -> dict[str, Any]:
+    """The published record of a method's tuning: candidates, "chosen", and "settings"."""
     summary, entry = {}, config.methods[method]
     if method in config.benchmark.grids:
         summary = artifacts.upstream(workdir, f"tuning/{method}")["summary"]
@@ -423,8 +525,17 @@ def tuning(config: ConfigDict, workdir: Path, method: str) -> dict:
 def grids(
     config: ConfigDict, workdir: Path, made: list[Cell]
 ) -> dict[int | str, dict[str, np.ndarray]]:
-    """class or target -> model -> its first images (GRID, H, W, C), of the first training seed."""
-    by_forget = {}
+    """Images for the grids, of the first training seed.
+
+    Args:
+      config: all settings.
+      workdir: the benchmark's folder.
+      made: finished cells.
+
+    Returns:
+      Class or target -> model -> its first images (n, H, W, C) uint8, n ≤ `GRID`.
+    """
+    by_forget: dict[int | str, dict[str, np.ndarray]] = {}
     for cell in made:
         if cell.seed == config.benchmark.seeds[0]:
             folder = place(config, workdir / f"seed-{cell.seed}", cell.method, cell.forget)
@@ -437,15 +548,20 @@ def grids(
 
 
 def run_only(config: ConfigDict, workdir: Path, text: str, against: str = "") -> int:
-    """Make one cell again, beside the others, and compare it with what is published.
+    """Make one cell again in a folder of its own, and compare it with published figures.
 
     Args:
+      config: all settings.
+      workdir: the benchmark's folder.
       text: METHOD/CLASS/SEED.
-      against: a results.json to compare with and to take tuned settings from; "" for the workdir's,
+      against: a results.json with the published figures and tuned settings; "" for the workdir's,
         if it has one.
 
     Returns:
-      The exit code: 1 if a figure is not the published one.
+      The exit code: 1 if a figure differs from the published one, else 0.
+
+    Raises:
+      UserError: if the config or the file has no such cell.
     """
     workdir, cell = Path(workdir), parse_cell(config, text)
     file = Path(against or workdir / "results.json")

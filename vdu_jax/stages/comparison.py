@@ -1,9 +1,9 @@
-"""What a benchmark publishes: results.json, a table, a CSV file, a plot and grids.
+"""The published files of a benchmark: results.json, a table, a CSV file, a plot and grids.
 
-results.json         config, settings, every cell, mean ± standard error, and the versions that
-                     each cell was made with (its "provenance" is a place in that list)
-table.md             one row a method
-cells.csv            one row a cell
+results.json         config, tuned settings, every cell, mean ± standard error, and the versions
+                     that cells were made with ("provenance" of a cell is an index in that list)
+table.md             a row for each method
+cells.csv            a row for each cell
 tradeoff.png         PUL against u-FID over the steps, all methods
 grids/class-<c>.png  the same noise through every model, with the models' names
 """
@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -23,16 +24,23 @@ from vdu_jax import config as vdu_config
 from vdu_jax.metrics import pul, quality, tradeoff
 from vdu_jax.runtime import artifacts, pictures
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 ORIGINAL = "original"
 LEVELS = (80, 90, 95)  # PUL at which methods are compared by u-FID
 UNKNOWN = "not recorded"
 
 
 def columns(cells: Mapping, own_columns: Mapping[str, str]) -> dict[str, tuple[str, int]]:
-    """The table's columns: head -> key of a cell's row, digits after the point.
+    """The columns of the table.
 
     Args:
-      own_columns: of the task, see `tasks.Task.columns`.
+      cells: name of a cell -> its figures.
+      own_columns: the task's columns, see `tasks.Task.columns`.
+
+    Returns:
+      Heading -> key of a cell's figures, digits after the point.
     """
     metrics = quality.measured(cells.values())
     shown = {
@@ -48,7 +56,7 @@ def columns(cells: Mapping, own_columns: Mapping[str, str]) -> dict[str, tuple[s
         "% in all": ("percent_in_all", 1),
         **{head: (key, 1) for key, head in own_columns.items()},
     }
-    # What is younger than some published comparisons.
+    # These two columns are missing in comparisons of earlier versions.
     there = {key for row in cells.values() for key in row}
     return {
         head: column
@@ -58,14 +66,14 @@ def columns(cells: Mapping, own_columns: Mapping[str, str]) -> dict[str, tuple[s
 
 
 def settings(config: ConfigDict) -> dict:
-    """A config as it is published; where files lie and devices are is nobody else's business."""
+    """A config as it is published, without paths and devices."""
     published = json.loads(artifacts.dumps(config.to_dict()))
     del published["parallel"]
     for key in ("dir", "manual_dir"):
         del published["data"][key]
-    if not published["data"].get("background"):  # all images are opaque: it changes nothing
+    if not published["data"].get("background"):  # "" changes nothing
         del published["data"]["background"]
-    if published["model"].get("num_class_embeds") == 0:  # nothing is asked for
+    if published["model"].get("num_class_embeds") == 0:  # unconditional
         del published["condition"]
     published["model"] = vdu_config.model_inputs(published["model"])
     published["methods"] = {m: vdu_config.method_inputs(e) for m, e in published["methods"].items()}
@@ -73,7 +81,7 @@ def settings(config: ConfigDict) -> dict:
 
 
 def complete(published: Mapping) -> dict:
-    """The config of a results.json; settings that are younger than the file have their defaults."""
+    """The config of a results.json; settings that did not exist then have their defaults."""
     defaults = settings(vdu_config.default(published["model"].get("name", "unet")))
     sections = {
         section: defaults.get(section, {}) | dict(values) for section, values in published.items()
@@ -83,7 +91,7 @@ def complete(published: Mapping) -> dict:
 
 
 def complete_method(published: Mapping) -> ConfigDict:
-    """The same of a method: an entry of `config.methods`."""
+    """The entry of `config.methods` in a results.json, completed as by `complete`."""
     defaults = vdu_config.method(published["objective"]).to_dict()
     params = defaults["params"] | dict(published["params"])
     return ConfigDict(defaults | dict(published) | {"params": params})
@@ -96,13 +104,14 @@ def results(
     onto: Mapping,
     own_columns: Mapping[str, str],
 ) -> dict:
-    """Everything that is published, as JSON.
+    """The contents of results.json.
 
     Args:
-      own_columns: see `tasks.Task.columns`.
-      tuned: method -> what its tuning found and its settings.
+      config: all settings.
+      tuned: method -> record of its tuning, see `benchmark.tuning`.
       rows: cell (`benchmark.Cell`) -> figures, see `benchmark.figures`.
-      onto: what was published before, to stand beside them.
+      onto: contents of an earlier results.json to extend, or {"cells": {}}.
+      own_columns: the task's columns, see `tasks.Task.columns`.
     """
     versions, cells = list(onto.get("provenance", ())), copy.deepcopy(onto["cells"])
     for cell, row in rows.items():
@@ -134,15 +143,21 @@ def results(
         "tuned": dict(tuned),
         "cells": cells,
         "summary": summarise(cells, own_columns),
-        # In pairs: the keys of a mapping are sorted in a file, and columns have an order.
+        # Pairs, because a file sorts the keys of a mapping and columns have an order.
         **({"columns": [list(pair) for pair in own_columns.items()]} if own_columns else {}),
     }
 
 
 def image_count(model: str, figures: Mapping, forget: Sequence[int]) -> int | None:
-    """How many images a model's metrics of quality are of.
+    """The number of images that a model's metrics of quality are computed from.
 
-    Figures without "images" are of an earlier version, and the histogram tells.
+    Args:
+      model: "original" or the name of a method.
+      figures: its figures. Those of earlier versions lack "images", and the histogram is counted.
+      forget: the forget classes.
+
+    Returns:
+      The number, or None if it is not recorded.
     """
     if "images" in figures or "histogram" not in figures:
         return figures.get("images")
@@ -156,7 +171,7 @@ def _split(cell: str) -> tuple[str, str, str]:
 
 
 def _classes(forget: str) -> tuple[int, ...]:
-    """The classes that a cell forgets; none of a target."""
+    """The classes that a cell forgets; empty for a target."""
     return (int(forget),) if forget.isdigit() else ()
 
 
@@ -165,9 +180,9 @@ def _is_retrained(methods: Mapping, name: str) -> bool:
 
 
 def _compare_with_retrained(cells: dict, methods: Mapping) -> None:
-    """Total variation and u-FID ratio to the retrained model of the same class.
+    """Add total variation and u-FID ratio to the retrained model of the same class.
 
-    Of the same seed if there is one, or else the mean over those that there are.
+    That is the one of the same seed if it exists, or else the mean over all seeds that exist.
     """
     gold = next((m for m in methods if _is_retrained(methods, m)), None)
     for name, row in cells.items():
@@ -182,15 +197,15 @@ def _compare_with_retrained(cells: dict, methods: Mapping) -> None:
             row["u_fid_ratio"] = row["u_fid"] / float(np.mean(golds))
         if "histogram" not in row:
             continue
-        histogram = sum(np.array(r["histogram"]) for r in ([same] if same else there))
+        histogram = np.sum([r["histogram"] for r in ([same] if same else there)], axis=0)
         row["tv_to_retrained"] = pul.total_variation(np.array(row["histogram"]), histogram)
 
 
 def _at_equal_forgetting(cells: dict, methods: Mapping) -> None:
-    """u-FID where the curve reaches each of `LEVELS`; a retrained model has no curve.
+    """Add the u-FID at which the curve reaches each of `LEVELS`; a retrained model has no curve.
 
-    The curve starts at the original, measured with as many images as its other points have, or with
-    all where a file of an earlier version has no other figure.
+    The curve starts at the original, measured with as many images as the other points have, or with
+    all images in files of earlier versions.
     """
     for name, row in cells.items():
         method, forget, seed = _split(name)
@@ -206,15 +221,23 @@ def _at_equal_forgetting(cells: dict, methods: Mapping) -> None:
 
 
 def is_point(row: Mapping) -> bool:
-    """Whether a row of a curve has both of its figures."""
+    """Whether a row of a curve has both PUL and u-FID."""
     return row["pul"] is not None and row.get("u_fid") is not None
 
 
 def summarise(cells: Mapping, own_columns: Mapping[str, str] | None = None) -> dict:
-    """method -> figure -> {mean, standard_error, count} over its cells, absent values left out."""
+    """Mean and standard error of every figure over the cells of each method.
+
+    Args:
+      cells: name of a cell -> its figures.
+      own_columns: the task's columns, see `tasks.Task.columns`.
+
+    Returns:
+      Method -> figure -> {"mean", "standard_error", "count"}, over the cells that have the figure.
+    """
     keys = [key for key, _ in columns(cells, own_columns or {}).values()]
     keys += ["confidence", "u_fid_all"]
-    summary = {}
+    summary: dict[str, dict[str, Any]] = {}
     for method in dict.fromkeys(_split(name)[0] for name in cells):
         rows = [row for name, row in cells.items() if _split(name)[0] == method]
         flat = [
@@ -222,17 +245,18 @@ def summarise(cells: Mapping, own_columns: Mapping[str, str] | None = None) -> d
         ]
         summary[method] = {"cells": len(rows)}
         for key in [*keys, *(f"u_fid_at_{level}" for level in LEVELS)]:
-            values = [quality.value_of(row[key]) for row in flat if row.get(key) is not None]
+            measured = [quality.value_of(row.get(key)) for row in flat]
+            values = [value for value in measured if value is not None]
             if values:
                 summary[method][key] = tradeoff.spread(values)._asdict()
     return summary
 
 
 def order(published: Mapping) -> list[str]:
-    """The original, what is retrained, then the methods by their u-FID."""
+    """Names of the models: the original, retrained models, then the methods by their u-FID."""
     methods, summary = published["config"]["methods"], published["summary"]
 
-    def rank(name):
+    def rank(name: str) -> tuple[int, float]:
         if name == ORIGINAL:
             return (0, 0.0)
         return (
@@ -244,10 +268,10 @@ def order(published: Mapping) -> list[str]:
 
 
 def table(published: Mapping) -> str:
-    """The figures in Markdown: mean ± standard error over classes and seeds."""
+    """The table in Markdown: mean ± standard error over classes and seeds."""
     summary, lines = published["summary"], []
 
-    def line(cells):
+    def line(cells: Iterable[str]) -> None:
         lines.append("| " + " | ".join(cells) + " |")
 
     shown = columns(published["cells"], dict(published.get("columns", ())))
@@ -273,7 +297,7 @@ def table(published: Mapping) -> str:
 
 
 def counts(published: Mapping) -> list[str]:
-    """What the table's figures must not be read without: of how many images, cells and runs."""
+    """The paragraphs below the table: numbers of cells, seeds and images, and the bias of u-FID."""
     biases: dict[str, list] = {ORIGINAL: [], "": [], "curve": []}
     points = []
     for name, row in published["cells"].items():
@@ -288,7 +312,7 @@ def counts(published: Mapping) -> list[str]:
     if set(shown.values()) == {UNKNOWN}:
         bias = UNKNOWN
     names = [metric.name for metric in quality.measured(published["cells"].values())]
-    names = quality.listed(["u-FID", *names])
+    listed = quality.listed(["u-FID", *names])
     retained = "that the classifier puts into retained classes"
     if published["config"]["benchmark"].get("targets"):
         retained = "that are asked for with other things than the one to be forgotten"
@@ -297,7 +321,7 @@ def counts(published: Mapping) -> list[str]:
         f"{_several(len(seeds), 'training seed', 'training seeds')} together; a single value has "
         "none.",
         "",
-        f"{names} are of {_span(_images(published), 'd')} images a model, "
+        f"{listed} are of {_span(_images(published), 'd')} images a model, "
         f"the original's of the {_span(_images(published, True), 'd')} {retained}; "
         f"u-FID at equal PUL and the curves are of {_span(points, 'd')} "
         "images a point. Compare only figures of as many images. The bias of u-FID, which real "
@@ -305,8 +329,8 @@ def counts(published: Mapping) -> list[str]:
     ]
 
 
-def _images(published: Mapping, of_original: bool = False) -> list[int]:
-    """The numbers of images of the original, or of all other models, in every cell."""
+def _images(published: Mapping, of_original: bool = False) -> list[int | None]:
+    """The number of images of the original, or of each other model, in every cell."""
     counts = []
     for name, row in published["cells"].items():
         method, forget, _ = _split(name)
@@ -320,7 +344,7 @@ def _several(count: int, one: str, more: str) -> str:
 
 
 def _span(values: Iterable, form: str) -> str:
-    """The value that all have, or the smallest to the largest."""
+    """The value if all are equal, or "SMALLEST to LARGEST"; None is left out."""
     values = [value for value in values if value is not None]
     if not values:
         return UNKNOWN
@@ -334,7 +358,7 @@ def _sees(published: Mapping, name: str) -> str:
 
 
 def _shown(value: Mapping | None, digits: int, cells: int) -> str:
-    """mean ± standard error; in brackets how many of the cells have a value, if not all."""
+    """Mean ± standard error; if not all cells have a value, their number in brackets."""
     if value is None:
         return "–"
     text = f"{value['mean']:.{digits}f}"
@@ -344,7 +368,7 @@ def _shown(value: Mapping | None, digits: int, cells: int) -> str:
 
 
 def csv_text(published: Mapping) -> str:
-    """One row a cell."""
+    """The contents of cells.csv: a row for each cell."""
     buffer = io.StringIO()
     shown = columns(published["cells"], dict(published.get("columns", ())))
     keys = [key for key, _ in shown.values()] + ["confidence", "steps", "stopped"]
@@ -365,10 +389,12 @@ def csv_text(published: Mapping) -> str:
 
 
 def write(published: Mapping, folder: Path, grids: Mapping) -> None:
-    """The table, the CSV file, the plot and the grids.
+    """Write the table, the CSV file, the plot and the grids.
 
     Args:
-      grids: class -> model -> its first images (n, H, W, C) uint8.
+      published: contents of results.json.
+      folder: the benchmark's folder.
+      grids: class or target -> model -> its first images (n, H, W, C) uint8.
     """
     artifacts.write_text(folder / "table.md", table(published))
     artifacts.write_text(folder / "cells.csv", csv_text(published))
@@ -379,18 +405,18 @@ def write(published: Mapping, folder: Path, grids: Mapping) -> None:
         pictures.save(folder / "grids" / f"class-{forget}.png", picture)
 
 
-def _save(figure, path: Path) -> None:
+def _save(figure: "Figure", path: Path) -> None:
     with artifacts.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
 
 
-def plot(published: Mapping):
-    """PUL against u-FID over the steps, each point a mean over the cells that reached it."""
+def plot(published: Mapping) -> "Figure":
+    """Plot PUL against u-FID over the steps; a point is a mean over the cells that reached it."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    shades = colormaps["tab20"].colors  # pairs of a dark and a light one
-    shades = (*shades[::2], *shades[1::2])
+    pairs = [colormaps["tab20"](i)[:3] for i in range(20)]  # a dark and a light one of each colour
+    shades = (*pairs[::2], *pairs[1::2])
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes, summary = figure.subplots(), published["summary"]
     names = order(published)
@@ -416,11 +442,11 @@ def plot(published: Mapping):
             axes.plot(
                 *zip(*points, strict=True), marker=marker, ms=4, lw=1, color=colour, alpha=0.7
             )
-    own = summary[ORIGINAL].get("u_fid")  # none where it draws no image of a retained class
+    own = summary[ORIGINAL].get("u_fid")  # None if it makes no image of a retained class
     if own:
         label = f"original, retained classes:\n{_span(_images(published, True), 'd')} images"
         axes.axhline(own["mean"], color="grey", ls="--", lw=1, label=label)
-    # Further left a model makes far more of the class than the original: a ruined one.
+    # A PUL below -50 % belongs to a ruined model, which makes far more of the class.
     axes.set_xlim(max(axes.get_xlim()[0], -50), 105)
     axes.set_yscale("log")
     axes.set_xlabel("PUL (%): more is forgotten to the right")

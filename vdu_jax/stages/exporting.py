@@ -1,4 +1,4 @@
-"""Write a model of a workdir as a diffusers folder, which PyTorch loads with `from_pretrained`."""
+"""`vdu export`: write a model as a diffusers folder, which PyTorch loads with `from_pretrained`."""
 
 import functools
 from pathlib import Path
@@ -21,16 +21,19 @@ def run(
     weights: str = "",
     overwrite: bool = False,
 ) -> None:
-    """Export to `directory`.
+    """Export a model of a workdir.
 
     Args:
-      config: the run's; `None` for a workdir that holds an imported model, which is then written
-        as it came, bit by bit.
+      directory: the new folder.
+      config: the run's settings; None writes the workdir's imported model again, byte for byte.
+      workdir: the run's folder.
       model: "original" or the name of a method.
-      weights: of the original: "ema" or "params"; empty for the ones that were unlearned from.
+      weights: parameters of the original, "ema" or "params"; "" for those that were unlearned from.
+      overwrite: whether an existing folder may be replaced.
 
     Raises:
-      UserError: if there is no such model, or `directory` exists and `overwrite` is off.
+      UserError: if the model does not exist, diffusers has no such architecture, or `directory`
+        exists and may not be replaced.
     """
     workdir = Path(workdir)
     if config is None:
@@ -41,7 +44,7 @@ def run(
         count, note = sum(tensor.size for tensor in imported.tensors.values()), ""
     else:
         if model not in sample.models(config):
-            raise UserError(f"--model={model}: one of {', '.join(sample.models(config))}")
+            raise UserError(f"--model={model}: must be one of {', '.join(sample.models(config))}")
         task = tasks.of(config, workdir)
         load = functools.cache(functools.partial(_params, task, model, weights))
         origin = {"model": model, "weights": weights, "config": config.to_dict()}
@@ -57,7 +60,7 @@ def _params(task: tasks.Task, model: str, weights: str) -> Params:
         return sample.load_params(task, model)
     folder, step = task.last_checkpoint()
     if model != ORIGINAL or step is None:
-        raise UserError(f"--weights={weights}: {model} has one kind of weights only")
+        raise UserError(f"--weights={weights}: {model} has one kind of weights; leave the flag out")
     if weights == "ema" and task.weights != "ema":
-        raise UserError("--weights=ema: train.ema_decay = 0 keeps no moving average")
+        raise UserError("--weights=ema: train.ema_decay = 0 keeps no moving average; use params")
     return task.load_snapshot(folder, step, weights)

@@ -1,8 +1,10 @@
-"""Bring a diffusers model into a workdir: `train.init_from`, `unlearn.init_from`, `posterior.runs`.
+"""`vdu import`: copy a diffusers model into a workdir.
 
-import/snapshots/0/params   its parameters
+The workdir can then be named in `train.init_from`, `unlearn.init_from` or `posterior.runs`.
+
+import/snapshots/0/params   the model's parameters
 import/config.py            a config that unlearns it, to be completed
-import/done.json            with all that is needed to write the same folder again
+import/done.json            all that `vdu export` needs to write the same folder again
 """
 
 import textwrap
@@ -20,7 +22,7 @@ from vdu_jax.runtime import artifacts
 from vdu_jax.runtime.checkpoints import Store
 from vdu_jax.types import Params
 
-# What `inputs.json` records of a model that came without a scheduler.
+# Recorded in `inputs.json` as the noise schedule of a model without a scheduler.
 UNKNOWN = "unknown"
 CONFIG = '''"""Unlearning with the model of {source}.
 
@@ -46,21 +48,25 @@ def get_config():
 '''
 
 
-# Of a model that came without a scheduler: nothing is assumed.
+# For a model without a scheduler; no noise schedule is assumed.
 UNKNOWN_SCHEDULE = f"""\
     # The model came without a scheduler. Say here how it was trained: the noise schedule
     # ("linear", "scaled_linear" or "cosine") and, where they differ, the settings below it.
     config.diffusion.schedule = {UNKNOWN!r}
     # config.diffusion.num_steps, beta_start, beta_end, prediction
-    config.unlearn.assume_schedule = True  # that the schedule above is the model's
+    config.unlearn.assume_schedule = True  # the model was trained with this schedule
 """
 
 
 def settings_of(model: folder.ModelFolder, where: Path) -> ConfigDict:
-    """The default config with the model's settings, checked.
+    """The default config with an imported model's settings, checked.
+
+    Args:
+      model: the model.
+      where: its folder, for messages.
 
     Raises:
-      UserError: if one of them has the wrong type or cannot work.
+      UserError: if a setting has the wrong type or cannot work.
     """
     config = vdu_config.default(folder.ARCHITECTURE)
     for section, values in model.settings.items():
@@ -79,7 +85,15 @@ def settings_of(model: folder.ModelFolder, where: Path) -> ConfigDict:
 
 
 def known_shape(config: ConfigDict, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The image shape, or if the U-Net's folder does not say, the smallest that fits."""
+    """An image shape that fits a U-Net, for tracing it.
+
+    Args:
+      config: all settings.
+      image_shape: (H, W, C); H and W are 0 if the model's folder does not name them.
+
+    Returns:
+      (H, W, C), with the smallest size that the network takes for one that is 0.
+    """
     smallest = 2 ** (len(config.model.block_out_channels) - 1)
     height, width, channels = image_shape
     return (height or smallest, width or smallest, channels)
@@ -88,7 +102,16 @@ def known_shape(config: ConfigDict, image_shape: tuple[int, int, int]) -> tuple[
 def read(
     source: Path, weights: str = "params", variant: str = ""
 ) -> tuple[folder.ModelFolder, ConfigDict, Params]:
-    """A model's folder, the default config with its settings, and its parameters.
+    """Read a diffusers folder of a pixel model.
+
+    Args:
+      source: pipeline or `UNet2DModel` folder.
+      weights: "params" or "ema".
+      variant: variant of the weights' files, such as "fp16"; "" for the files without one, or the
+        only one.
+
+    Returns:
+      The folder's contents, the default config with its settings, and its parameters.
 
     Raises:
       UserError: see `interop.folder.read`.
@@ -96,7 +119,7 @@ def read(
     model = folder.read(source, weights, variant)
     config = settings_of(model, source)
     like = tasks.of(config, image_shape=known_shape(config, model.image_shape)).abstract_params
-    return model, config, unet2d.to_params(model.tensors, like, source / model.weights)
+    return model, config, unet2d.to_params(model.tensors, like, str(source / model.weights))
 
 
 def run(
@@ -106,14 +129,17 @@ def run(
     overwrite: bool = False,
     variant: str = "",
 ) -> None:
-    """Import the pipeline or `UNet2DModel` folder `source`.
+    """Import a diffusers folder into a workdir.
 
     Args:
+      source: pipeline or `UNet2DModel` folder.
+      workdir: folder for the imported model.
       weights: "params" or "ema".
-      variant: of the weights' files, such as "fp16"; "" for the usual or only one.
+      overwrite: whether an imported model may be replaced.
+      variant: as in `read`.
 
     Raises:
-      UserError: see `interop.folder.read`; or if another process works in the workdir.
+      UserError: see `interop.folder.read`; or if another process writes to the workdir.
     """
     with artifacts.claim(workdir):
         _run(Path(source), Path(workdir), weights, overwrite, variant)
@@ -175,20 +201,27 @@ def _config_text(model: folder.ModelFolder, source: Path, workdir: Path) -> str:
         for section, values in model.settings.items()
         for key, value in values.items()
     ]
-    comment = {"width": 100, "initial_indent": "    # ", "subsequent_indent": "    # "}
+    comment: dict[str, Any] = {
+        "width": 100,
+        "initial_indent": "    # ",
+        "subsequent_indent": "    # ",
+    }
     notes = "".join(textwrap.fill(note, **comment) + "\n" for note in model.notes)
     if not model.settings["diffusion"]:
         notes += UNKNOWN_SCHEDULE
     return CONFIG.format(
         source=repr(str(source))[1:-1].replace('"', '\\"'),
-        workdir=str(workdir.absolute()).replace("$", "$$"),  # no environment variable is meant
+        workdir=str(workdir.absolute()).replace("$", "$$"),  # as paths in configs are expanded
         notes=notes,
         settings="\n".join(lines),
     )
 
 
 def unchanged(path: Path) -> folder.ModelFolder:
-    """The folder that was imported to `path` (workdir/import), tensor for tensor.
+    """The diffusers folder that was imported, tensor for tensor.
+
+    Args:
+      path: the folder `import` of a workdir.
 
     Raises:
       UserError: if the import has not finished or is damaged.

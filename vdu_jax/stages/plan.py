@@ -1,16 +1,17 @@
-"""`vdu plan`: what training, unlearning and sampling hold in a device's memory.
+"""`vdu plan`: the device memory that training, unlearning and sampling need.
 
-Nothing is allocated. Shapes come from tracing; what a step needs beside its arguments is XLA's own
-account of the program that it compiled for this machine's kind of device.
+Nothing is allocated. Shapes come from tracing. The memory of a step besides its arguments is XLA's
+count for the program compiled for this machine's kind of device.
 """
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from ml_collections import ConfigDict
 
 from vdu_jax import config as vdu_config
@@ -20,38 +21,45 @@ from vdu_jax.errors import UserError
 from vdu_jax.runtime import parallel
 from vdu_jax.stages import posterior, train, unlearn
 from vdu_jax.tasks import base
-from vdu_jax.types import Objective
+from vdu_jax.types import Objective, Params
 
 GIB = 2**30
-# Where there is no data set to ask: |D_f|, and the share of replay that is forget-like.
+# Stand-ins for |D_f| and the forget-like share of replay, which no data set is read for. Neither
+# changes a shape.
 NUM_FORGET, FORGET_SHARE = 1000, 0.1
-# Kind of device -> what its runtime takes beside a program's own account. On a CPU 43 MB were
-# measured, whatever the batch size (benchmarks/training_peak.py).
+# Kind of device -> bytes that its runtime takes besides the program. On a CPU 43 MB were measured,
+# for every batch size (benchmarks/training_peak.py).
 RUNTIME = {"cpu": 43_000_000}
 COLUMNS = ("parameters", "average", "optimiser", "objective", "gradients", "activations", "runtime")
 
 
 class StepPlan(NamedTuple):
-    """A step, by the shapes of what goes into it.
+    """A training or unlearning step, described by the shapes of its arguments.
 
     Attributes:
-      make: what is given -> (objective, optimizer).
-      params: what the optimiser moves. given: whatever else the objective is made of.
-      batch_sizes: kind of data -> images in a step, on all devices together.
-      batch: number of images -> what a loader gives of them.
-      ema: see `training.make_step`.
+      make: `make(given) -> (objective, optimizer)`.
+      params: shapes of the parameters that the optimiser changes.
+      given: shapes of the other arrays that the objective is made from.
+      batch_sizes: kind of data -> images in a step, over all devices.
+      batch: number of images -> shapes of a batch of them.
+      ema: decay of the moving average, see `training.make_step`; 0 for none.
     """
 
-    make: Callable[[Any], tuple[Objective, Any]]
-    params: Any
+    make: Callable[[Any], tuple[Objective, optax.GradientTransformation]]
+    params: Params
     given: Any
     batch_sizes: Mapping[str, int]
-    batch: Callable[[int], dict]
+    batch: Callable[[int], dict[str, jax.ShapeDtypeStruct]]
     ema: float = 0.0
 
 
 def held(tree: Any, fsdp: int) -> int:
-    """Bytes of a tree on one device, split as `parallel.place` does."""
+    """Bytes of a tree on one device, split as `parallel.place` splits it.
+
+    Args:
+      tree: arrays or shapes.
+      fsdp: devices that share one copy.
+    """
     return sum(
         parallel.total_bytes(leaf) // (1 if parallel.split_axis(leaf.shape, fsdp) is None else fsdp)
         for leaf in jax.tree.leaves(tree)
@@ -59,14 +67,23 @@ def held(tree: Any, fsdp: int) -> int:
 
 
 def of_step(layout: parallel.Layout, devices: int, plan: StepPlan) -> dict[str, int]:
-    """The rows of a training or unlearning step: bytes on one device."""
+    """Bytes that a training or unlearning step needs on one device.
 
-    def zeros(kind):
+    Args:
+      layout: how the step is spread over the devices.
+      devices: number of devices.
+      plan: the step.
+
+    Returns:
+      Bytes by the names of `COLUMNS`, without "runtime".
+    """
+
+    def zeros(kind: str) -> Iterator[dict[str, jax.Array]]:
         while True:
             shapes = plan.batch(plan.batch_sizes[kind])
             yield jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-    def start(params, given, key):
+    def start(params: Params, given: Any, key: jax.Array) -> tuple[training.FitState, Any]:
         objective, optimizer = plan.make(given)
         batches = {kind: zeros(kind) for kind in plan.batch_sizes}
         of_objective = objective.init(params, batches, key)
@@ -78,8 +95,7 @@ def of_step(layout: parallel.Layout, devices: int, plan: StepPlan) -> dict[str, 
     wrap = functools.partial(parallel.in_parts, count=layout.accumulate)
     step = training.make_step(objective, optimizer, plan.ema, wrap)
     mine = {kind: plan.batch(-(-count // devices)) for kind, count in plan.batch_sizes.items()}
-    compiled = jax.jit(step, donate_argnums=0).lower(state, of_objective, mine, key).compile()
-    temporary = compiled.memory_analysis().temp_size_in_bytes
+    temporary = _temporary_bytes(jax.jit(step, donate_argnums=0), state, of_objective, mine, key)
     fsdp = layout.fsdp
     return {
         "parameters": held(state.params, fsdp),
@@ -91,8 +107,20 @@ def of_step(layout: parallel.Layout, devices: int, plan: StepPlan) -> dict[str, 
     }
 
 
+def _temporary_bytes(function: jax.stages.Wrapped, *shapes: Any) -> int:
+    """Bytes that a jitted function needs besides its arguments and results, as XLA counts them."""
+    account = function.lower(*shapes).compile().memory_analysis()
+    assert account is not None, "XLA counts the memory of programs for CPUs, GPUs and TPUs"
+    return account.temp_size_in_bytes
+
+
 def of_training(task: tasks.Task, devices: int) -> dict[str, int]:
-    """The rows of training the network."""
+    """Bytes that training the network needs on one device; see `of_step`.
+
+    Args:
+      task: a planned task.
+      devices: number of devices.
+    """
     section = task.config.train
     made = train.make_objective(task), train.optimizer(task.config)
     sizes = {"retain": section.batch_size}
@@ -103,7 +131,13 @@ def of_training(task: tasks.Task, devices: int) -> dict[str, int]:
 
 
 def of_method(task: tasks.Task, devices: int, name: str) -> dict[str, int]:
-    """The rows of a method."""
+    """Bytes that a method needs on one device; see `of_step`.
+
+    Args:
+      task: a planned task.
+      devices: number of devices.
+      name: name of the method.
+    """
     config, settings = task.config, task.config.methods[name]
     if unlearn.is_retrained(config, name):
         return of_training(task, devices)
@@ -115,7 +149,7 @@ def of_method(task: tasks.Task, devices: int, name: str) -> dict[str, int]:
         whole = posterior.shapes(task.param_shapes, section.family, count)
         trained = unlearn.part_of(whole, settings, name)
 
-    def make(given) -> tuple[Objective, Any]:
+    def make(given: tuple) -> tuple[Objective, optax.GradientTransformation]:
         part, rest, trained = given
         objective = unlearn.make_objective(
             task, name, (part, rest), trained, NUM_FORGET, FORGET_SHARE
@@ -131,29 +165,44 @@ def of_method(task: tasks.Task, devices: int, name: str) -> dict[str, int]:
 
 
 def checkpoint_count(config: ConfigDict) -> int:
-    """K where the config leaves it to what there is."""
+    """K, the number of checkpoints of the posterior if `posterior.count` is 0."""
     if config.posterior.source == "runs":
         return len(config.posterior.runs) + 1
     return config.train.snapshots
 
 
 def of_sampling(task: tasks.Task, devices: int) -> dict[str, int]:
-    """The rows of drawing; see `sampling.make_sampler`."""
+    """Bytes that sampling a batch needs on one device.
+
+    Args:
+      task: a planned task.
+      devices: number of devices, which share the batch.
+
+    Returns:
+      "parameters" and "activations".
+    """
     count = -(-task.config.sampler.batch_size // devices)
     draw, params, asked = task.drawing(count)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
-    compiled = jax.jit(draw).lower(params, keys, *asked).compile()
     return {
         "parameters": held(params, task.config.parallel.fsdp),
-        "activations": compiled.memory_analysis().temp_size_in_bytes,
+        "activations": _temporary_bytes(jax.jit(draw), params, keys, *asked),
     }
 
 
-def make(config: ConfigDict, devices: int) -> dict:
-    """stage -> {what: bytes on one device, "total": their sum}, and the number of parameters.
+def make(config: ConfigDict, devices: int) -> dict[str, Any]:
+    """The memory plan of a config.
+
+    Args:
+      config: all settings.
+      devices: number of devices.
+
+    Returns:
+      "parameters", "devices", and "stages": stage -> bytes on one device by the names of `COLUMNS`,
+      and their sum as "total".
 
     Raises:
-      UserError: if `config.parallel.fsdp` does not divide the devices.
+      UserError: if `parallel.fsdp` does not divide the devices.
     """
     if devices < 1 or devices % config.parallel.fsdp:
         raise UserError(
@@ -172,7 +221,17 @@ def make(config: ConfigDict, devices: int) -> dict:
 
 
 def run(config: ConfigDict, devices: int, memory: float, as_json: bool) -> int:
-    """Print the plan; the exit code is 1 if a stage needs more than `memory` GiB (0: not asked)."""
+    """Print the memory plan of a config.
+
+    Args:
+      config: all settings.
+      devices: number of devices.
+      memory: GiB of one device; 0 for no comparison.
+      as_json: whether to print JSON instead of a table.
+
+    Returns:
+      The exit code: 1 if a stage needs more than `memory`, else 0.
+    """
     plan, fsdp = make(config, devices), config.parallel.fsdp
     tight = [s for s, rows in plan["stages"].items() if memory and rows["total"] > memory * GIB]
     if as_json:

@@ -1,12 +1,16 @@
-"""The trained posterior: of K checkpoints, or (`posterior.family` = "fisher") of one.
+"""The stage `posterior`: a Gaussian over the original's parameters.
 
-posterior/gaussian/0/     the family's posterior, floored and shrunk
+Its mean and variance come from K checkpoints, or from one checkpoint and the Fisher information
+(`posterior.family` = "fisher").
+
+posterior/gaussian/0/     the posterior after variance floor and shrinkage
 posterior/layers.json     one row per parameter tensor, before floor and shrinkage
 """
 
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,24 +22,20 @@ from vdu_jax import posterior, tasks
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import artifacts, parallel, prefetch, progress
 from vdu_jax.runtime.checkpoints import Store, whole
+from vdu_jax.tasks import Checkpoint
 from vdu_jax.types import Params
 
-PARTS = 4  # that a checkpoint is read in
-GROUP_BYTES = 2**16  # of arrays that are folded in at once
+PARTS = 4  # parts in which a checkpoint is read
+GROUP_BYTES = 2**16  # size of the arrays that one compiled update takes
 FISHER_BATCH = 50  # images between moves of the progress bar; gradients are taken one by one
 
 
-Checkpoint = tuple[Path, int | None]
-
-
 def checkpoint_list(task: tasks.Task) -> list[Checkpoint]:
-    """The (folder, step) of each checkpoint that the posterior is taken over.
-
-    Of the family "fisher" it is the original model alone.
+    """The checkpoints that the posterior is computed from; only the original for "fisher".
 
     Raises:
-      UserError: if there are fewer than the config asks for, a run has not finished, or a model
-        is of another network.
+      UserError: if fewer than `posterior.count` exist, a run has not finished, or a model is of
+        another network.
     """
     section = task.config.posterior
     if section.family == "fisher":
@@ -51,7 +51,15 @@ def checkpoint_list(task: tasks.Task) -> list[Checkpoint]:
 
 
 def stream(task: tasks.Task, checkpoints: list[Checkpoint]) -> Iterator[Params]:
-    """The checkpoints' parameters, one after the other."""
+    """Read checkpoints one after the other.
+
+    Args:
+      task: the config's task.
+      checkpoints: as `checkpoint_list` returns them.
+
+    Yields:
+      The parameters of each.
+    """
     weights = task.config.posterior.weights
     with progress.bar(len(checkpoints), "posterior", unit="checkpoint") as bar:
         for folder, step in checkpoints:
@@ -59,13 +67,14 @@ def stream(task: tasks.Task, checkpoints: list[Checkpoint]) -> Iterator[Params]:
             bar.update()
 
 
-def groups(leaves: list) -> list[list]:
-    """Arrays in groups of up to `GROUP_BYTES`, in their order; a larger one stands alone.
+def groups(leaves: list[jax.Array]) -> list[list[jax.Array]]:
+    """Split arrays into groups of up to `GROUP_BYTES`, in their order; a larger array stands alone.
 
-    A group is folded in by one program: one for each array would be dozens to compile, one for all
-    would hold intermediate results of their whole size.
+    One program updates the moments of a group. A program for each array would mean dozens to
+    compile, and one for all arrays would hold intermediate results of the whole network's size.
     """
-    grouped, left = [], -1
+    grouped: list[list[jax.Array]] = []
+    left = -1
     for leaf in leaves:
         if leaf.nbytes > left:
             grouped.append([])
@@ -76,15 +85,21 @@ def groups(leaves: list) -> list[list]:
 
 
 def reduce(task: tasks.Task, checkpoints: list[Checkpoint]) -> posterior.GaussianPosterior:
-    """Mean and variance over the checkpoints, whose parts are read while others are folded in.
+    """Mean and variance over checkpoints, streamed: a part is read while another is folded in.
 
-    In memory are the two results, two parts and what reading a few tensors takes.
+    Memory holds the mean, the variance, two parts, and the buffers for reading a few tensors.
+
+    Args:
+      task: the config's task.
+      checkpoints: as `checkpoint_list` returns them.
     """
     start, fold = jax.jit(posterior.start), jax.jit(posterior.update, donate_argnums=0)
-    weights, moments, structures = task.config.posterior.weights, {}, {}
+    weights = task.config.posterior.weights
+    moments: dict[int, list[posterior.Moments]] = {}
+    structures: dict[int, Any] = {}
     mesh = parallel.make_mesh(task.config.parallel.fsdp)
 
-    def read():
+    def read() -> Iterator[tuple[int, Params]]:
         for folder, some in itertools.groupby(checkpoints, lambda pair: pair[0]):
             yield from task.load_parts(folder, [step for _, step in some], weights, PARTS)
 
@@ -103,7 +118,7 @@ def reduce(task: tasks.Task, checkpoints: list[Checkpoint]) -> posterior.Gaussia
     for index, structure in sorted(structures.items()):
         counts, *trees = zip(*moments.pop(index), strict=True)
         of_part = posterior.Moments(
-            counts[0], *(structure.unflatten(itertools.chain(*some)) for some in trees)
+            counts[0], *(jax.tree.unflatten(structure, itertools.chain(*some)) for some in trees)
         )
         posteriors.append(posterior.finish(of_part))
         del trees, of_part
@@ -112,16 +127,17 @@ def reduce(task: tasks.Task, checkpoints: list[Checkpoint]) -> posterior.Gaussia
 
 
 def laplace(task: tasks.Task) -> posterior.GaussianPosterior:
-    """The Laplace posterior of the original model, with the Fisher over images that it draws.
+    """The Laplace posterior of the original, with the diagonal Fisher information.
 
-    They stand in for its training data, retained and to forget alike; no image of either is read.
+    The Fisher is estimated on images sampled from the original, which replace its training data: no
+    training image is read.
     """
     section, request = task.config.posterior, task.request("posterior")
     params = task.original_params
     images = task.draw(params, request, section.fisher_seed, "posterior")
     source = task.drawn_source(images, request)
 
-    def batches():
+    def batches() -> Iterator[dict[str, Any]]:
         with progress.bar(len(images), "fisher", unit="image") as bar:
             for first in range(0, len(images), FISHER_BATCH):
                 part = np.arange(first, min(first + FISHER_BATCH, len(images)))
@@ -140,7 +156,12 @@ def laplace(task: tasks.Task) -> posterior.GaussianPosterior:
 
 
 def fitted(task: tasks.Task, checkpoints: list[Checkpoint]) -> posterior.Posterior:
-    """The posterior of the config's family as it comes."""
+    """The posterior of the config's family, before variance floor and shrinkage.
+
+    Args:
+      task: the config's task.
+      checkpoints: as `checkpoint_list` returns them.
+    """
     family = task.config.posterior.family
     if family == "fisher":
         return laplace(task)
@@ -150,7 +171,12 @@ def fitted(task: tasks.Task, checkpoints: list[Checkpoint]) -> posterior.Posteri
 
 
 def describe(section: ConfigDict, count: int) -> str:
-    """What the posterior of a family over so many checkpoints is, in words."""
+    """A posterior in words, for the report.
+
+    Args:
+      section: `config.posterior`.
+      count: number of checkpoints.
+    """
     if section.family == "fisher":
         return f"Laplace, from the Fisher over {section.fisher_images} drawn images"
     more = ", and their deviations (low rank)" if section.family == "low_rank" else ""
@@ -158,11 +184,21 @@ def describe(section: ConfigDict, count: int) -> str:
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
+    """Make the posterior, if a method of the config uses it.
+
+    Args:
+      config: all settings.
+      workdir: the run's folder.
+      overwrite: whether a finished stage is made again.
+
+    Raises:
+      UserError: if checkpoints are missing or do not fit the network, or a variance would be 0.
+    """
     if not vdu_config.needs_posterior(config):
         return
     section, task = config.posterior, tasks.of(config, workdir)
     checkpoints = checkpoint_list(task)
-    # What the further runs are, not where they lie.
+    # Fingerprints of the runs, because a moved run is the same run.
     folders = dict.fromkeys(folder for folder, _ in checkpoints)
     stage = task.stage(
         "posterior",
@@ -173,7 +209,7 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     if stage.done(overwrite):
         return
     path = stage.begin()
-    # Under no name here: these are the parameters' size, and `save` lets go of them.
+    # The posterior has the size of several networks. No name holds it here, so `save` can free it.
     saved = save(section, fitted(task, checkpoints), path)
     names = [
         str(folder) if step is None else f"{folder} step {step}" for folder, step in checkpoints
@@ -185,8 +221,16 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     )
 
 
-def save(section: ConfigDict, result: posterior.Posterior, path: Path) -> dict:
-    """Write a posterior, floored and shrunk as `config.posterior` says; returns what was done.
+def save(section: ConfigDict, result: posterior.Posterior, path: Path) -> dict[str, Any]:
+    """Shrink and floor the variances of a posterior, and write it.
+
+    Args:
+      section: `config.posterior`.
+      result: the posterior.
+      path: folder of the stage.
+
+    Returns:
+      "floor", "fraction_floored" in [0, 1], and "median_variance".
 
     Raises:
       UserError: if a variance would be 0.
@@ -195,7 +239,7 @@ def save(section: ConfigDict, result: posterior.Posterior, path: Path) -> dict:
     layers, median = posterior.layer_summary(host), posterior.relative_floor(host, 0.5)
     floor = max(section.variance_floor, posterior.relative_floor(host, section.floor_quantile))
     del host
-    # Under one name, so that what is done with is not kept: these are the parameters' size.
+    # One name for all versions, so that earlier ones are freed: each has the network's size.
     result = posterior.shrink_variance(result, section.shrinkage)
     variances = jax.tree.leaves(parallel.fetch(result.variance))
     smallest = float(min(v.min() for v in variances))
@@ -220,21 +264,28 @@ def save(section: ConfigDict, result: posterior.Posterior, path: Path) -> dict:
 
 
 def shapes(params: Params, family: str, count: int) -> posterior.Posterior:
-    """Shapes of a family's posterior over `count` checkpoints of parameters of these shapes."""
+    """Shapes of a posterior.
 
-    def wide(*leading):
-        return jax.tree.map(
-            lambda p: jax.ShapeDtypeStruct((*leading, *p.shape), jnp.float32), params
-        )
+    Args:
+      params: shapes of the parameters.
+      family: `posterior.family`.
+      count: K, the number of checkpoints.
+    """
 
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    if family == "low_rank":
-        return posterior.LowRankPosterior(wide(), wide(), wide(count), number)
-    return posterior.GaussianPosterior(wide(), wide(), number)
+    def zeros(*leading: int) -> Params:
+        return jax.tree.map(lambda p: jnp.zeros((*leading, *p.shape), jnp.float32), params)
+
+    def make() -> posterior.Posterior:
+        number = jnp.zeros((), jnp.int32)
+        if family == "low_rank":
+            return posterior.LowRankPosterior(zeros(), zeros(), zeros(count), number)
+        return posterior.GaussianPosterior(zeros(), zeros(), number)
+
+    return jax.eval_shape(make)
 
 
 def load(task: tasks.Task) -> posterior.Posterior:
-    """The posterior that `run` wrote.
+    """Read the posterior that `run` wrote.
 
     Raises:
       UserError: if it is missing, damaged or of another network.

@@ -1,22 +1,23 @@
-"""Relearning steps: show a model forget images again, and count until it draws them again.
+"""The stage `relearn`: train a model on forget images again until it generates them.
 
-    relearn/<model>/images/<step>.npz   images drawn at a check, all from the same noise
+    relearn/<model>/images/<step>.npz   images at a check, all from the same noise
     relearn/<model>/metrics.jsonl, events/
     relearn/original/images/<step>.npz  the same at the checkpoints of its training
 
-The summary (done.json) holds `steps`, the first check at which what was forgotten has at least
-half the original's rate, or null; `checks`, rows {step, rate} up to there; and `original_rate`.
-Check 0 is the model as it is. The training sees m images of D_f and nothing else; the rates are of
-the task's `forget_rate`.
+The summary (done.json) has `steps`, the first check at which the rate of forget images (the task's
+`forget_rate`) is at least half the original's, or null; `checks`, rows {step, rate} up to that one;
+and `original_rate`. Check 0 is the model before relearning. Training sees
+`relearn.forget_images` images of D_f and nothing else.
 
-For the original, `steps` is the training step of its first kept checkpoint with half its final
-rate, and `at_most` says that this is the first that was kept: the class may have been there before.
-An imported original has no checkpoints, and null.
+For the original, `steps` is the training step of its first stored checkpoint with half its final
+rate. `at_most` is true if that is the first of all stored checkpoints: the rate may have been
+reached earlier. An imported original has no such checkpoints, and null.
 """
 
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,13 +35,31 @@ from vdu_jax.types import Params
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
+    """Relearn from all models.
+
+    Args:
+      config: all settings.
+      workdir: the run's folder.
+      overwrite: whether a finished stage is made again.
+
+    Raises:
+      UserError: if `relearn.images` is 0, or an earlier stage has not finished.
+    """
     task = tasks.of(config, workdir)
     for model in sample.models(config):
         run_model(task, model, overwrite)
 
 
 def stage_dir(task: tasks.Task, model: str) -> artifacts.StageDir:
-    """Raises: UserError if `relearn.images` is 0."""
+    """The folder of a model's relearning.
+
+    Args:
+      task: the config's task.
+      model: "original" or the name of a method.
+
+    Raises:
+      UserError: if `relearn.images` is 0.
+    """
     config = task.config
     if not config.relearn.images:
         raise UserError(
@@ -56,7 +75,16 @@ def stage_dir(task: tasks.Task, model: str) -> artifacts.StageDir:
 
 
 def run_model(task: tasks.Task, model: str, overwrite: bool = False) -> None:
-    """One model; a method's needs the original's rate, which is taken first if it is not there."""
+    """Relearn from one model.
+
+    Args:
+      task: the config's task.
+      model: "original" or the name of a method, which first measures the original's rate.
+      overwrite: whether a finished model is measured again.
+
+    Raises:
+      UserError: if an earlier stage has not finished, or the devices cannot share a batch.
+    """
     if model == ORIGINAL:
         run_original(task, overwrite)
         return
@@ -76,18 +104,26 @@ def run_model(task: tasks.Task, model: str, overwrite: bool = False) -> None:
 
     rate = make_rate(task, path, measure, load, model)
     summary = until_back((0, *config.relearn.checks), rate, summary["original_rate"])
-    for name in ("snapshots", "state"):  # only to go on from
+    for name in ("snapshots", "state"):  # needed only to resume
         processes.from_leader(shutil.rmtree, path / name, True)
     stage.finish(summary)
 
 
 def run_original(task: tasks.Task, overwrite: bool = False) -> None:
-    """The original's rate, and when it came in its training."""
+    """Measure the original's rate, and the training step at which it reached half of that.
+
+    Args:
+      task: the config's task.
+      overwrite: whether a finished measurement is made again.
+
+    Raises:
+      UserError: if no image of the original shows what is to be forgotten.
+    """
     stage = stage_dir(task, ORIGINAL)
     if stage.done(overwrite):
         return
     folder, last = task.last_checkpoint()
-    last = last or 0  # of a model that was not trained here
+    last = last or 0  # None for a diffusers folder, whose only check is step 0
     snapshots = task.trained_steps()
     pretrained, measure = task.original_params, task.forget_rate(overwrite)
     path = stage.begin()
@@ -107,8 +143,19 @@ def run_original(task: tasks.Task, overwrite: bool = False) -> None:
     stage.finish(summary | {"at_most": summary["steps"] in snapshots[:1]})
 
 
-def until_back(steps: Iterable[int], rate: Callable[[int], float], original_rate: float) -> dict:
-    """Check the steps in their order up to the first with half of `original_rate`."""
+def until_back(
+    steps: Iterable[int], rate: Callable[[int], float], original_rate: float
+) -> dict[str, Any]:
+    """Measure checks in order, up to the first with half of `original_rate`.
+
+    Args:
+      steps: steps of the checks.
+      rate: step -> rate of forget images, in [0, 1].
+      original_rate: of the original, in [0, 1].
+
+    Returns:
+      The summary of the stage: "steps", "checks" and "original_rate".
+    """
     checks, back = [], None
     for step in steps:
         checks.append(relearning.Check(step, rate(step)))
@@ -129,9 +176,17 @@ def make_rate(
     load: Callable[[int], Params],
     model: str,
 ) -> Callable[[int], float]:
-    """`rate(step)`: `measure` of what the parameters `load(step)` draw.
+    """A function that samples images at a step and measures them.
 
-    The images of a step are drawn once, then read back.
+    Args:
+      task: the config's task.
+      path: folder of the model; a step's images are stored there and read back.
+      measure: images (N, H, W, C) uint8 -> rate, in [0, 1].
+      load: step -> parameters.
+      model: name of the model, for the progress bar.
+
+    Returns:
+      `rate(step)`.
     """
     seed, request = task.config.relearn.seed, task.request("relearn")
 
@@ -146,7 +201,15 @@ def make_rate(
 
 
 def train(task: tasks.Task, kept: Params, path: Path, step: int, label: str) -> Params:
-    """The parameters after `step` steps of training from `kept`, going on from the last check."""
+    """The parameters after `step` steps of relearning, which resumes from the last check.
+
+    Args:
+      task: the config's task.
+      kept: the unlearned model's parameters.
+      path: folder of the model.
+      step: number of steps.
+      label: of the progress bar.
+    """
     section = task.config.relearn
     source = task.shown_again(section.forget_images, section.seed)
     fit(

@@ -1,10 +1,10 @@
-"""Images drawn from the original model, and which of them are forget-like.
+"""The stage `replay`: images sampled from the original, and which of them are forget-like.
 
-Sees D_f and the model; no retained data.
+It sees D_f and the original, and no retained data.
 
     replay/images.npz   images (N, H, W, C) uint8, forget_like (N,) bool
-    replay/found.npz    what the task's cleaning came to, for its scorer
-    replay/grid.png     the first 100 that are kept
+    replay/found.npz    arrays of the cleaning that the task's scorer needs
+    replay/grid.png     the first 100 images that are not forget-like
 """
 
 from pathlib import Path
@@ -18,11 +18,21 @@ SHOWN = 100
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
+    """Sample replay images and find those that are forget-like.
+
+    Args:
+      config: all settings.
+      workdir: the run's folder.
+      overwrite: whether a finished stage is made again.
+
+    Raises:
+      UserError: if the original has not been trained, or the images cannot be cleaned.
+    """
     task = tasks.of(config, workdir)
     stage = task.stage("replay", ("replay", "sampler", "forget"), upstream=("original",))
     if stage.done(overwrite):
         return
-    num_forget = task.num_forget  # what is wrong with the data is said before drawing
+    num_forget = task.num_forget  # before sampling, so that errors in the data are reported first
     path = stage.begin()
     images = task.draw_original(task.request("replay"), config.replay.seed)
     replay, more = task.clean(images)
@@ -41,7 +51,11 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
 
 
 def load(workdir: Path) -> tasks.Replay:
-    """What `run` wrote."""
+    """Read the replay that `run` wrote.
+
+    Raises:
+      UserError: if it is missing or damaged.
+    """
     artifacts.upstream(workdir, "replay")
     folder = Path(workdir) / "replay"
     stored = artifacts.read_npz(folder / "images.npz")

@@ -1,6 +1,6 @@
-"""Draw the images that are evaluated: from the original and every unlearned model, same noise.
+"""The stage `sample`: images of the original and of every unlearned model, from the same noise.
 
-samples/<model>/images.npz   images (N, H, W, C) uint8, under the names of the task's requests
+samples/<model>/images.npz   images (N, H, W, C) uint8, by the names of the task's requests
 samples/<model>/grid.png     the first 100
 """
 
@@ -19,22 +19,41 @@ SHOWN = 100
 
 
 def models(config: ConfigDict) -> list[str]:
-    """The original, then the methods in the order of their names."""
+    """Names of the models: "original", then the methods in alphabetical order."""
     return [ORIGINAL, *sorted(config.methods)]
 
 
 def load_params(task: tasks.Task, model: str) -> Params:
-    """The parameters of the original or of the kept step of an unlearned model."""
+    """The parameters of a model.
+
+    Args:
+      task: the config's task.
+      model: "original", or the name of a method, whose kept step is read.
+    """
     return task.original_params if model == ORIGINAL else unlearn.load_kept(task, model)
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
+    """Sample the images of all models.
+
+    Args:
+      config: all settings.
+      workdir: the run's folder.
+      overwrite: whether a finished stage is made again.
+    """
     for model in models(config):
         run_model(config, workdir, model, overwrite)
 
 
 def run_model(config: ConfigDict, workdir: Path, model: str, overwrite: bool = False) -> None:
-    """Draw the images of one model."""
+    """Sample the images of one model.
+
+    Args:
+      config: all settings.
+      workdir: the run's folder.
+      model: "original" or the name of a method.
+      overwrite: whether finished images are sampled again.
+    """
     seed, task = config.evaluate.seed, tasks.of(config, workdir)
     requests = task.requests()
     stage = task.stage(
@@ -61,6 +80,17 @@ def run_model(config: ConfigDict, workdir: Path, model: str, overwrite: bool = F
 
 
 def load(workdir: Path, model: str) -> dict[str, np.ndarray]:
-    """The images of a model, (N, H, W, C) uint8 each, by the names of the task's requests."""
+    """Read the images of one model.
+
+    Args:
+      workdir: the run's folder.
+      model: "original" or the name of a method.
+
+    Returns:
+      Images (N, H, W, C) uint8 by the names of the task's requests.
+
+    Raises:
+      UserError: if they are missing or damaged.
+    """
     artifacts.upstream(workdir, f"samples/{model}")
     return artifacts.read_npz(Path(workdir) / "samples" / model / "images.npz")

@@ -1,9 +1,9 @@
-"""Train the diffusion model on the whole training split.
+"""The stage `train`: train the diffusion model on all training images.
 
 train/snapshots/<step>/{params,ema}   the last checkpoints: θ_1 … θ_K
 train/state/, metrics.jsonl, events/  see runtime.fit
 
-and what else the task makes there.
+The task may write further files, such as an autoencoder.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,16 @@ from vdu_jax.types import Objective, Params
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
+    """Train the original, unless the config names a model that is trained already.
+
+    Args:
+      config: all settings.
+      workdir: the run's folder.
+      overwrite: whether a finished stage is made again.
+
+    Raises:
+      UserError: for data that cannot be trained on, or a batch that the devices cannot share.
+    """
     task = tasks.of(config, workdir)
     task.check()
     if not task.has_training:
@@ -50,12 +60,16 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises: UserError if a batch cannot be split over the devices."""
+    """Check that a training batch can be split over the devices.
+
+    Raises:
+      UserError: if it cannot.
+    """
     parallel.check_batch_size(config.train.batch_size, base.layout(config), "train.batch_size")
 
 
 def make_objective(task: tasks.Task) -> Objective:
-    """DDPM's, with the settings of `config.train`."""
+    """The DDPM objective with the settings of `config.train`."""
     config = task.config
     return objectives.ddpm(
         task.score_fn,
@@ -66,18 +80,26 @@ def make_objective(task: tasks.Task) -> Objective:
     )
 
 
-def adam(learning_rate, clip_norm: float | None = None) -> optax.GradientTransformation:
-    """Adam, after gradients longer than `clip_norm` have been cut to it."""
+def adam(
+    learning_rate: optax.ScalarOrSchedule, clip_norm: float | None = None
+) -> optax.GradientTransformation:
+    """Adam with gradient clipping.
+
+    Args:
+      learning_rate: a number or a schedule.
+      clip_norm: largest norm of a gradient; None for no clipping.
+    """
     plain = optax.adam(learning_rate)
     return plain if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), plain)
 
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Adam with the settings of `config.train`."""
     return adam(learning_rate(config), config.train.clip_norm)
 
 
 def learning_rate(config: ConfigDict) -> optax.Schedule:
-    """Linear warm-up, then constant, or cosine or linear decay to 0."""
+    """The learning-rate schedule of `config.train`: linear warm-up, then `train.decay`."""
     section = config.train
     warmup, steps = section.warmup_steps, section.steps
     after = {
@@ -90,7 +112,7 @@ def learning_rate(config: ConfigDict) -> optax.Schedule:
 
 
 def last_snapshots(config: ConfigDict) -> range:
-    """The steps of training whose parameters are kept, the last one first."""
+    """The training steps whose parameters are stored, the last one first."""
     section = config.train
     last, every = section.steps, section.snapshot_every
     return range(last, max(0, last - every * section.snapshots), -every)
@@ -104,7 +126,16 @@ def fit_on(
     snapshots: Sequence[int],
     label: str,
 ) -> FitResult:
-    """Train from `params` on a source of images with all settings of `config.train`."""
+    """Train on a source of images with all settings of `config.train`.
+
+    Args:
+      task: the config's task.
+      source: training images.
+      params: initial parameters.
+      path: folder for checkpoints and metrics.
+      snapshots: steps whose parameters are stored.
+      label: of the progress bar.
+    """
     config, settings = task.config, task.config.train
     return fit(
         make_objective(task),
