@@ -6,9 +6,9 @@
     tuning/class-<c>/              candidate settings of each method, on the tuning class
     tuning/<method>/               the candidate that was chosen
     again/<cell>/                  a cell that --only made again
-    classifier/                    shared
-    locks/                         who works at what; only while a process holds it
-    cells.json                     the cells that are to be made, for `vdu status`
+    classifier/                    shared by all cells
+    locks/                         files that are locked by the process that works on a part
+    cells.json                     the cells to make, for `vdu status`
     results.json                   all figures, with config and versions; see `comparison`
 
 A cell is METHOD/CLASS/SEED. Cells are made by the stages of `vdu run`, so finished ones are skipped

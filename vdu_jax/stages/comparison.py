@@ -5,7 +5,7 @@ results.json         config, tuned settings, every cell, mean ± standard error,
 table.md             a row for each method
 cells.csv            a row for each cell
 tradeoff.png         PUL against u-FID over the steps, all methods
-grids/class-<c>.png  the same noise through every model, with the models' names
+grids/class-<c>.png  images of every model from the same noise, with the models' names
 """
 
 import copy
