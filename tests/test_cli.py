@@ -417,7 +417,7 @@ def test_a_mistake_in_a_module_beside_the_config(capsys, tmp_path):
 
 
 def test_a_config_file_that_cannot_be_read(capsys, tmp_path, config_file, monkeypatch):
-    assert "no such file; the configs are in" in fails(
+    assert "no such file; start from a file of https:" in fails(
         capsys, "run", "--config", "nothing.py", "--workdir", "w"
     )
     near = config_file.with_name("tinny.py")

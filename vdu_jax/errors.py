@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from typing import Any
 
 LONGEST = 80  # characters of a value in a message
+# An installed package has no configs/ beside it.
+CONFIGS = "https://github.com/vdu-jax/vdu-jax/tree/main/configs"
 
 
 class UserError(Exception):
@@ -47,4 +49,4 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | complex | str | bytes)
 
 
-__all__ = ["UserError", "did_you_mean", "shown"]
+__all__ = ["CONFIGS", "UserError", "did_you_mean", "shown"]

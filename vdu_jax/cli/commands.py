@@ -8,6 +8,7 @@ import textwrap
 from typing import Any, NamedTuple
 
 import vdu_jax
+from vdu_jax.errors import CONFIGS
 
 STAGES = ("train", "posterior", "replay", "unlearn", "sample", "evaluate", "relearn", "report")
 
@@ -83,7 +84,7 @@ class Command(NamedTuple):
 
 
 DEBUG = Flag("debug", "print the traceback of a user's mistake", kind=bool, default=False)
-CONFIG = Flag("config", "Python file with the settings; see configs/", "FILE", path=True)
+CONFIG = Flag("config", f"Python file with the settings; examples: {CONFIGS}", "FILE", path=True)
 WORKDIR = Flag("workdir", "folder of the run; all results are written there", "DIR", path=True)
 OVERWRITE = Flag(
     "overwrite", "replace results of another config or model", kind=bool, default=False
@@ -265,7 +266,7 @@ NOTES = {(tool, "coordinator"): ALONE for tool in TOOLS} | {
     ("import", "config"): "the model's own settings are read",
 }
 
-EXAMPLE = "vdu run --config=configs/digits.py --workdir=runs/digits"
+EXAMPLE = "vdu run --config=digits.py --workdir=runs/digits"
 
 
 def takers(flag: str) -> list[str]:

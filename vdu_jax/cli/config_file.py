@@ -10,10 +10,10 @@ from pathlib import Path
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from vdu_jax.config import WORDS
-from vdu_jax.errors import UserError, shown
+from vdu_jax.errors import CONFIGS, UserError, shown
 
 MODULE = "vdu_config_file"  # the name of the file's module while it runs
-START = "start from a file in configs/"
+START = f"start from a file of {CONFIGS}"
 
 
 def load(path: str) -> ConfigDict:
@@ -59,7 +59,7 @@ def _read(where: str, file: Path) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         beside = [str(entry) for entry in file.parent.glob("*.py")] if file.parent.is_dir() else []
         near = difflib.get_close_matches(str(file), beside, n=1)
-        advice = f"did you mean {near[0]}?" if near else "the configs are in configs/"
+        advice = f"did you mean {near[0]}?" if near else START
         raise UserError(f"{where}: no such file; {advice}") from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error

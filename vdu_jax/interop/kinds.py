@@ -8,7 +8,7 @@ from typing import Any
 
 import safetensors
 
-from vdu_jax.errors import UserError
+from vdu_jax.errors import CONFIGS, UserError
 from vdu_jax.interop import contents, tensors
 from vdu_jax.interop.unet2d import says_nothing
 
@@ -23,7 +23,7 @@ READS_PIXELS = (
 READS_TEXT = f"a text-to-image model must be a {TEXT} (Stable Diffusion 1 or 2)"
 USE_TEXT = (
     "give the pipeline's folder to `vdu generate`, or to model.folder of a text-to-image config, "
-    "such as configs/tinted_fashion.py"
+    f"such as tinted_fashion.py of {CONFIGS}"
 )
 USE_PIXELS = "import it with `vdu import`"
 # (pattern of a pipeline's class, kind of model); the first that fits counts.
