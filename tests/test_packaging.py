@@ -51,6 +51,8 @@ def test_the_wheel_starts_the_command_line_and_has_the_license(wheel):
     info = f"vdu_jax-{vdu_jax.__version__}.dist-info"
     assert "vdu = vdu_jax.__main__:main" in wheel.read(f"{info}/entry_points.txt").decode()
     assert wheel.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
+    metadata = wheel.read(f"{info}/METADATA").decode()
+    assert "License-Expression: Apache-2.0" in metadata
 
 
 def names_a_config(text):

@@ -345,6 +345,8 @@ def _table(rows: list[tuple[str, str]]) -> list[str]:
     for left, right in rows:
         indent = " " * (width + 4)
         first = f"  {left:<{width}}  "
-        text = textwrap.fill(right, 100, initial_indent=indent, subsequent_indent=indent)
+        text = textwrap.fill(
+            right, 100, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+        )
         lines.append(f"{first}{text.lstrip()}" if len(left) <= width else f"{first}\n{text}")
     return lines
