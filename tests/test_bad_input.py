@@ -301,7 +301,7 @@ def test_every_file_of_an_image_folder_is_read_or_accounted_for(files):
         assert all(len(set(file for file, _ in pairs)) for pairs in found.splits.values())
         accounted(given, read, found.left_out)
         said = str(found.left_out)
-        assert all(f": {len(paths)}, as " in said for paths in found.left_out.files.values())
+        assert all(f": {len(paths)}, e.g. " in said for paths in found.left_out.files.values())
 
 
 @FEW

@@ -409,7 +409,7 @@ def test_another_sampler_is_proposed_and_said(exported, tmp_path, capsys, edit_j
     assert cli.main(["import", str(source), f"--workdir={tmp_path / 'w'}"]) == 0
     assert "EulerDiscreteScheduler is not one of the samplers here" in capsys.readouterr().out
     path = tmp_path / "w" / "import" / "config.py"
-    assert "EulerDiscreteScheduler is none" in path.read_text()
+    assert "EulerDiscreteScheduler is not one of the samplers here" in path.read_text()
     theirs = cli.parse([f"--config={path}", "--workdir=x"])[0]["config"].value
     assert (theirs.sampler.name, theirs.sampler.clip_x0) == ("ddim", False)
 

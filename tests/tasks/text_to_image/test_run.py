@@ -292,7 +292,7 @@ def test_a_part_that_is_not_there_is_refused(text_run, text_settings):
         ("export", ["--model=other"], "--model=other: must be one of original, esd_x, vdu"),
         ("unlearn", ["--config.model.folder=nowhere"], "posterior.runs"),
         ("train", ["--config.model.unet.sample_size=8"], "model.unet.sample_size"),
-        ("train", ["--config.model.unet.cross_attention_dim=9"], "unet has 9 and text_encoder 8"),
+        ("train", ["--config.model.unet.cross_attention_dim=9"], "9 in unet, 8 in text_encoder"),
     ],
 )
 def test_a_mistake_is_one_line(
