@@ -89,7 +89,8 @@ UNET = "'unet', block_out_channels=(8,), attention_levels=(), layers_per_block=1
 # The files of minutes, the longest first.
 LONG = (
     "test_examples.py", "stages/test_benchmark.py", "runtime/test_parallel.py",
-    "tasks/text_to_image/test_run.py", "benchmarks/test_accelerator.py", "launch/test_local.py", "stages/test_run.py",
+    "tasks/text_to_image/test_run.py", "benchmarks/test_accelerator.py", "launch/test_local.py",
+    "stages/test_run.py",
     "stages/test_unlearn.py", "stages/test_interop.py", "stages/test_class_conditional.py",
     "stages/test_relearn.py", "test_bad_input.py", "test_cli.py", "test_stop.py",
     "test_extending.py", "test_examples.py",
