@@ -1,10 +1,10 @@
-"""CIFAR-10 with the network of Ho et al. 2020 (35.7 M parameters): unlearn aeroplanes.
+"""Unlearn aeroplanes from a model of CIFAR-10, 32x32.
 
     vdu run --config=configs/cifar10.py --workdir=runs/cifar10
 
-cifar-10-binary.tar.gz is downloaded, or read from --config.data.manual_dir. Ho et al. train for
-800 k steps; that takes days on one accelerator and is out of reach of a CPU. Figures: not yet
-measured.
+The network is that of Ho et al. 2020, with 35.7 M parameters. cifar-10-binary.tar.gz is downloaded,
+or read from --config.data.manual_dir. Cost: 800 k training steps, as in Ho et al., take days on one
+accelerator; a CPU is too slow. Figures: not yet measured.
 """
 
 from vdu_jax import config as vdu_config

@@ -1,9 +1,10 @@
-"""scikit-learn's 8x8 digits: unlearn the 3. The configuration behind `make demo`.
+"""Unlearn the 3 from a model of scikit-learn's 8x8 digits. The config of `make demo`.
 
     vdu run --config=configs/digits.py --workdir=runs/digits
 
-Cost: some 5 minutes on two CPU cores; no download. Seen: extended VDU, PUL 99 % at u-FID 0.88;
-plain VDU, 90 % at 15.3; the original 1.09. More in docs/results/digits.md.
+Cost: about 5 minutes on two CPU cores, no download. Result: the extended VDU reaches PUL 99 % at
+u-FID 0.88, plain VDU 90 % at 15.3; the original model has u-FID 1.09. Details:
+docs/results/digits.md.
 """
 
 from vdu_jax import config as vdu_config

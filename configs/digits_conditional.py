@@ -1,10 +1,10 @@
-"""scikit-learn's 8x8 digits, class-conditional: the model is told which digit to draw, and must
-forget how to draw the 3.
+"""Unlearn the 3 from a class-conditional model of scikit-learn's 8x8 digits.
 
     vdu run --config=configs/digits_conditional.py --workdir=runs/digits_conditional
 
-Cost: some 6 minutes on two CPU cores; no download. UA in the table is 100 % less the share of the
-images asked for as a 3 that are one.
+The model is told which digit to draw. UA is the percentage of the images requested as a 3 that the
+classifier does not recognise as a 3. Cost: about 6 minutes on two CPU cores, no download. Figures:
+docs/results/digits_conditional.md.
 """
 
 import digits
@@ -14,7 +14,7 @@ from vdu_jax import config as vdu_config
 
 def get_config():
     config = digits.get_config()
-    config.model.num_class_embeds = 11  # ten digits, and none
+    config.model.num_class_embeds = 11  # ten digits, and "no class" for guidance
     config.condition.drop = 0.1
     config.condition.guidance = 1.5
 

@@ -1,12 +1,12 @@
-"""Fashion-MNIST, class-conditional: the model is told which garment to draw, and must forget how to
-draw trousers.
+"""Unlearn trousers from a class-conditional model of Fashion-MNIST, 28x28.
 
     vdu run --config=configs/fashion_conditional.py --workdir=runs/fashion_conditional \\
         --config.data.manual_dir=/usr/share/datasets/fashion-mnist
 
-Data as for configs/fashion_mnist.py. Not run yet, and its rates are not tuned: those of
-configs/fashion_mnist.py, with the forms of ESD and SalUn for a network with a condition. UA in the
-table is 100 % less the share of the images asked for as trousers that are trousers.
+The model is told which garment to draw. The data set is found as in configs/fashion_mnist.py. UA is
+the percentage of the images requested as trousers that the classifier does not recognise as
+trousers. ESD and SalUn have their forms for conditional networks. Cost and figures: not yet
+measured; the learning rates are not tuned.
 """
 
 import fashion_mnist
@@ -16,7 +16,7 @@ from vdu_jax import config as vdu_config
 
 def get_config():
     config = fashion_mnist.get_config()
-    config.model.num_class_embeds = 11  # ten garments, and none
+    config.model.num_class_embeds = 11  # ten garments, and "no class" for guidance
     config.condition.drop = 0.1
     config.condition.guidance = 1.5
 

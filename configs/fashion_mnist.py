@@ -1,10 +1,10 @@
-"""Fashion-MNIST, 28x28: unlearn trousers, with a network that trains on two CPU cores.
+"""Unlearn trousers from a model of Fashion-MNIST, 28x28.
 
     vdu run --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
 
-The four IDX files are downloaded, or read from --config.data.manual_dir (Debian's package
-dataset-fashion-mnist puts them in /usr/share/datasets/fashion-mnist). Cost and figures:
-docs/notes/results_history.md.
+The network is small enough to train on two CPU cores. The four IDX files are downloaded, or read
+from --config.data.manual_dir; Debian's package dataset-fashion-mnist installs them in
+/usr/share/datasets/fashion-mnist. Cost and figures: docs/notes/results_history.md.
 """
 
 from vdu_jax import config as vdu_config

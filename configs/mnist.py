@@ -1,9 +1,9 @@
-"""MNIST, 28x28: unlearn the 3, with the network of configs/fashion_mnist.py.
+"""Unlearn the 3 from a model of MNIST, 28x28.
 
     vdu run --config=configs/mnist.py --workdir=runs/mnist
 
-The four IDX files are downloaded, or read from --config.data.manual_dir. Cost: as Fashion-MNIST.
-Figures: not yet measured.
+The network is that of configs/fashion_mnist.py. The four IDX files are downloaded, or read from
+--config.data.manual_dir. Cost: as for configs/fashion_mnist.py. Figures: not yet measured.
 """
 
 import fashion_mnist

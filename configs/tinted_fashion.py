@@ -1,12 +1,12 @@
-"""Fashion-MNIST in six colours, as a text-to-image model: unlearn "red".
+"""Unlearn "red" from a text-to-image model of Fashion-MNIST in six colours.
 
     vdu run --config=configs/tinted_fashion.py --workdir=runs/tinted_fashion \\
         --config.data.manual_dir=/usr/share/datasets/fashion-mnist
 
-A model of Stable Diffusion's architecture (own autoencoder, fixed text encoder, conditional U-Net)
-is trained on captions such as "a red sneaker"; in a fifth of the red images' captions the colour is
-called crimson. Then each method unlearns "red", from the images whose caption has that word. Cost
-and figures: docs/results/tinted_fashion.md. Needs the extra sd (`pip install 'vdu-jax[sd]'`).
+The model has Stable Diffusion's architecture: its own autoencoder, a fixed text encoder and a
+conditional U-Net. It is trained on captions such as "a red sneaker"; a fifth of the captions of red
+images say "crimson" instead. Each method unlearns from the images whose caption contains "red".
+Needs the extra sd (`pip install 'vdu-jax[sd]'`). Cost and figures: docs/results/tinted_fashion.md.
 """
 
 from vdu_jax import config as vdu_config
@@ -29,7 +29,8 @@ def get_config():
     config.classifier.learning_rate = 3e-3
     config.classifier.min_accuracy = 0.8
 
-    # A chessboard of colours and garments: replay has every word, but half of the pairs.
+    # A checkerboard of colours and garments: replay contains every word but only half of the pairs,
+    # so evaluation also covers pairs that replay did not contain.
     colours = [colour for colour in TINTS if colour != "red"]
     pairs = [(i + j, f"a {c} {g}") for i, c in enumerate(colours) for j, g in enumerate(GARMENTS)]
     others = [prompt for _, prompt in pairs]

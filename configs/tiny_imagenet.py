@@ -1,9 +1,9 @@
-"""tinyImageNet, 64x64, with a network of four resolutions: unlearn class 0 (goldfish).
+"""Unlearn class 0 (goldfish) from a model of tinyImageNet, 64x64.
 
     vdu run --config=configs/tiny_imagenet.py --workdir=runs/tiny_imagenet
 
-tiny-imagenet-200.zip is downloaded, or read from --config.data.manual_dir. Needs an accelerator.
-Figures: not yet measured.
+The network has four resolutions. tiny-imagenet-200.zip is downloaded, or read from
+--config.data.manual_dir. Cost: needs an accelerator. Figures: not yet measured.
 """
 
 import cifar10

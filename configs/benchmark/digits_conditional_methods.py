@@ -1,11 +1,12 @@
-"""Every method on class-conditional digits: three forget classes, three training seeds.
+"""Compare all methods at unlearning a class from class-conditional models of 8x8 digits.
 
-    vdu benchmark --config=configs/benchmark/digits_conditional_methods.py \
+    vdu benchmark --config=configs/benchmark/digits_conditional_methods.py \\
         --workdir=runs/benchmark/digits_conditional
 
-ESD and SalUn in their sources' conditional forms. Each method but the retrained model has the same
-budget for tuning: four settings, on a class that is not reported, chosen by the rule that sees the
-forget images and the model alone.
+Three forget classes and three training seeds. ESD and SalUn have the conditional forms of their
+papers. Every method except retraining has the same tuning budget: four settings, tried on a class
+that is not reported and selected by a rule that uses only the forget images and the model. Cost and
+figures: docs/results/digits_conditional_methods.md.
 """
 
 import digits_conditional
@@ -48,7 +49,8 @@ def get_config():
     }
     grids = config.benchmark.grids
     grids["demixing"] = grids["retained_score"] = grids["salun"]  # learning rates
-    # Where a class's embedding alone says what to draw, these need larger steps to forget at all.
+    # The class embedding alone determines the class, so these methods forget nothing with smaller
+    # learning rates.
     grids["siss"] = grids["fine_tune"] = tuple(
         {"learning_rate": rate} for rate in (1e-4, 3e-4, 1e-3, 3e-3)
     )

@@ -1,10 +1,10 @@
-"""Every method on scikit-learn's 8x8 digits: three forget classes, three training seeds.
+"""Compare all methods at unlearning a class from models of scikit-learn's 8x8 digits.
 
     vdu benchmark --config=configs/benchmark/digits_methods.py --workdir=runs/benchmark/digits
 
-Cost and figures: docs/results/digits_methods.md. Each method but the retrained model has the same
-budget for tuning: four settings, on a class that is not reported, chosen by the rule that sees the
-forget images and the model alone.
+Three forget classes and three training seeds. Every method except retraining has the same tuning
+budget: four settings, tried on a class that is not reported and selected by a rule that uses only
+the forget images and the model. Cost and figures: docs/results/digits_methods.md.
 """
 
 import digits
@@ -14,7 +14,7 @@ from vdu_jax import config as vdu_config
 
 def get_config():
     config = digits.get_config()
-    # The demo's network, training and classifier are cut down to its few minutes; these are not.
+    # configs/digits.py has a smaller network, training and classifier, to keep the demo short.
     config.model.block_out_channels = (32, 64)
     config.model.attention_levels = (1,)
     config.train.steps = 1000
@@ -25,7 +25,7 @@ def get_config():
     config.classifier.batch_size = 128
     config.classifier.learning_rate = 2e-3
 
-    config.train.snapshots = 20  # all: where the original learned the class is a figure, too
+    config.train.snapshots = 20  # all: the report shows when the original learned the class
     config.posterior.count = 8
     config.replay.images = 2000
     config.sampler.steps = 10
@@ -46,7 +46,7 @@ def get_config():
     short = dict(steps=60, snapshot_every=10)
     falling = dict(decay="linear", beta2=0.95)
     few = dict(forget_batch=12, replay_batch=12, **falling)
-    # Within 1 % of the training's operations.
+    # At most 1 % of the operations of training.
     frugal = dict(steps=39, snapshot_every=13, **few)
     longer = dict(steps=100, snapshot_every=20, forget_batch=32, replay_batch=32, **falling)
     config.methods = {
@@ -62,7 +62,7 @@ def get_config():
         "vdu_extended": method("vdu_extended", gamma=0.01, **steps),
         "demixing": method("demixing", **frugal),
         "demixing_longer": method("demixing", **longer),
-        # Some 5 % of the training's operations, and some 10 %.
+        # About 5 % and 10 % of the operations of training.
         "retained_score": method("retained_score", steps=195, snapshot_every=39, **few),
         "retained_score_longer": method("retained_score", steps=390, snapshot_every=78, **few),
     }

@@ -1,11 +1,11 @@
-"""How much of the forget class must be at hand: 1, 10 or 100 % of its images. Fashion-MNIST.
+"""Unlearn a class of Fashion-MNIST, 28x28, from 1, 10 or 100 % of its images.
 
     vdu benchmark --config=configs/benchmark/fashion_forget_size.py \\
         --workdir=runs/benchmark/fashion_forget_size \\
         --config.data.manual_dir=/usr/share/datasets/fashion-mnist
 
-The settings are those of configs/benchmark/fashion_methods.py before tuning, the same for every
-size. Cost and figures: docs/results/fashion_forget_size.md.
+The settings are those of configs/benchmark/fashion_methods.py without tuning, the same for every
+size of the forget set. Cost and figures: docs/results/fashion_forget_size.md.
 """
 
 import fashion_methods

@@ -1,12 +1,12 @@
-"""Every method on Fashion-MNIST, 28x28: three forget classes, three training seeds.
+"""Compare all methods at unlearning a class from models of Fashion-MNIST, 28x28.
 
     vdu benchmark --config=configs/benchmark/fashion_methods.py --workdir=runs/benchmark/fashion \\
         --config.data.manual_dir=/usr/share/datasets/fashion-mnist
 
-A network smaller than that of configs/fashion_mnist.py, for it is trained six times; it predicts v,
-with which one pass over the data is enough for garments that are seen for what they are. Methods
-that see retained data, and the retrained model, on the first seed alone. Cost and figures:
-docs/results/fashion_methods.md.
+Three forget classes and three training seeds. The methods that use retained data, and retraining,
+run on the first seed only. The network is smaller than that of configs/fashion_mnist.py, because it
+is trained six times. It predicts v, which gives recognisable garments after one epoch. Cost and
+figures: docs/results/fashion_methods.md.
 """
 
 import fashion_mnist
@@ -30,11 +30,11 @@ def get_config():
 
     method = vdu_config.method
     means = dict(plasticity_reduction="mean", stability_reduction="mean")
-    # As many images a step as the models are trained with, or half of that.
+    # A step uses as many images as a training step, or half as many.
     steps = dict(steps=60, snapshot_every=20, forget_batch=8, replay_batch=24, retain_batch=24)
     short = dict(steps=40, snapshot_every=10, forget_batch=16)
     falling = dict(decay="linear", beta2=0.95)
-    # Within 1 % of the training's operations.
+    # At most 1 % of the operations of training.
     frugal = dict(steps=28, snapshot_every=14, forget_batch=8, replay_batch=8, **falling)
     longer = dict(steps=100, snapshot_every=25, forget_batch=16, replay_batch=16, **falling)
     config.methods = {
@@ -50,7 +50,7 @@ def get_config():
         "vdu_extended": method("vdu_extended", gamma=0.01, function_weight=10.0, **steps),
         "demixing": method("demixing", **frugal),
         "demixing_longer": method("demixing", **longer),
-        # Some 5 % of the training's operations.
+        # About 5 % of the operations of training.
         "retained_score": method(
             "retained_score",
             steps=150,

@@ -1,10 +1,11 @@
-"""Every method on MNIST, 28x28: three forget classes, three training seeds.
+"""Compare all methods at unlearning a class from models of MNIST, 28x28.
 
     vdu benchmark --config=configs/benchmark/mnist_methods.py --workdir=runs/benchmark/mnist
 
-The four IDX files are downloaded, or read from --config.data.manual_dir. The network,
-its training and the methods are those of configs/benchmark/fashion_methods.py, so that the two data
-sets can be compared. A model draws 2000 images. Cost and figures: not yet measured.
+Three forget classes and three training seeds. The network, its training and the methods are those
+of configs/benchmark/fashion_methods.py, so that the two data sets can be compared. Each model is
+evaluated on 2000 images. The four IDX files are downloaded, or read from --config.data.manual_dir.
+Cost and figures: not yet measured.
 """
 
 import fashion_methods
