@@ -2,9 +2,9 @@
 
     python launch/local.py --processes=2 --devices=4 -- vdu train --config=… --workdir=…
 
-To try out on one machine what will run on many. All processes show their errors, the first its
-results and progress. If one fails, the others are given a minute to notice, and ended.
-Ctrl-C and SIGTERM are passed on: the stage saves and ends.
+Use it to try a multi-host run on one machine. Every process prints its errors; only the first one
+prints results and progress. If a process fails, the others have a minute to notice before they are
+killed. Ctrl-C and SIGTERM are passed on, so the stage saves its state and ends.
 
 Exit code: that of the first process that failed (128 + n for signal n), or 0.
 """
@@ -17,19 +17,28 @@ import subprocess
 import sys
 import time
 
-PATIENCE = 60.0  # seconds from the first failure to the end of all
+PATIENCE = 60.0  # seconds between the first failure and the killing of the other processes
 
 
 def free_port() -> int:
+    """Return a TCP port that no process listens on."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return probe.getsockname()[1]
 
 
 def start(command: list[str], processes: int, devices: int) -> list[subprocess.Popen]:
+    """Start the processes of a stage.
+
+    Args:
+      command: the `vdu` command line.
+      processes: number of processes.
+      devices: CPU devices of each process.
+    """
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     flags = [f"--coordinator=localhost:{free_port()}", f"--processes={processes}"]
-    # A terminal's Ctrl-C goes to its whole group: passed on to them, too, it would come twice.
+    # A terminal sends Ctrl-C to its whole process group. Each process gets a group of its own, as
+    # it would otherwise receive the signal twice: from the terminal and from this script.
     return [
         subprocess.Popen([*command, *flags, f"--process={index}"], env=env, process_group=0)
         for index in range(processes)
@@ -37,7 +46,7 @@ def start(command: list[str], processes: int, devices: int) -> list[subprocess.P
 
 
 def wait(running: list[subprocess.Popen]) -> int:
-    """The exit code of all."""
+    """Wait for all processes and return the exit code of this script."""
     first, deadline = 0, float("inf")
     while any(process.poll() is None for process in running):
         time.sleep(0.1)
@@ -56,9 +65,9 @@ def wait(running: list[subprocess.Popen]) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2, help="number of processes")
     parser.add_argument("--devices", type=int, default=1, help="CPU devices of each process")
-    parser.add_argument("command", nargs="+", help="after --: vdu STAGE …")
+    parser.add_argument("command", nargs="+", help="the command to run, after --: vdu STAGE …")
     given = parser.parse_args()
     if given.processes < 1 or given.devices < 1:
         parser.error("--processes and --devices must be at least 1")

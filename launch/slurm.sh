@@ -1,7 +1,7 @@
 #!/bin/bash
-# A stage on several nodes under Slurm, a process for each GPU:
+# Runs a stage on several nodes under Slurm, one process per GPU:
 #   sbatch launch/slurm.sh run --config=configs/cifar10.py --workdir=/shared/runs/cifar10
-# See launch/README.md for what to change.
+# docs/guides/many_hosts.md lists what to change.
 
 #SBATCH --job-name=vdu
 #SBATCH --nodes=2
@@ -10,7 +10,7 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
 #SBATCH --output=vdu-%j.log
-# Two minutes before the end the processes get SIGTERM: training and unlearning save and stop.
+# SIGTERM two minutes before the time limit lets training and unlearning save their state and stop.
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -22,13 +22,13 @@ if [ "$#" -lt 1 ]; then
     exit 2
 fi
 
-# The environment that `make` or pip made; on every node under the same path.
+# The virtual environment with vdu-jax, at the same path on every node.
 VENV="${VENV:-$PWD/.venv}"
 
 code=0
 srun --kill-on-bad-exit=1 "$VENV/bin/vdu" "$@" --coordinator=auto || code=$?
 
-# 128 + 15: stopped by SIGTERM with everything saved; the same command goes on.
+# 143 = 128 + 15: SIGTERM stopped the stage after it saved its state. The requeued job resumes it.
 if [ "$code" -eq 143 ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
