@@ -1,4 +1,4 @@
-"""How the site reads docstrings: their mathematics and listings are text, not Markdown (griffe)."""
+"""A griffe extension that keeps mathematics and listings in docstrings from becoming Markdown."""
 
 import re
 
@@ -6,7 +6,7 @@ import griffe
 
 
 class PlainText(griffe.Extension):
-    """Escapes what Markdown would take for markup in every docstring."""
+    """Escapes characters in every docstring that Markdown would read as markup."""
 
     def on_object(self, *, obj: griffe.Object, **_) -> None:
         if obj.docstring:
@@ -14,9 +14,9 @@ class PlainText(griffe.Extension):
 
 
 def plain(docstring: str) -> str:
-    """A docstring in which only `code`, *words* and lists are markup.
+    """Return a docstring in which only `code`, *words* and lists are markup.
 
-    A paragraph with columns, such as a list of files, becomes a block of code.
+    A paragraph in columns, such as a list of files, becomes a code block.
     """
     return "\n\n".join(map(_paragraph, re.split(r"\n\n", docstring)))
 

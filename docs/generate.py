@@ -1,9 +1,9 @@
-"""The pages of the documentation that are made from the code, and the site's navigation.
+"""Generate the documentation pages that are made from the code, and the site's navigation.
 
     python docs/generate.py        # writes docs/reference/
 
-`make docs` calls it, and MkDocs loads it as a hook (mkdocs.yml). Nothing here needs MkDocs but
-MkDocs itself, so the tests can import it.
+`make docs` runs this script, and MkDocs loads it as a hook (mkdocs.yml). Only the hook functions
+import MkDocs, so the tests do not need it.
 """
 
 import ast
@@ -19,16 +19,16 @@ ROOT = DOCS.parent
 PACKAGE = ROOT / "vdu_jax"
 NOTE = "<!-- Written by docs/generate.py: change {source} and run `make docs`. -->\n\n"
 
-# -- Settings: the defaults, each with the comment that stands beside it in the code.
+# -- Settings: the defaults, each with its comment in the code.
 
 
 class Comment(NamedTuple):
-    """The text beside a key of a dict.
+    """The comment of a key of a dict.
 
     Attributes:
-      table: lower-case name of the variable or key that the dict is the value of; "" for none.
+      table: lower-case name of the variable or key whose value is the dict; "" for none.
       key: the key.
-      text: its comment, without the leading #.
+      text: the comment, without the leading #.
     """
 
     table: str
@@ -37,9 +37,9 @@ class Comment(NamedTuple):
 
 
 def comments(path: Path) -> list[Comment]:
-    """The comment of every key of every dict of a Python file, in the file's order.
+    """Return the comment of every key of every dict of a Python file, in the file's order.
 
-    A key's comment is what stands behind it on its line, after the lines of comment above it.
+    The comment of a key is the comment lines above it, then the comment at the end of its line.
     """
     lines = path.read_text().splitlines()
     found = []
@@ -76,7 +76,10 @@ def comments(path: Path) -> list[Comment]:
 
 
 def settings(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each setting of a config and its default; a section with the user's own keys is one."""
+    """Yield each setting of a config and its default.
+
+    A section whose keys the user chooses counts as one setting.
+    """
     from vdu_jax.config import USER_KEYED_SECTIONS
 
     for key, value in config.items():
@@ -89,9 +92,13 @@ def settings(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def beside(name: str, said: list[Comment], text_to_image: bool) -> Comment | None:
-    """The comment of a setting `section.key` among those of its files.
+    """Return the comment of a setting `section.key`, or None.
 
-    A section may have a second dict for text-to-image models, which stands below the first.
+    Args:
+      name: the setting.
+      said: the comments of the files that define the section.
+      text_to_image: prefer the last match, because a section's dict for text-to-image models
+        follows the one for models of images.
     """
     section, _, key = name.rpartition(".")
     table = section.rpartition(".")[2]
@@ -101,21 +108,21 @@ def beside(name: str, said: list[Comment], text_to_image: bool) -> Comment | Non
 
 
 def sentence(text: str) -> str:
-    """With a capital letter, unless it begins with a name of the code or a symbol."""
+    """Capitalise a text, unless it begins with a name of the code or a symbol."""
     first = text.split(" ", 1)[0]
     plain = re.fullmatch(r"[a-z]+[,;:]?", first)
     return text[0].upper() + text[1:] if plain else text
 
 
 def default(value: Any) -> str:
-    """A default value as a config file writes it."""
+    """Format a default value as in a config file."""
     plain = dict(value) if isinstance(value, Mapping) else value
     text = repr(plain) if len(repr(plain)) < 60 else "…"
     return f"`{text}`"
 
 
 def cell(text: str) -> str:
-    """Text for a cell of a table: settings and values as code, nothing else as markup."""
+    """Format the text of a table cell: settings and values as code, everything else escaped."""
     keys = "|".join(FILES)
     code = rf'(`[^`]*`|"[\w+]*"|\b(?:{keys})\.[a-z_.]*[a-z])'
     parts = re.split(code, text.replace("|", "\\|"))
@@ -125,11 +132,12 @@ def cell(text: str) -> str:
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a Markdown table."""
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-# Section -> the file of vdu_jax/config/ with its defaults.
+# Section -> the file of vdu_jax/config/ that has its defaults.
 FILES = {
     "data": "data", "forget": "data", "model": "network", "condition": "network",
     "diffusion": "network", "train": "train", "unlearn": "train", "parallel": "train",
@@ -140,7 +148,7 @@ FILES = {
 
 
 def said_of(section: str, architecture: str) -> list[Comment]:
-    """The comments of the file, or files, that have the defaults of a section."""
+    """Return the comments of the files that have the defaults of a section."""
     paths = [PACKAGE / "config" / f"{FILES[section]}.py"]
     own = PACKAGE / "models" / f"{architecture}.py"
     if section == "model" and own.exists():
@@ -149,7 +157,7 @@ def said_of(section: str, architecture: str) -> list[Comment]:
 
 
 def rows_of(section: str, values: Mapping[str, Any], architecture: str) -> list[tuple[str, ...]]:
-    """(key, default, meaning) of every setting of a section, in the code's order."""
+    """Return (key, default, meaning) of every setting of a section, in the code's order."""
     from vdu_jax.config import TEXT_TO_IMAGE
 
     said = said_of(section, architecture)
@@ -162,7 +170,7 @@ def rows_of(section: str, values: Mapping[str, Any], architecture: str) -> list[
 
 
 def method_rows() -> list[tuple[str, ...]]:
-    """(key, default, meaning) of what an entry of `methods` has beside its objective's own."""
+    """Return (key, default, meaning) of the settings that every entry of `methods` has."""
     from vdu_jax import config as vdu_config
 
     entry = vdu_config.method("vdu").to_dict()
@@ -172,7 +180,7 @@ def method_rows() -> list[tuple[str, ...]]:
 
 
 def arguments(docstring: str) -> dict[str, str]:
-    """Name -> text of the arguments that a docstring describes under "Args:"."""
+    """Return name -> text of the arguments that a docstring describes under "Args:"."""
     block = re.search(r"^ *Args:\n(.*?)(?=\n\s*\n|\Z)", docstring or "", re.S | re.M)
     said: dict[str, str] = {}
     lines = block[1].splitlines() if block else []
@@ -193,7 +201,7 @@ def arguments(docstring: str) -> dict[str, str]:
 
 
 def objective_rows(name: str) -> list[tuple[str, ...]]:
-    """(key, default, meaning) of a method's own settings, from its factory's docstring."""
+    """Return (key, default, meaning) of an objective's settings, from its factory's docstring."""
     import inspect
 
     from vdu_jax import objectives
@@ -230,7 +238,7 @@ def _marked(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 
 def settings_page(kind: str) -> str:
-    """A page with every setting of one kind of config, "images" or "text_to_image"."""
+    """Return the page of all settings of one kind of config, "images" or "text_to_image"."""
     from vdu_jax import config as vdu_config
     from vdu_jax import objectives
     from vdu_jax.models import registry
@@ -276,7 +284,7 @@ def settings_page(kind: str) -> str:
 
 
 def command_line_page() -> str:
-    """A page with every command, its arguments and its flags."""
+    """Return the page of all commands with their arguments and flags."""
     from vdu_jax.cli import commands
 
     stages = [(f"[`vdu {n}`](#vdu-{n})", cell(c.about)) for n, c in commands.COMMANDS.items()]
@@ -309,7 +317,7 @@ def command_line_page() -> str:
     return "\n".join(parts)
 
 
-# -- The API: a page for each package, which mkdocstrings fills from the docstrings.
+# -- The API: one page per package, filled by mkdocstrings from the docstrings.
 
 # Page -> packages and modules of vdu_jax.
 API = {
@@ -328,7 +336,7 @@ API = {
 
 
 def modules(name: str) -> list[str]:
-    """The dotted names of a module, or of a package and all public modules in it."""
+    """Return the dotted names of a module, or of a package and its public modules."""
     folder = PACKAGE / name
     if not folder.is_dir():
         return [f"vdu_jax.{name}"]
@@ -341,12 +349,12 @@ def modules(name: str) -> list[str]:
 
 
 def directive(name: str) -> str:
-    """What mkdocstrings replaces by the docstrings of a module, without what it imports."""
+    """Return the mkdocstrings directive of a module, for the public names that it defines."""
     path = PACKAGE.parent.joinpath(*name.split("."))
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     body = ast.parse(path.read_text()).body
     own = [node.name for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
-    for node, below in zip(body, body[1:], strict=False):  # a constant with a text below it
+    for node, below in zip(body, body[1:], strict=False):  # a constant with a docstring below it
         if isinstance(node, ast.Assign) and isinstance(below, ast.Expr):
             own += [target.id for target in node.targets if isinstance(target, ast.Name)]
     public = [member for member in own if not member.startswith("_")]
@@ -354,7 +362,7 @@ def directive(name: str) -> str:
 
 
 def api_pages() -> dict[str, str]:
-    """Path in docs/ -> text of the pages of the API; they are made while the site is built."""
+    """Return path in docs/ -> text of the API pages, which exist only while the site is built."""
     pages = {}
     for page, packages in API.items():
         names = [module for package in packages for module in modules(package)]
@@ -362,11 +370,11 @@ def api_pages() -> dict[str, str]:
     return pages
 
 
-# -- The navigation, and what MkDocs calls.
+# -- The navigation and the hooks of MkDocs.
 
 
 def folder_pages(folder: str) -> list[str]:
-    """The pages of a folder of docs/ ("results/"), the overview first."""
+    """Return the pages of a folder of docs/ ("results/"), the overview first."""
     if folder == "reference/api/":
         return list(api_pages())
     found = [path.relative_to(DOCS).as_posix() for path in (DOCS / folder).rglob("*.md")]
@@ -375,7 +383,7 @@ def folder_pages(folder: str) -> list[str]:
 
 
 def expand(nav: Any) -> Any:
-    """A navigation in which every folder ("results/") is replaced by its pages."""
+    """Replace every folder ("results/") of a navigation by its pages."""
     if isinstance(nav, dict):
         return {title: expand(item) for title, item in nav.items()}
     if isinstance(nav, list):
@@ -389,14 +397,14 @@ def _is_folder(item: Any) -> bool:
 
 
 def leaves(nav: Any) -> list[str]:
-    """The pages of a navigation."""
+    """Return the pages of a navigation."""
     if isinstance(nav, list):
         return [page for item in nav for page in leaves(item)]
     return leaves(list(nav.values())) if isinstance(nav, dict) else [nav]
 
 
 def outside(markdown: str, page: str, repository: str) -> str:
-    """A page whose links to files outside docs/ lead to the repository."""
+    """Point the links of a page to files outside docs/ at the repository."""
 
     def replace(link: re.Match) -> str:
         target = os.path.normpath(os.path.join("docs", os.path.dirname(page), link[1]))
@@ -409,7 +417,7 @@ def outside(markdown: str, page: str, repository: str) -> str:
 
 
 def on_config(config):
-    """MkDocs: the navigation, and headings with the anchors that GitHub gives them."""
+    """MkDocs hook: expand the navigation, and give headings the same anchors as on GitHub."""
     from pymdownx import slugs
 
     config.nav = expand(config.nav)
@@ -418,7 +426,7 @@ def on_config(config):
 
 
 def on_files(files, config):
-    """MkDocs: the pages of the API."""
+    """MkDocs hook: add the API pages."""
     from mkdocs.structure.files import File
 
     for path, text in api_pages().items():
@@ -427,14 +435,14 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """MkDocs: links that leave docs/ lead to the repository, and a picture to its full size."""
+    """MkDocs hook: fix links to files outside docs/, and link pictures to their full size."""
     del files
     markdown = re.sub(r"^(!\[[^\]]*\]\((\S+)\))$", r"[\1](\2)", markdown, flags=re.M)
     return outside(markdown, page.file.src_uri, config.repo_url.rstrip("/"))
 
 
 def pages() -> dict[str, str]:
-    """Path in docs/ -> text of the pages that are kept in the repository."""
+    """Return path in docs/ -> text of the generated pages that are kept in the repository."""
     return {
         "reference/settings_images.md": settings_page("images"),
         "reference/settings_text_to_image.md": settings_page("text_to_image"),
@@ -443,6 +451,7 @@ def pages() -> dict[str, str]:
 
 
 def main() -> None:
+    """Write the pages that are kept in the repository."""
     for path, text in pages().items():
         (DOCS / path).parent.mkdir(parents=True, exist_ok=True)
         (DOCS / path).write_text(text)

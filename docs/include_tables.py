@@ -3,17 +3,22 @@
     python docs/include_tables.py           write the tables into the pages
     python docs/include_tables.py --check   exit with 1 if a page differs from its files
 
-A page names a table in a comment. The lines from there to `<!-- end of table -->` are the table:
+A comment in a page describes a table. The table replaces the lines between the comment and
+`<!-- end of table -->`:
 
     <!-- table: data set | method | PUL % | u-FID
     digits = digits_methods/table.md: retrain, vdu
     fashion = fashion_methods/table.md: retrain, vdu
     -->
 
-The first line names the columns. Each further line is a file below docs/results/, then the rows to
-take (all, if it names none) and, before " = ", the label of these rows in the first column. A file
-is a page of tables, of which the one that has all columns is taken, or a JSON file of models, whose
-figures need a name and a format: `u-FID = u_fid .2f`.
+The first line names the columns. Each further line has up to three parts:
+
+- before " = ", optionally, the label of the rows in the first column;
+- the path of a file below docs/results/;
+- after ":", optionally, the rows to take; all rows by default.
+
+The file is either a page of tables, where the table that has all columns is used, or a JSON file of
+models, where a column needs a key and a format: `u-FID = u_fid .2f`.
 """
 
 import argparse
@@ -27,12 +32,12 @@ TABLE = re.compile(r"(<!-- table: (.*?)\n(.*?)-->\n).*?(<!-- end of table -->)",
 
 
 def split(line: str) -> list[str]:
-    """The cells of a line of a table."""
+    """Return the cells of a line of a table."""
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
 def read(path: Path) -> list[dict[str, dict]]:
-    """The tables of a file: row name -> column -> value."""
+    """Return the tables of a file, each as row name -> column -> value."""
     if path.suffix == ".json":
         models = json.loads(path.read_text())
         return [{name: {"model": name} | row for name, row in models.items()}]
@@ -44,13 +49,13 @@ def read(path: Path) -> list[dict[str, dict]]:
 
 
 def select(path: Path, columns: list[str], names: list[str]) -> list[list[str]]:
-    """The named rows of the table that has all columns."""
+    """Return the named rows of the first table of a file that has all columns."""
     wanted = [column.split(" = ")[-1].partition(" .") for column in columns]
     for table in read(path):
         if all(source in row for source, _, _ in wanted for row in table.values()):
             missing = [name for name in names if name not in table]
             if missing:
-                sys.exit(f"{path}: no row {missing[0]}. Rows: {', '.join(table)}")
+                sys.exit(f"{path}: no row {missing[0]}; the rows are {', '.join(table)}")
             rows = [table[name] for name in names or table]
             return [
                 [format(row[source], dot.strip() + digits) for source, dot, digits in wanted]
@@ -60,14 +65,14 @@ def select(path: Path, columns: list[str], names: list[str]) -> list[list[str]]:
 
 
 def table(columns: str, sources: str, results: Path = RESULTS) -> str:
-    """The lines of a table that a comment describes."""
+    """Return the table that a comment describes."""
     head, rows = split(columns), []
     for line in sources.splitlines():
         label, equals, source = line.rpartition(" = ")
         file, _, names = source.partition(":")
         chosen = [name.strip() for name in names.split(",") if name.strip()]
         found = select(results / file.strip(), head[1:] if equals else head, chosen)
-        if equals:  # the label stands beside the first of its rows
+        if equals:  # only the first of its rows shows the label
             found = [[label if number == 0 else "", *row] for number, row in enumerate(found)]
         rows += found
     lines = [[column.split(" = ")[0] for column in head], ["---"] * len(head), *rows]
@@ -75,18 +80,20 @@ def table(columns: str, sources: str, results: Path = RESULTS) -> str:
 
 
 def fill(path: Path, results: Path = RESULTS) -> str:
-    """The text of a page, with its tables made from their files."""
+    """Return the text of a page with its tables made from their files."""
     page = path.read_text()
     if len(TABLE.findall(page)) != page.count("<!-- table:"):
         sys.exit(
-            f"{path}: a table without a line `<!-- end of table -->`. Write it below the table"
+            f"{path}: a table has no line `<!-- end of table -->`: add the line below the table"
         )
     return TABLE.sub(lambda at: f"{at[1]}\n{table(at[2], at[3], results)}\n{at[4]}", page)
 
 
 def main(arguments: list[str] | None = None, results: Path = RESULTS) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 if a page differs"
+    )
     check = parser.parse_args(arguments).check
     differ = []
     for path in sorted(results.glob("*.md")):
@@ -96,7 +103,7 @@ def main(arguments: list[str] | None = None, results: Path = RESULTS) -> None:
             if not check:
                 path.write_text(filled)
     if check and differ:
-        sys.exit(f"Not what their files say: {', '.join(differ)}. Run docs/include_tables.py")
+        sys.exit(f"Tables differ from their files: {', '.join(differ)}: run docs/include_tables.py")
 
 
 if __name__ == "__main__":
