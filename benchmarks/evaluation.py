@@ -1,11 +1,12 @@
-"""What measuring a model takes: FID's features and distance against pytorch-fid's, and the rest.
+"""Time the metrics of `vdu evaluate`, and pytorch-fid's Inception features and Fréchet distance.
 
     python benchmarks/evaluation.py [--images=5000] [--repeats=5] [--json=FILE]
 
-Features: of 50 images by FID's Inception network, which is most of the work where it is used. The
-other figures: from features (`images`, 2048) of as many images of the model and of the data, as
-`vdu evaluate` has them. Random weights and features, which change no time. Each side is a process
-of its own and the two take turns. Needs the extra torch. 4 minutes on 2 cores.
+Inception features are timed on 50 images; they are most of the work of an evaluation that uses
+them. The other metrics are timed on features of shape (images, 2048), one set of the model and one
+of the data, as in `vdu evaluate`. Weights and features are random, which does not affect the times.
+Each side runs in its own process, and the two take turns. Needs the extra torch. Takes 4 minutes on
+2 cores.
 """
 
 import argparse
@@ -22,7 +23,7 @@ OURS_ALONE = ("KID", "precision and recall", "PUL and its interval")
 
 
 def feature_sets(count: int):
-    """Two sets of features (count, DIMENSIONS) and BATCH uint8 images."""
+    """Return two arrays of features (count, DIMENSIONS) and BATCH uint8 images."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -31,7 +32,7 @@ def feature_sets(count: int):
 
 
 def ours(count: int) -> dict:
-    """What is timed, by name."""
+    """Return name -> timed call of this package."""
     import jax
     import numpy as np
 
@@ -60,7 +61,7 @@ def ours(count: int) -> dict:
 
 
 def theirs(count: int) -> dict:
-    """The same of pytorch-fid, as far as it has it."""
+    """Return name -> timed call of pytorch-fid, for the metrics that it has."""
     import numpy as np
     import torch
     import torchvision
@@ -87,13 +88,13 @@ def theirs(count: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", help="write the figures to this file, too")
+    parser.add_argument("--images", type=int, default=5000, help="rows of features")
+    parser.add_argument("--repeats", type=int, default=5, help="times each call is timed")
+    parser.add_argument("--json", help="also write the figures to this file")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve == "ours":
-        cli.set_up_jax()  # as `vdu` does; it is not for PyTorch
+        cli.set_up_jax()  # as `vdu` does; PyTorch runs with its own defaults
         return timing.serve(ours(given.images))
     if given.serve:
         return timing.serve(theirs(given.images))

@@ -1,15 +1,18 @@
-"""Ctrl-C at random moments of every command: does it stop, and continue to the same end?
+"""Test that every command stops on Ctrl-C at random moments and then continues to the same result.
 
     python benchmarks/interrupts.py [--moments=40] [--seed=0] [--only=train,plan] [--json=FILE]
 
-Each command gets SIGINT at random moments between the start of its program and its usual end, and
-is started again until it has been interrupted so often. It must end with exit code 130, a last line
-that says so and no traceback (or have ended before), and leave no half-written file. Whenever a run
-ends by itself, its files and its results on standard output are compared with those of an
-undisturbed run: every byte but times, and the arrays of checkpoints. Commands that are in FILE
-already are skipped.
+Each command receives SIGINT at --moments random moments between the start of its program and its
+usual end, and is restarted after each. A command passes if
 
-The networks and data are those of the tests (which need `pip install -e ".[dev]"`), compiled once.
+- it ends with exit code 130, or has ended by itself before;
+- the last line of standard error says that it was stopped, and there is no traceback;
+- it leaves no half-written file;
+- each run that ends by itself leaves the same files and the same results on standard output as an
+  undisturbed run: the same bytes except times, and the same arrays in checkpoints.
+
+Commands that FILE already contains are skipped. The networks and data are those of the tests
+(`pip install -e ".[dev]"`) and are compiled once.
 """
 
 import argparse
@@ -43,28 +46,36 @@ def get_config():
     config.benchmark.changes = {}
     return config
 """
-# Restores the default handlers, wherever the benchmark is started from.
+# The benchmark may be started with SIGINT ignored, as by a shell in the background. The default
+# handlers are restored, because child processes inherit ignored signals.
 START = """
 import os, signal, sys
 for signum in (signal.SIGINT, signal.SIGTERM):
     signal.signal(signum, signal.SIG_DFL)
 os.execv(sys.executable, [sys.executable, "-m", "vdu_jax", *sys.argv[1:]])
 """
-TIMED = ("timings.json", "events", "state")  # files and folders that hold times
-SECONDS = ("report",)  # which a whole run's table and page hold, too
+TIMED = ("timings.json", "events", "state")  # files and folders that contain times
+SECONDS = ("report",)  # its table and page contain times after `vdu run`
 
 
 class Case(NamedTuple):
-    """A command; `before` is the case in whose end it starts, or "" for an empty folder."""
+    """A command to interrupt.
+
+    Attributes:
+      name: name in the table.
+      argv: arguments of `vdu`.
+      before: name of the case whose final workdir it starts from; "" for an empty workdir.
+      prints: whether standard output is its result.
+    """
 
     name: str
     argv: tuple[str, ...]
     before: str = ""
-    prints: bool = False  # whether its standard output is its result
+    prints: bool = False
 
 
 def write_configs(root: Path) -> None:
-    """The configs of the tests, with all that they read and write under `root`/work."""
+    """Write the configs of the tests, which keep their data in `root`/work, and their data set."""
     data_dir, manual = str(root / "work" / "data"), root / "manual"
     tiny = runpy.run_path(str(TESTS / "conftest.py"))["TINY"]
     (root / "tiny.py").write_text(tiny.format(data_dir=data_dir))
@@ -80,6 +91,7 @@ def write_configs(root: Path) -> None:
 
 
 def cases(root: Path) -> list[Case]:
+    """Return all cases, each after the one that it starts from."""
     work = root / "work"
     tiny = (f"--config={root / 'tiny.py'}", f"--workdir={work}")
     found, before = [], ""
@@ -106,18 +118,27 @@ def cases(root: Path) -> list[Case]:
 
 
 class Ended(NamedTuple):
+    """The end of a command.
+
+    Attributes:
+      code: exit code.
+      out: standard output.
+      err: standard error.
+    """
+
     code: int
     out: str
     err: str
 
 
 def start(case: Case) -> subprocess.Popen:
+    """Start the command of a case."""
     command, pipe = [sys.executable, "-c", START, *case.argv], subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
 
 
 def finish(case: Case) -> tuple[Ended, float]:
-    """Run a command to its end, and how long it took."""
+    """Run a command to its end; return the end and the seconds."""
     began, process = time.perf_counter(), start(case)
     out, err = process.communicate()
     if "Traceback" in err or process.returncode not in (0, 1):
@@ -126,6 +147,7 @@ def finish(case: Case) -> tuple[Ended, float]:
 
 
 def interrupt(case: Case, moment: float) -> Ended:
+    """Run a command and send SIGINT after `moment` seconds, unless it has ended."""
     process = start(case)
     try:
         out, err = process.communicate(timeout=moment)
@@ -136,7 +158,7 @@ def interrupt(case: Case, moment: float) -> Ended:
 
 
 def content(folder: Path, whole_run: bool) -> dict[str, list[bytes]]:
-    """What must be equal under a folder, by its place there; see the module's docstring."""
+    """Return relative path -> bytes of all that must be equal; see the module's docstring."""
     import jax
     import numpy as np
     import orbax.checkpoint as ocp
@@ -151,7 +173,7 @@ def content(folder: Path, whole_run: bool) -> dict[str, list[bytes]]:
             if path in checkpoints:
                 arrays = jax.tree.leaves(reader.restore(path))
                 found[str(place)] = [np.asarray(array).tobytes() for array in arrays]
-            # The other files of a step are Orbax's, with times and random names.
+            # Orbax's other files of a step contain times and random names.
             in_step = any(part.isdigit() for part in place.parts)
             if path.is_file() and not in_step and not path.name.endswith(".sums.json"):
                 found[str(place)] = [path.read_bytes()]
@@ -159,15 +181,15 @@ def content(folder: Path, whole_run: bool) -> dict[str, list[bytes]]:
 
 
 def left_behind(work: Path) -> list[str]:
-    """Temporary files."""
+    """Return the temporary files under a workdir."""
     data = work / "data"
     return [str(p) for p in work.rglob(".*") if not p.is_relative_to(data)]
 
 
 def says_so_last(err: str) -> bool:
-    """Whether one line, the last one, says that the command was stopped, and nothing was thrown.
+    """Return whether only the last line says that the command was stopped, without an exception.
 
-    Lines before it are of the work: what was done already, warnings, progress bars.
+    The lines before it may be warnings, progress bars and the like.
     """
     lines = err.splitlines()
     said = [line.startswith("vdu: stopped ") for line in lines]
@@ -176,6 +198,15 @@ def says_so_last(err: str) -> bool:
 
 
 def measure(case: Case, root: Path, moments: int, draw: random.Random, earliest: float) -> dict:
+    """Interrupt a case at random moments and compare its runs with an undisturbed one.
+
+    Args:
+      case: the command.
+      root: folder of the configs and of the final workdirs of other cases.
+      moments: number of interruptions.
+      draw: random generator of the moments.
+      earliest: seconds from the start of a process to the start of its program.
+    """
     work, whole_run = root / "work", case.name.startswith("run")
 
     def reset():
@@ -193,7 +224,7 @@ def measure(case: Case, root: Path, moments: int, draw: random.Random, earliest:
         return different + ([] if same_output else ["standard output"])
 
     reset()
-    finish(case)  # compiles
+    finish(case)  # fills the compilation cache
     reset()
     undisturbed, usual = finish(case)
     expected = content(work, whole_run)
@@ -227,10 +258,12 @@ def measure(case: Case, root: Path, moments: int, draw: random.Random, earliest:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--moments", type=int, default=40, help="of each command")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--only", help="commands, separated by commas")
-    parser.add_argument("--json", help="write the figures to this file, after each command")
+    parser.add_argument("--moments", type=int, default=40, help="interruptions of each command")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
+    parser.add_argument("--only", help="commands to test, separated by commas; all by default")
+    parser.add_argument(
+        "--json", help="write the figures here after each command; skip those it has"
+    )
     given = parser.parse_args()
     file = Path(given.json) if given.json else None
     found = json.loads(file.read_text()) if file and file.exists() else {}
@@ -238,12 +271,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vdu-interrupts-") as folder:
         root = Path(folder)
         write_configs(root)
-        # The commit is among what is written, and the tree may change meanwhile.
+        # Stages write the commit, which may change while this benchmark runs: hide the repository.
         os.environ["GIT_DIR"] = str(root / "none")
         every = {case.name: case for case in cases(root)}
         wanted = given.only.split(",") if given.only else list(every)
         if unknown := set(wanted) - every.keys():
-            parser.error(f"--only={','.join(unknown)}: of {', '.join(every)}")
+            parser.error(
+                f"--only={','.join(unknown)}: no such command; there are {', '.join(every)}"
+            )
         _, earliest = finish(Case("version", ("--version",)))
         for name in (name for name in wanted if name not in found):
             before = every[name].before
@@ -274,7 +309,7 @@ def main() -> None:
 
 
 def _missing(every: dict[str, Case], name: str, root: Path) -> list[Case]:
-    """The cases to run for the end of `name` to be there, in their order."""
+    """Return the cases to run, in order, before the final workdir of `name` exists."""
     if not name or (root / name).exists():
         return []
     return [*_missing(every, every[name].before, root), every[name]]

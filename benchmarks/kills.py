@@ -1,12 +1,12 @@
-"""kill −9 at random moments of training and of unlearning: is the end that of an undisturbed run?
+"""Test that training and unlearning give the same result after SIGKILL at random moments.
 
     python benchmarks/kills.py [--kills=20] [--seed=0] [--json=FILE]
 
-A small network on the digits, saved every three steps. Each stage is killed and started again until
-it has been killed so often, at any moment between the first sight of its folder and its usual end.
-A run that ends meanwhile is compared, and a new one begins. Equal are runs with the same arrays,
-bit by bit, in every checkpoint of their model and the same metrics.jsonl.
-Some 15 minutes on 2 cores.
+A small network on the digits saves its state every three steps. Each stage is killed and restarted
+until it has been killed --kills times, each time at a random moment between the creation of its
+folder and its usual end. A run that finishes in between is compared with an undisturbed run, and a
+new one begins. Two runs are equal if every checkpoint of the model has the same arrays, bit by bit,
+and metrics.jsonl is the same. Takes about 15 minutes on 2 cores.
 """
 
 import argparse
@@ -39,17 +39,18 @@ CHANGES = (
 
 
 def start(stage: str, workdir: Path) -> subprocess.Popen:
+    """Start a stage of the small network."""
     command = [sys.executable, "-m", "vdu_jax", stage, f"--config={CONFIG}"]
     changes = [f"--config.{change}" for change in CHANGES]
     return subprocess.Popen(
         [*command, f"--workdir={workdir}", *changes],
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,  # a few kB: bars move twice a minute
+        stderr=subprocess.PIPE,  # fits in the pipe's buffer: progress bars write twice a minute
     )
 
 
 def finish(stage: str, workdir: Path) -> tuple[float, float]:
-    """Run a stage to its end; the seconds until its folder was there, and until the end."""
+    """Run a stage to its end; return the seconds until its folder existed and until the end."""
     began, there = time.perf_counter(), None
     process = start(stage, workdir)
     while process.poll() is None:
@@ -63,7 +64,7 @@ def finish(stage: str, workdir: Path) -> tuple[float, float]:
 
 
 def differences(stage: str, one: Path, other: Path) -> list[str]:
-    """The metrics and checkpoints that are not the same under `stage` of two workdirs."""
+    """Return the metrics files and checkpoints of a stage that differ between two workdirs."""
     import jax
     import numpy as np
     import orbax.checkpoint as ocp
@@ -88,7 +89,19 @@ def differences(stage: str, one: Path, other: Path) -> list[str]:
 
 
 def kill(stage: str, folder: Path, before: Path | None, kills: int, draw: random.Random) -> dict:
-    """Kill a stage so often; `before` is a workdir in which the stages before it have run."""
+    """Kill a stage at random moments and compare its results with those of an undisturbed run.
+
+    Args:
+      stage: the stage.
+      folder: scratch folder.
+      before: workdir in which the preceding stages have run, or None.
+      kills: number of kills.
+      draw: random generator of the moments.
+
+    Returns:
+      A dict of the number of kills, their moments in seconds, the usual seconds of the stage, the
+      number of runs compared, and the paths that differ.
+    """
 
     def fresh(name: str) -> Path:
         workdir = folder / stage / name
@@ -98,7 +111,7 @@ def kill(stage: str, folder: Path, before: Path | None, kills: int, draw: random
 
     undisturbed, compared, ended, moments = fresh("undisturbed"), [], 0, []
     finish(stage, undisturbed)
-    there, usual = finish(stage, fresh("compiled"))  # without compiling
+    there, usual = finish(stage, fresh("compiled"))  # the first run filled the compilation cache
     workdir = fresh("killed-0")
     while len(moments) < kills:
         moment = draw.uniform(there, usual)
@@ -129,9 +142,9 @@ def kill(stage: str, folder: Path, before: Path | None, kills: int, draw: random
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--json", help="write the figures to this file, too")
+    parser.add_argument("--kills", type=int, default=20, help="of each stage")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
+    parser.add_argument("--json", help="also write the figures to this file")
     given = parser.parse_args()
     draw = random.Random(given.seed)
     with tempfile.TemporaryDirectory(prefix="vdu-kills-") as root:

@@ -1,23 +1,23 @@
-"""The memory of this process, as Linux and glibc tell it."""
+"""Measure the memory of this process, as Linux and glibc report it."""
 
 import ctypes
 from pathlib import Path
 
 
 def status(key: str) -> int:
-    """A line of /proc/self/status, in bytes."""
+    """Return the value of a line of /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
 def baseline() -> int:
-    """The resident size, in bytes, from which a peak is measured; `taken` is told it."""
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed would hold what is measured
+    """Reset the peak and return the resident size in bytes, the argument of `taken`."""
+    ctypes.CDLL(None).malloc_trim(0)  # retained free memory would hide new allocations
     before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     return before
 
 
 def taken(before: int) -> int:
-    """The highest resident size since `baseline`, in bytes above it."""
+    """Return the peak resident size since `baseline`, in bytes above its result."""
     return status("VmHWM") - before

@@ -1,15 +1,16 @@
-"""The network against PyTorch's: forward pass, training step and DDIM steps, of three sizes.
+"""Time the network against PyTorch's: forward pass, training step and DDIM steps, in three sizes.
 
     python benchmarks/network.py [--sizes=small,medium,cifar10] [--compile] [--dtype=bfloat16]
                                  [--batch=N] [--images=N] [--repeats=7] [--json=FILE]
 
-Ours is what the stages run: `training.make_step` and `samplers.integrate`, jitted, with the flags
-that `vdu` sets. Theirs is diffusers' `UNet2DModel` with the same settings and Adam, eager and, with
---compile, through torch.compile; on a GPU in channels_last, with TF32 products and cuDNN's
-autotuner, and bfloat16 by autocast. Each is a process of its own, in the environment that it has by
-itself, with as many threads as there are cores; they take turns. The same batches, no dropout, no
-moving average. --batch (of the first two) and --images (that DDIM draws at once) are for every
-size. Needs the extra torch. 20 minutes on 2 cores.
+Our side runs what the stages run: jitted `training.make_step` and `samplers.integrate`, with the
+flags that `vdu` sets. The other side runs diffusers' `UNet2DModel` with the same settings and Adam:
+eager and, with --compile, through torch.compile. On a GPU it uses channels_last, TF32 products,
+cuDNN's autotuner and autocast for bfloat16. Each side runs in its own process, with one thread per
+core; the sides take turns. They have the same batches, no dropout and no moving average.
+
+--batch (forward pass and training step) and --images (drawn at once by DDIM) apply to every size.
+Needs the extra torch. Takes 20 minutes on 2 cores.
 """
 
 import argparse
@@ -29,7 +30,13 @@ TIMED = ("forward", "training step", "DDIM")
 
 
 class Size(NamedTuple):
-    """A network, how many images it is trained on at once, and how many DDIM draws at once."""
+    """A network and its batches.
+
+    Attributes:
+      batch: images of a forward pass and of a training step.
+      settings: settings of `config.model` that differ from the default.
+      images: images that DDIM draws at once.
+    """
 
     batch: int
     settings: dict
@@ -41,11 +48,12 @@ SIZES = {
     "small": Size(64, {"block_out_channels": (32, 64, 64), "layers_per_block": 1}),
     "medium": Size(32, {"block_out_channels": (64, 128, 128)}),
     "cifar10": Size(8, {"block_out_channels": (128, 256, 256, 256)}),
-    "tiny": Size(2, TINY, images=2),  # to try a script with
+    "tiny": Size(2, TINY, images=2),  # for trying out a script
 }
 
 
 def settings_of(size: Size, dtype: str) -> dict:
+    """Return the settings of the network of a size."""
     from vdu_jax import config as vdu_config
 
     settings = vdu_config.default().model.to_dict()
@@ -54,9 +62,9 @@ def settings_of(size: Size, dtype: str) -> dict:
 
 
 def ours(size: Size, dtype: str) -> tuple[dict, dict]:
-    """What is timed, by name, and what is known before: parameters and operations of each call.
+    """Return name -> timed call of this package, and its parameters and operations.
 
-    "product" multiplies two square matrices, for what the device can do at best.
+    "product" multiplies two square matrices, which shows the rate that the device can reach.
     """
     import jax
     import jax.numpy as jnp
@@ -105,14 +113,14 @@ def ours(size: Size, dtype: str) -> tuple[dict, dict]:
 
 
 def theirs(size: Size, dtype: str, compiled: bool) -> tuple[dict, dict]:
-    """The same of PyTorch, without the operations."""
+    """Return name -> timed call of PyTorch, and its parameters."""
     import diffusers
     import torch
 
     from vdu_jax.interop import unet2d
 
     torch.set_num_threads(os.cpu_count())
-    # What XLA does by itself: TF32 for float32's products, and the fastest of cuDNN's algorithms.
+    # XLA uses TF32 for float32 products and the fastest cuDNN algorithm by default.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     gpu = torch.cuda.is_available()
@@ -165,9 +173,9 @@ def theirs(size: Size, dtype: str, compiled: bool) -> tuple[dict, dict]:
 
 
 def serve(side: str, size: Size, dtype: str) -> None:
-    """Be one `timing.Side`."""
+    """Run as the process of a `timing.Side`."""
     if side == "ours":
-        cli.set_up_jax()  # as `vdu` does; it is not for PyTorch
+        cli.set_up_jax()  # as `vdu` does; PyTorch runs with its own defaults
         calls, about = ours(size, dtype)
     else:
         calls, about = theirs(size, dtype, compiled=side == "torch.compile")
@@ -175,7 +183,7 @@ def serve(side: str, size: Size, dtype: str) -> None:
 
 
 def chosen(name: str, batch: int | None, images: int | None) -> Size:
-    """A size of `SIZES`, with these numbers of images if they are given."""
+    """Return a size of `SIZES`, with other numbers of images where they are given."""
     size = SIZES[name]
     return size._replace(batch=batch or size.batch, images=images or size.images)
 
@@ -183,7 +191,7 @@ def chosen(name: str, batch: int | None, images: int | None) -> Size:
 def sides(
     name: str, size: Size, dtype: str, names: list[str], env: Mapping[str, str] | None = None
 ) -> dict[str, timing.Side]:
-    """A process for each side, in an environment that differs by `env`."""
+    """Start a process for each side, with the variables `env` added to its environment."""
     flags = (f"--sizes={name}", f"--dtype={dtype}")
     flags += (f"--batch={size.batch}", f"--images={size.images}")
     made = {
@@ -194,7 +202,7 @@ def sides(
 
 
 def compile_together(made: dict[str, timing.Side], what: str) -> None:
-    """Have every side make this call for the first time, at once: it compiles."""
+    """Make the first call of every side at the same time, so that all compile in parallel."""
     for side in made.values():
         side.start(what)
     for side in made.values():
@@ -202,7 +210,7 @@ def compile_together(made: dict[str, timing.Side], what: str) -> None:
 
 
 def measure(made: dict[str, timing.Side], what: str, repeats: int) -> dict:
-    """Seconds of a call of each side, in turns, and their medians."""
+    """Time a call of each side, in turns; return the seconds and their medians."""
     together = {label: partial(side.call, what) for label, side in made.items()}
     times = timing.in_turns(together, repeats)
     return {"seconds": times, "median": timing.medians(times)}
@@ -210,13 +218,13 @@ def measure(made: dict[str, timing.Side], what: str, repeats: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", default="small,medium,cifar10")
-    parser.add_argument("--compile", action="store_true", help="torch.compile beside eager")
+    parser.add_argument("--sizes", default="small,medium,cifar10", help="separated by commas")
+    parser.add_argument("--compile", action="store_true", help="also time torch.compile")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--batch", type=int, help="images of a training step")
+    parser.add_argument("--batch", type=int, help="images of a forward pass and of a training step")
     parser.add_argument("--images", type=int, help="images that DDIM draws at once")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--json", help="write the figures to this file, too")
+    parser.add_argument("--repeats", type=int, default=7, help="times each call is timed")
+    parser.add_argument("--json", help="also write the figures to this file")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
@@ -228,7 +236,7 @@ def main() -> None:
         size = chosen(name, given.batch, given.images)
         timing.say(f"{name}: compiling")
         made = sides(name, size, given.dtype, names)
-        for what in TIMED:  # all of them now: compiling leaves no trace in what is timed later
+        for what in TIMED:  # before any timing, so that compiling cannot disturb it
             compile_together(made, what)
         about = made["ours"].said
         of_size = {"parameters": about["parameters"], "batch": size.batch, "images": size.images}

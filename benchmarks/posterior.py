@@ -1,11 +1,12 @@
-"""Mean and variance over checkpoints of the CIFAR-10 network: time and memory beside only reading.
+"""Time and memory of the posterior over CIFAR-10 checkpoints, compared with only reading them.
 
     python benchmarks/posterior.py [--checkpoints=20] [--json=FILE]
 
-Both read the same checkpoints, one after the other, in processes of their own; "read" is Orbax
-alone, whole checkpoints without checksums. "speed" is the best time of reading over the best of the
-posterior. Memory is the highest resident size above the process's before its first checkpoint, in
-units of one set of parameters. Minutes, and 4 GB of disk.
+The posterior is the mean and variance over the checkpoints. "read" restores the same whole
+checkpoints with Orbax alone, without checksums. Both run one after the other, each in its own
+process. "speed" is the best time of reading divided by the best time of the posterior. Memory is
+the peak resident size above the size before the first checkpoint, in units of one set of
+parameters. Takes minutes and 4 GB of disk.
 """
 
 import argparse
@@ -27,7 +28,7 @@ REPEATS = 3
 
 
 def set_up(folder: Path, count: int, *changes: str):
-    """The config, and where its model lies: a finished training that was never run."""
+    """Return the config and the (path, step) of its checkpoints, which `write` creates."""
     from vdu_jax import tasks
 
     config = timing.read_config(CONFIG, f"--config.posterior.count={count}", *changes)
@@ -35,7 +36,7 @@ def set_up(folder: Path, count: int, *changes: str):
 
 
 def size_of(config) -> int:
-    """Bytes of one set of parameters."""
+    """Return the bytes of one set of parameters."""
     from vdu_jax import tasks
     from vdu_jax.runtime import parallel
 
@@ -43,6 +44,7 @@ def size_of(config) -> int:
 
 
 def write(config, checkpoints: list) -> None:
+    """Write checkpoints with random parameters, in place of a training."""
     import jax
     import numpy as np
 
@@ -58,6 +60,7 @@ def write(config, checkpoints: list) -> None:
 
 
 def read(config, checkpoints: list) -> None:
+    """Read all checkpoints and discard them."""
     import orbax.checkpoint as ocp
 
     from vdu_jax import tasks
@@ -69,6 +72,7 @@ def read(config, checkpoints: list) -> None:
 
 
 def reduce(config, checkpoints: list) -> None:
+    """Compute the posterior and wait for it."""
     import jax
 
     from vdu_jax import tasks
@@ -78,7 +82,11 @@ def reduce(config, checkpoints: list) -> None:
 
 
 def measure(work, folder: Path, count: int) -> dict:
-    """Seconds, and bytes above the process's once it had done the same with a small network."""
+    """Return the seconds and the peak bytes of `work`.
+
+    The same work on a small network comes first, so that imports and the memory that the process
+    keeps anyway do not count.
+    """
     small = set_up(folder / "small", 2, "--config.model.block_out_channels=(32,32,32,32)")
     write(*small)
     work(*small)
@@ -90,13 +98,14 @@ def measure(work, folder: Path, count: int) -> dict:
 
 
 def child(what: str, folder: str, count: int) -> dict | None:
-    """`what` in a process of its own."""
+    """Run `what` in its own process and return its figures, if it has any."""
     command = [sys.executable, __file__, f"--checkpoints={count}", f"--run={what}", folder]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout) if done.stdout else None
 
 
 def run_child(what: str, folder: Path, count: int) -> None:
+    """Run `what` in this process and print its figures."""
     from vdu_jax import cli
 
     cli.set_up_jax(cli.RETURN_FREED)  # as `vdu posterior` does
@@ -108,8 +117,8 @@ def run_child(what: str, folder: Path, count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoints", type=int, default=20, help="at least 3")
-    parser.add_argument("--json", help="write the figures to this file, too")
+    parser.add_argument("--checkpoints", type=int, default=20, help="how many, at least 3")
+    parser.add_argument("--json", help="also write the figures to this file")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -1,15 +1,15 @@
-"""u-FID and time of the samplers on one finished model, at the same seed and number of images.
+"""Compare the u-FID and time of samplers on one trained model, with the same seeds and image count.
 
     python benchmarks/samplers.py --config=configs/digits.py --workdir=runs/digits
         [--samplers=ddpm:1000,ddim:50,dpm++2m:20] [--images=2000] [--seeds=3] [--json=FILE]
         [--config.KEY=VALUE …]
 
-`workdir` has the trained model of the config (`vdu train`); the classifier is made if need be.
-u-FID is what `vdu evaluate` says of the original model (retained-class samples against D_r, in the
-features of the config), the mean over the seeds. It falls with the number of images, so compare
-within a table: "images" says how many were of retained classes, and "bias" what as many real ones
-are expected at (`frechet.expected_bias`). 1000 steps for 2000 digits take minutes a seed on 2
-cores.
+`workdir` must contain the trained model of the config (`vdu train`). The classifier is trained if
+it does not exist. u-FID is computed as in `vdu evaluate` for the original model: samples of
+retained classes against D_r, in the features of the config, averaged over the seeds. u-FID falls as
+the number of images grows, so only figures of one table can be compared. The column "images" counts
+the images of retained classes. The column "bias" is the expected u-FID of as many real images
+(`frechet.expected_bias`). 1000 steps for 2000 digits take minutes per seed on 2 cores.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from vdu_jax import cli
 
 
 def measure_with(config, workdir: Path):
-    """A function: uint8 images -> u-FID, its images and its bias; see `counted_distance`."""
+    """Return a function: uint8 images -> u-FID, its images and its bias; see `counted_distance`."""
     import numpy as np
 
     from vdu_jax.metrics.quality import counted_distance
@@ -43,7 +43,7 @@ def measure_with(config, workdir: Path):
 
 
 def draw(config, workdir: Path, name: str, steps: int, images: int, seeds: int):
-    """Yields the images of each seed, and the seconds they took, the first with compiling."""
+    """Yield the images of each seed and the seconds taken; the first seed includes compiling."""
     from vdu_jax import tasks
     from vdu_jax.tasks.base import Request
 
@@ -59,12 +59,13 @@ def draw(config, workdir: Path, name: str, steps: int, images: int, seeds: int):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True)
-    parser.add_argument("--workdir", required=True, type=Path)
-    parser.add_argument("--samplers", default="ddpm:1000,ddim:50,dpm++2m:20")
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--json", help="write the figures to this file, too")
+    parser.add_argument("--config", required=True, help="config file")
+    parser.add_argument("--workdir", required=True, type=Path, help="of the trained model")
+    samplers = "ddpm:1000,ddim:50,dpm++2m:20"
+    parser.add_argument("--samplers", default=samplers, help="NAME:STEPS, separated by commas")
+    parser.add_argument("--images", type=int, default=2000, help="images of each seed")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--json", help="also write the figures to this file")
     given, more = parser.parse_known_args()
     config = timing.read_config(given.config, *more)
     u_fid = measure_with(config, given.workdir)

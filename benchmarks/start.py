@@ -1,10 +1,10 @@
-"""How long it takes to start: imports, `vdu --help`, and a stage's first and second start.
+"""Time the start-up: imports, `vdu --help`, and the first and second start of a stage.
 
     python benchmarks/start.py [--repeats=5] [--json=FILE]
 
-The stage is `vdu train` of four steps of the digits' network, with an empty compilation cache and
-then, in another workdir, with what the first left there; what the second compiles is counted.
-A minute.
+The stage is `vdu train` with four steps of the digits' network. The first start has an empty
+compilation cache; the second start, in another workdir, reuses the cache of the first. The programs
+that each start compiles are counted. Takes a minute.
 """
 
 import argparse
@@ -24,14 +24,14 @@ TRAIN += ["--config.train.snapshot_every=2"]
 
 
 def run(*arguments: str, **env: str) -> str:
-    """Standard error of Python with these arguments."""
+    """Run Python with these arguments and return its standard error."""
     command = [sys.executable, *arguments]
     done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=True)
     return done.stderr
 
 
 def train(folder: Path, cache: Path) -> dict[str, int]:
-    """How many programs a training of four steps looked up, found, and so compiled."""
+    """Run the training; return how many programs the cache had and how many were compiled."""
     said = run(
         "-m", "vdu_jax", *TRAIN, f"--workdir={folder}",
         JAX_COMPILATION_CACHE_DIR=str(cache), JAX_LOGGING_LEVEL="DEBUG",
@@ -43,8 +43,8 @@ def train(folder: Path, cache: Path) -> dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", help="write the figures to this file, too")
+    parser.add_argument("--repeats", type=int, default=5, help="times each call is timed")
+    parser.add_argument("--json", help="also write the figures to this file")
     given = parser.parse_args()
     calls = {
         "python alone": lambda: run("-c", "pass"),

@@ -1,12 +1,12 @@
-"""Regret of the rule that keeps a step, over published cells whose learning rate decays to 0.
+"""Regret of the rules that select a snapshot, on published cells whose learning rate decays to 0.
 
     python benchmarks/step_rule.py [docs/results/*/results.json]
 
-Regret is the u-FID of the step that the rule keeps minus the lowest u-FID among the snapshots whose
-PUL, by the evaluation's classifier, is at most one point lower. "drift" is the rule for a constant
-rate, "last" that for a decaying one (`forget_detector.choose_step`). Files of an earlier version
-have no interval of the estimated PUL; it is computed as the rule does, with the classifier's rate
-of the original in the detector's place.
+Regret is the u-FID of the selected snapshot minus the lowest u-FID among the snapshots whose PUL,
+by the classifier of the evaluation, is at most one point lower. "drift" is the rule for a constant
+learning rate, "last" the rule for a decaying one (`forget_detector.choose_step`). Files of earlier
+versions have no interval of the estimated PUL. It is then computed as the rule does, with the
+classifier's forget rate of the original model in place of the detector's.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from vdu_jax import forget_detector
 
 
 def snapshots(published: dict, cell: str) -> list[forget_detector.Snapshot]:
-    """What the rule knew of each snapshot of a cell."""
+    """Return the snapshots of a cell, with the figures that the rule had."""
     rows, of = published["cells"], cell.split("/", 1)[1]
     original, images = rows[f"original/{of}"]["forget_rate"], published["config"]["curve"]["images"]
     found = []
@@ -33,7 +33,7 @@ def snapshots(published: dict, cell: str) -> list[forget_detector.Snapshot]:
 
 
 def regrets(published: dict, decays: bool) -> list[tuple[float, float]]:
-    """(regret, PUL in percent) of the kept step of each cell with a decaying rate."""
+    """Return (regret, PUL %) of the selected snapshot of each cell with a decaying rate."""
     found = []
     for cell, row in published["cells"].items():
         name = cell.split("/")[0]
@@ -51,7 +51,7 @@ def regrets(published: dict, decays: bool) -> list[tuple[float, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="*")
+    parser.add_argument("files", nargs="*", help="results.json files; all published by default")
     files = parser.parse_args().files or sorted(glob.glob("docs/results/*/results.json"))
     rows, whole = [], {"drift": [], "last": []}
     for file in files:
@@ -68,6 +68,7 @@ def main() -> None:
 
 
 def means(pairs: list[tuple[float, float]]) -> list[float]:
+    """Return the means of the first and of the second values."""
     return [sum(values) / len(pairs) for values in zip(*pairs, strict=True)]
 
 

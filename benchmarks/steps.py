@@ -1,13 +1,12 @@
-"""A step of each method against a step of plain DDPM training at the same batch, and the data
-against both.
+"""Time an update step of each method, and the loading of a batch, against a step of DDPM training.
 
     python benchmarks/steps.py [--configs=configs/digits.py,configs/cifar10.py] [--batches=64,8]
                                [--methods=vdu,vdu_extended] [--repeats=15] [--json=FILE]
 
-A method takes as many images of each kind that it sees as the training step takes in all, so one
-that sees two kinds is at 2 if it costs nothing else. Adam for all, no moving average. The data:
-batches of the training's size through the loader that `vdu train` uses, from images in memory.
-20 minutes on 2 cores.
+A method uses, of each kind of images that it needs, as many as the training step uses in total.
+A method with two kinds therefore takes 2 times a training step if it adds no other work. All use
+Adam without a moving average. Loading is timed on batches of the training's size, from images in
+memory, through the loader of `vdu train`. Takes 20 minutes on 2 cores.
 """
 
 import argparse
@@ -25,6 +24,7 @@ NUM_FORGET, FORGET_SHARE = 1000, 0.1
 
 
 def read(path: str, methods: list[str]):
+    """Return a config with the default settings of these methods."""
     from vdu_jax import config as vdu_config
 
     config = timing.read_config(path)
@@ -33,7 +33,7 @@ def read(path: str, methods: list[str]):
 
 
 def step_of(config, method: str | None, batch_size: int) -> timing.Step:
-    """The update step of a method of the config, or of its training for None."""
+    """Return the update step of a method of the config, or of training if `method` is None."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -59,13 +59,13 @@ def step_of(config, method: str | None, batch_size: int) -> timing.Step:
 
 
 def steps_of(config, batch_size: int) -> dict[str, timing.Step]:
-    """Each method's update step, and the training's."""
+    """Return name -> update step, of training and of each method."""
     training = {"DDPM training": step_of(config, None, batch_size)}
     return training | {name: step_of(config, name, batch_size) for name in config.methods}
 
 
 def load_batches(config, batch_size: int) -> float:
-    """Seconds for a batch."""
+    """Return the seconds per batch of the loader."""
     import numpy as np
 
     from vdu_jax import data, tasks
@@ -85,11 +85,11 @@ def main() -> None:
     configs = Path(__file__).parents[1] / "configs"
     default = f"{configs / 'digits.py'},{configs / 'cifar10.py'}"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--configs", default=default)
+    parser.add_argument("--configs", default=default, help="separated by commas")
     parser.add_argument("--batches", default="64,8", help="images of a step, for each config")
-    parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--json", help="write the figures to this file, too")
+    parser.add_argument("--methods", default=",".join(METHODS), help="separated by commas")
+    parser.add_argument("--repeats", type=int, default=15, help="times each step is timed")
+    parser.add_argument("--json", help="also write the figures to this file")
     given = parser.parse_args()
     found, lines = {}, []
     for path, size in zip(given.configs.split(","), given.batches.split(","), strict=True):

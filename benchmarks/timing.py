@@ -1,4 +1,4 @@
-"""Time things against each other, in turns, and write down what they ran on."""
+"""Time calls against each other, in turns, and publish the figures with their provenance."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ from vdu_jax.runtime import provenance
 
 
 def read_config(path: str | Path, *flags: str):
-    """The config of a file, as `vdu` reads it with these flags."""
+    """Return the config of a file, as `vdu` reads it with these flags."""
     from vdu_jax import cli
 
     values, _ = cli.parse([f"--config={path}", *flags], "plan")
@@ -23,9 +23,10 @@ def read_config(path: str | Path, *flags: str):
 
 
 def in_turns(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each call, `repeats` times, A B C A B C …: what disturbs one disturbs all.
+    """Return the seconds of each call, `repeats` times, in the order A B C A B C …
 
-    Each is called once before, which compiles. A call must not return before it is done.
+    Taking turns spreads any disturbance over all calls. Each call is made once before, to compile.
+    A call must not return before its work is done.
     """
     times = {name: [] for name in calls}
     for round_ in range(-1, repeats):
@@ -38,16 +39,19 @@ def in_turns(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[st
 
 
 class Step:
-    """One update as `fit` makes it, on the same batch each time.
+    """A callable that makes one update as `fit` does, on the same batch each time.
 
     Args:
-      batch: what the objective sees, by its kinds.
-      layout: see `parallel.Layout`.
+      objective: the objective.
+      params: initial parameters.
+      optimizer: an optax optimizer.
+      batch: kind -> batch, for each kind that the objective uses.
+      layout: see `parallel.Layout`; the default is one device.
 
     Attributes:
       flops: operations of an update, before XLA optimises it.
-      memory: bytes of a device that the compiled program holds at its peak, its arguments among
-        them; known once `compile` was called.
+      memory: peak bytes per device of the compiled program, including its arguments; None before
+        `compile`.
     """
 
     def __init__(self, objective, params, optimizer, batch, layout=None):
@@ -59,7 +63,7 @@ class Step:
         layout = layout or parallel.Layout()
         endless = {kind: iter(lambda part=part: part, None) for kind, part in batch.items()}
         of_objective = objective.init(params, endless, jax.random.key(2))
-        # Fresh arrays, for the step uses its state up.
+        # New arrays, because the step donates its state.
         start = functools.partial(training.init_state, optimizer=optimizer)
         mesh = parallel.make_mesh(layout.fsdp)
         self._state = parallel.init_sharded(start, mesh, params)
@@ -78,41 +82,43 @@ class Step:
         return operations.count(self._counted, self._state, *self._rest)
 
     def compile(self) -> None:
-        """Compile ahead; several steps can, in threads."""
+        """Compile ahead of time. Several steps can compile in parallel threads."""
         self._step = self._step.lower(self._state, *self._rest).compile()
         account = self._step.memory_analysis()
         self.memory = account.argument_size_in_bytes + account.temp_size_in_bytes
 
     def __call__(self) -> None:
-        """Make one update and wait for its end."""
+        """Make one update and wait for it."""
         self._state, metrics = self._step(self._state, *self._rest)
         done((self._state, metrics))
 
 
 def done(tree) -> None:
-    """Wait until its arrays are there."""
+    """Wait until the arrays of a tree are computed."""
     import jax
 
     jax.block_until_ready(tree)
 
 
 def device_peak() -> int:
-    """The most that JAX has held of the first device in this process, bytes; 0 on a CPU."""
+    """Return the peak bytes that JAX has used on the first device; 0 on a CPU."""
     import jax
 
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
 
 
 class Side:
-    """A process that has built one side's calls and makes one when told to.
+    """A process that makes the calls of one side of a comparison on request.
 
-    It is a benchmark script with `flags`, among which is `--serve`.
+    The process runs a benchmark script that calls `serve`.
 
     Args:
-      env: variables of its environment that differ from this process's.
+      flags: flags of the script, including `--serve`.
+      script: the script; this one by default.
+      env: environment variables to add to those of this process.
 
     Attributes:
-      said: what it said before its first call.
+      said: the value that the process sent before its first call.
     """
 
     def __init__(
@@ -130,31 +136,33 @@ class Side:
         return self.wait()
 
     def start(self, what: str) -> None:
-        """Have it make one call, without waiting for the end."""
+        """Request one call without waiting for its result."""
         print(what, file=self._process.stdin, flush=True)
 
     def wait(self):
-        """The result of the call that was started."""
+        """Wait for the requested call and return its result."""
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self._process.args} has ended")
+            raise SystemExit(f"{self._process.args} ended without a result: see its messages above")
         return json.loads(line)
 
     def call(self, what: str):
-        """Make one call and wait for its result."""
+        """Make one call and return its result."""
         self.start(what)
         return self.wait()
 
     def close(self) -> None:
+        """End the process."""
         self._process.stdin.close()
         self._process.wait()
 
 
 def serve(calls: Mapping[str, Callable[[], object]], said) -> None:
-    """Be one `Side`: say `said`, then make every call that is asked for and answer its result.
+    """Run as the process of a `Side`: send `said`, then make each requested call.
 
     Args:
-      calls: each returns what JSON can hold. said: likewise.
+      calls: name -> call, which returns a JSON value.
+      said: a JSON value.
     """
     print(json.dumps(said), flush=True)
     for line in sys.stdin:
@@ -162,12 +170,12 @@ def serve(calls: Mapping[str, Callable[[], object]], said) -> None:
 
 
 def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
-    """The median seconds of each."""
+    """Return the median seconds of each call."""
     return {name: statistics.median(found) for name, found in times.items()}
 
 
 def machine() -> dict:
-    """Versions, commit, devices, and the processor with its number of cores."""
+    """Return versions, commit, devices, and the processor with its number of cores."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     processor = f"{len(names)} x {names[0]}" if names else platform.processor()
@@ -175,7 +183,7 @@ def machine() -> dict:
 
 
 def publish(figures: dict, table: str, path: str | None) -> None:
-    """Print the table, and the figures as a last line of JSON; write them to `path`, too."""
+    """Print the table and, as the last line, the figures as JSON; also write them to `path`."""
     figures = figures | {"provenance": machine()}
     print(table, end="\n\n")
     print(json.dumps(figures), flush=True)
@@ -184,7 +192,7 @@ def publish(figures: dict, table: str, path: str | None) -> None:
 
 
 def rows(header: list[str], lines: list[list]) -> str:
-    """A Markdown table; numbers with three digits."""
+    """Return a Markdown table; floats have three significant digits."""
 
     def cell(value) -> str:
         return f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -194,5 +202,5 @@ def rows(header: list[str], lines: list[list]) -> str:
 
 
 def say(text: str) -> None:
-    """Progress, on standard error."""
+    """Print progress to standard error."""
     print(text, file=sys.stderr, flush=True)

@@ -1,10 +1,11 @@
-"""The memory that training is planned to take and that three steps take: prints both, in bytes.
+"""Print the planned and the measured peak memory of training, in bytes.
 
-python benchmarks/training_peak.py CONFIG.py [BATCH_SIZE]
+    python benchmarks/training_peak.py CONFIG.py [BATCH_SIZE]
 
-Here glibc gives freed memory back. `vdu train` has it kept, and then a small block may settle where
-a step's working memory was, so that the next step's needs a new place: now and then the peak is
-higher by that.
+The plan is that of `vdu plan`; the measurement makes three training steps. Here glibc returns freed
+memory to the system. `vdu train` keeps it, which fragments memory: a small block may occupy the
+place of a step's working memory, so the next step needs new memory, and the peak can be higher by
+that much.
 """
 
 import sys
@@ -21,6 +22,7 @@ from vdu_jax.stages import plan, train
 
 
 def main(path, batch_size=None):
+    """Print both figures for a config, optionally with another batch size."""
     config = timing.read_config(path)
     config.train.batch_size = int(batch_size or config.train.batch_size)
     section, task = config.train, tasks.planned(config)

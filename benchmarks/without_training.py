@@ -1,14 +1,14 @@
-"""The figures of the corrected score used while sampling, beside those of its distillation.
+"""Evaluate the corrected score during sampling, without training, on the models of a benchmark.
 
     python benchmarks/without_training.py --config=configs/benchmark/digits_methods.py
         --workdir=runs/benchmark/digits [--seeds=0,1,2] [--oracle] [--json=FILE]
         [--config.KEY=VALUE …]
 
-`workdir` is that of `vdu benchmark` with the same config: its models, replay and classifier are
-used. Each class is drawn by `guidance.without_forget` as often as `evaluate.images` says and
-measured like a cell of the benchmark. With --oracle all of D_r stands for the retained part in
-replay's place, and the share of the forget class is that of the training data: the difference is
-what replay and its cleaning cost.
+The method `retained_score` distils the same score. `workdir` is that of `vdu benchmark` with the
+same config; its models, replay and classifier are used. For each cell `guidance.without_forget`
+draws `evaluate.images` images, which are measured like a cell of the benchmark. --oracle replaces
+replay by all of D_r, and the share of the forget class by its share of the training data; the
+difference is the cost of replay and its cleaning.
 """
 
 import argparse
@@ -22,7 +22,7 @@ KEYS = ("pul", "u_fid", "u_fid_at_shares")
 
 
 def reference_images(task, replay, oracle: bool):
-    """(images of D_f, images of the retained part, share of D_f), in [-1, 1]."""
+    """Return (images of D_f, retained images, share of D_f); images in [-1, 1]."""
     from vdu_jax import data
 
     split, whole = task.forget_retain, task.open_split("train")
@@ -35,7 +35,7 @@ def reference_images(task, replay, oracle: bool):
 
 
 def draw(task, replay, oracle: bool):
-    """Images (N, H, W, C) uint8 of the original model, drawn with the corrected score."""
+    """Draw uint8 images (N, H, W, C) of the original model with the corrected score."""
     from vdu_jax.diffusion import guidance, samplers
     from vdu_jax.runtime import sampling
     from vdu_jax.tasks import base
@@ -59,11 +59,11 @@ def draw(task, replay, oracle: bool):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True)
-    parser.add_argument("--workdir", required=True, type=Path)
-    parser.add_argument("--seeds", default="")
-    parser.add_argument("--oracle", action="store_true")
-    parser.add_argument("--json", help="write the figures to this file, too")
+    parser.add_argument("--config", required=True, help="config file of the benchmark")
+    parser.add_argument("--workdir", required=True, type=Path, help="of the benchmark")
+    parser.add_argument("--seeds", default="", help="separated by commas; all by default")
+    parser.add_argument("--oracle", action="store_true", help="use all of D_r in place of replay")
+    parser.add_argument("--json", help="also write the figures to this file")
     given, more = parser.parse_known_args()
 
     from vdu_jax import tasks
@@ -76,7 +76,7 @@ def main() -> None:
     for seed in seeds:
         for forget in config.benchmark.classes:
             new = benchmark.cell_config(config, given.workdir, "", forget, seed, {})
-            new.evaluate.bits_per_dim_images = 0  # there are no parameters to take them of
+            new.evaluate.bits_per_dim_images = 0  # the corrected score has no parameters
             folder = benchmark.place(config, given.workdir / f"seed-{seed}", "", forget)
             task, stored = tasks.of(new, folder), replay.load(folder)
             evaluator = evaluate.make_evaluator(task)
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def shown(row: dict) -> str:
-    """The figures of a cell, in a line."""
+    """Format the figures of a cell in one line."""
     return " ".join(f"{key} {row[key]:.2f}" for key in KEYS)
 
 
