@@ -1,22 +1,23 @@
-"""Everything that is measured on an accelerator, in one visit of a few minutes.
+"""Run all accelerator benchmarks within a few minutes.
 
     python benchmarks/accelerator.py --out=DIR [--minutes=9] [--parts=check,network,…]
                                      [--images=DIR] [--rehearse]
 
-The parts, in this order, each a process with a share of the minutes; what one leaves goes to those
-after it:
+The parts run in this order, each in its own process with a share of the minutes. Time that a part
+does not use goes to the parts after it.
 
-    check      `vdu check` in float32, TF32 and bfloat16, the three side by side
+    check      `vdu check` in float32, TF32 and bfloat16, at the same time
     network    CIFAR-10's network against PyTorch's (needs torch and diffusers)
-    steps      a step of each method against a training step; accumulate, remat, the mesh
-    posterior  mean and variance over 20 checkpoints against only reading them
-    train      CIFAR-10's network on --images (train/<class>/…, test/<class>/…) for as long as
-               there is time, then unlearn class 0, draw 5 000 images of each model, measure them
+    steps      a step of each method against a training step; accumulate, remat
+    posterior  mean and variance over 20 checkpoints, against only reading them
+    train      CIFAR-10's network on --images (train/<class>/…, test/<class>/…) for the time that is
+               left, then unlearn class 0, draw 5 000 images of each model and evaluate them
     generate   Stable Diffusion 1.5's networks with random weights: images, and a VDU step
 
-DIR/<part>.json is written whenever a figure is there, so that a visit cut short leaves what it has;
-DIR/accelerator.md has all of them as tables, DIR/grids.png the images. --rehearse goes through the
-same code at sizes of seconds. On a bare machine: benchmarks/accelerator.sh.
+DIR/<part>.json is rewritten after every figure, so an interrupted run keeps its figures.
+DIR/accelerator.md contains all of them as tables, DIR/grids.png the images. --rehearse runs the
+same code at sizes that take seconds. For a machine without this project's dependencies see
+benchmarks/accelerator.sh.
 """
 
 import argparse
@@ -55,21 +56,28 @@ LOG_LINES = 40
 
 
 class Sizes(NamedTuple):
-    """How large the visit's subjects are.
+    """The sizes of everything that is measured.
 
     Attributes:
-      components: of `vdu check`; () for all.
-      network: in `network.SIZES`. batch, images, repeats: see `network`.
-      data: whose images have the size of the steps' and the posterior's networks.
+      components: components of `vdu check`; () for all.
+      network: key of `network.SIZES`.
+      batch: images of a forward pass and of a training step of part network.
+      images: images that DDIM draws at once in part network.
+      repeats: times each call of part network is timed.
+      data: data set whose image size the networks of parts steps and posterior have.
       model: settings of `config.model` that differ from configs/cifar10.py; all of them if they
         name another architecture.
-      steps_batch, steps_repeats: images in a step, of all kinds together, and steps.
-      checkpoints: of the posterior.
-      pixels: side of the images of part train. train_batch: of training.
-      train_steps: None for as many as there is time for.
-      figures: images that each model is measured by.
-      text: sections of a text-to-image config's `model`, Stable Diffusion 1.5 or something tiny.
-      draws: images at once. text_steps: of sampling. text_batch: latents in the VDU step.
+      steps_batch: images of an update step, of all kinds together.
+      steps_repeats: times each update step is timed.
+      checkpoints: checkpoints of the posterior.
+      pixels: height and width of the images of part train, in pixels.
+      train_batch: batch size of training.
+      train_steps: steps of training; None for as many as the time allows.
+      figures: images on which each model is evaluated.
+      text: sections of a text-to-image config's `model`.
+      draws: numbers of images drawn at once in part generate.
+      text_steps: sampling steps of part generate.
+      text_batch: latents in the VDU step of part generate.
     """
 
     components: tuple[str, ...]
@@ -95,11 +103,16 @@ class Sizes(NamedTuple):
 def text_model(
     pixels: int, unet: tuple, vae: tuple, heads: int, width: int, layers: int, groups: int
 ) -> dict:
-    """Networks built like Stable Diffusion 1's, in the words of its config.json files.
+    """Return settings of networks built like Stable Diffusion 1's, with its config.json keys.
 
     Args:
-      unet, vae: channels at each resolution. heads: of the U-Net's attention.
-      width: of the text's embeddings. layers: of the text encoder. groups: of group norms.
+      pixels: height and width of the images.
+      unet: channels of the U-Net at each resolution.
+      vae: channels of the autoencoder at each resolution.
+      heads: attention heads of the U-Net.
+      width: dimension of the text embeddings.
+      layers: layers of the text encoder.
+      groups: groups of each group norm.
     """
     cross, blocks = len(unet) - 1, max(1, layers // 6)
     return {
@@ -110,7 +123,7 @@ def text_model(
             "down_block_types": ("CrossAttnDownBlock2D",) * cross + ("DownBlock2D",),
             "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * cross,
             "layers_per_block": blocks,
-            "attention_head_dim": heads,  # by its old name: how many
+            "attention_head_dim": heads,  # diffusers' old key for the number of heads
             "cross_attention_dim": width,
             "norm_num_groups": groups,
         },
@@ -175,11 +188,14 @@ REHEARSAL = Sizes(
 
 
 class Visit:
-    """What a part is given.
+    """The inputs of a part, and its figures.
 
     Attributes:
-      sizes: `WHOLE` or `REHEARSAL`. images: folder of images, or None. work: scratch folder.
-      figures: of the part, so far.
+      sizes: `WHOLE` or `REHEARSAL`.
+      images: folder of images, or None.
+      out: folder for the results.
+      work: scratch folder.
+      figures: figures of the part so far.
     """
 
     def __init__(self, part: str, given: argparse.Namespace):
@@ -192,22 +208,22 @@ class Visit:
         self._lock = threading.Lock()
 
     def left(self) -> float:
-        """Seconds until the part is ended."""
+        """Return the seconds until the part reaches its time limit."""
         return self._end - time.monotonic()
 
     def put(self, **figures: Any) -> None:
-        """Add figures, and write all that there are."""
+        """Add figures and rewrite the file of the part."""
         with self._lock:
             self.figures |= figures
             write(self._path, self.figures)
 
     def add(self, name: str, row: dict) -> None:
-        """Add a row to the list of figures `name`."""
+        """Append a row to the list of figures `name`."""
         self.put(**{name: [*self.figures.get(name, []), row]})
 
 
 def write(path: Path, figures: dict) -> None:
-    """JSON, whole or not at all."""
+    """Write figures as JSON, atomically."""
     partial = path.with_suffix(".tmp")
     partial.write_text(json.dumps(figures, indent=1, default=float) + "\n")
     partial.replace(path)
@@ -217,12 +233,12 @@ def write(path: Path, figures: dict) -> None:
 
 
 def check(visit: Visit) -> None:
-    """All components in each precision, by a process each, for most of the time is compiling."""
+    """Check all components in each precision, in parallel processes, as most time is compiling."""
 
     def one(precision: str) -> None:
         command = [sys.executable, __file__, f"--precision={precision}"]
         command += [f"--components={','.join(visit.sizes.components)}"]
-        env = os.environ | untuned()  # dozens of programs, each of which runs once
+        env = os.environ | untuned()  # dozens of programs that run once each
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
             for line in process.stdout:
                 visit.add("results", json.loads(line))
@@ -233,7 +249,7 @@ def check(visit: Visit) -> None:
 
 
 def check_precision(precision: str, names: list[str]) -> None:
-    """Print a line for each of these components, or of all."""
+    """Check these components, or all, and print a line of JSON for each."""
     from vdu_jax.parity import check
     from vdu_jax.parity.components import COMPONENTS
 
@@ -245,6 +261,7 @@ def check_precision(precision: str, names: list[str]) -> None:
 
 
 def check_tables(figures: dict) -> str:
+    """Return the figures of `check` in Markdown."""
     results = figures.get("results", [])
     lines = []
     for precision in PRECISIONS:
@@ -263,7 +280,7 @@ def check_tables(figures: dict) -> str:
 
 
 def network_part(visit: Visit) -> None:
-    """The three calls of `network` beside those of PyTorch: eager first, it compiles nothing."""
+    """Time the calls of `network` against PyTorch's, eager first because it needs no compiling."""
     sizes = visit.sizes
     size = network.SIZES[sizes.network]._replace(batch=sizes.batch, images=sizes.images)
     pairs = [("bfloat16", "PyTorch", False), ("bfloat16", "PyTorch", True)]
@@ -299,11 +316,12 @@ def network_part(visit: Visit) -> None:
 
 
 def untuned() -> dict[str, str]:
-    """An environment where XLA compiles without trying kernels on the GPU, far sooner."""
+    """Return environment variables that turn off XLA's autotuning, so that it compiles faster."""
     return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()}
 
 
 def network_tables(figures: dict) -> str:
+    """Return the figures of `network_part` in Markdown."""
     calls = figures.get("calls", [])
 
     def key(row: dict) -> tuple:
@@ -325,8 +343,8 @@ def network_tables(figures: dict) -> str:
     )
     return "\n\n".join(
         [
-            f"Operations are counted by XLA on our program. A large square product reaches {rates}"
-            "; float32's products are TF32 where the chip has it."
+            f"XLA counts the operations of our program. A large matrix product reaches {rates}"
+            "; float32 products are TF32 where the chip supports it."
             + (f" {figures['without']}." if "without" in figures else ""),
             timing.rows(header, lines),
             timing.rows(["type", "side", "peak memory of all three calls, GiB"], memory),
@@ -338,7 +356,7 @@ def network_tables(figures: dict) -> str:
 
 
 def steps(visit: Visit) -> None:
-    """Update steps, compiled side by side and then made in turns."""
+    """Time update steps in turns, after compiling them in parallel."""
     from vdu_jax import config as vdu_config
 
     sizes = visit.sizes
@@ -359,7 +377,8 @@ def steps(visit: Visit) -> None:
         | {f"{base}, remat": made(None, remat=True), "vdu, remat": made("vdu", remat=True)},
     ]
     visit.put(batch=sizes.steps_batch)
-    for calls in groups:  # each with the training step, so that a cut one leaves the others
+    # Each group is timed with the training step, so its ratios exist even if a later group is cut.
+    for calls in groups:
         compile_together(calls)
         together = {base: groups[0][base]} | calls
         times = timing.in_turns(together, sizes.steps_repeats)
@@ -371,7 +390,7 @@ def steps(visit: Visit) -> None:
 
 
 def set_model(config: ConfigDict, settings: dict) -> None:
-    """Set `config.model`, in bfloat16."""
+    """Set `config.model`, in bfloat16 unless the settings have a dtype."""
     from vdu_jax import config as vdu_config
 
     if "name" in settings:
@@ -380,12 +399,13 @@ def set_model(config: ConfigDict, settings: dict) -> None:
 
 
 def compile_together(calls: dict[str, timing.Step]) -> None:
-    """XLA compiles without Python's lock, so a thread each."""
+    """Compile all steps in parallel threads, because XLA releases the GIL."""
     with ThreadPoolExecutor() as pool:
         list(pool.map(timing.Step.compile, calls.values()))
 
 
 def steps_tables(figures: dict) -> str:
+    """Return the figures of `steps` in Markdown."""
     lines = [
         [r["step"], r["seconds"], r["times_training"], r["flops"] / r["seconds"] / 1e12]
         + [r["memory"] / 2**30]
@@ -393,7 +413,7 @@ def steps_tables(figures: dict) -> str:
     ]
     header = ["step", "s", "times a training step", "TFLOP/s", "memory by XLA's account, GiB"]
     about = (
-        f"{figures.get('batch')} images in all, of the kinds that a method sees; bfloat16, Adam."
+        f"{figures.get('batch')} images in total, of all kinds that a method uses; bfloat16, Adam."
     )
     return f"{about}\n\n{timing.rows(header, lines)}"
 
@@ -402,7 +422,7 @@ def steps_tables(figures: dict) -> str:
 
 
 def posterior(visit: Visit) -> None:
-    """Both read the same checkpoints, in turns."""
+    """Time the posterior and the reading of the same checkpoints, in turns."""
     count = visit.sizes.checkpoints
     with tempfile.TemporaryDirectory(dir=visit.work) as folder:
         config, checkpoints = posterior_benchmark.set_up(Path(folder), count)
@@ -421,6 +441,7 @@ def posterior(visit: Visit) -> None:
 
 
 def posterior_tables(figures: dict) -> str:
+    """Return the figures of `posterior` in Markdown."""
     if "best" not in figures:
         return ""
     lines = [[name, value] for name, value in figures["best"].items()]
@@ -436,7 +457,7 @@ def posterior_tables(figures: dict) -> str:
 
 
 def train(visit: Visit) -> None:
-    """Train, unlearn and measure through the stages that `vdu` runs."""
+    """Train, unlearn and evaluate with the stages of `vdu`."""
     from vdu_jax.runtime import artifacts
 
     started = time.monotonic()
@@ -450,7 +471,8 @@ def train(visit: Visit) -> None:
     seconds = artifacts.timings(workdir / "train")["fit"]
     visit.put(steps=config.train.steps, flops=flops, fit_seconds=seconds)
     methods = config.methods.to_dict()
-    for last in range(1, len(METHODS) + 1):  # so that each is measured before the next begins
+    # Each method is evaluated before the next begins, so its figures exist if the time runs out.
+    for last in range(1, len(METHODS) + 1):
         config.methods = {name: methods[name] for name in METHODS[:last]}
         for name in ("unlearn", "sample", "evaluate"):
             stage(config, workdir, name, visit)
@@ -459,7 +481,7 @@ def train(visit: Visit) -> None:
 
 
 def training_config(visit: Visit):
-    """Of configs/cifar10.py, in bfloat16, with what a few minutes allow."""
+    """Return configs/cifar10.py in bfloat16, reduced to a few minutes."""
     sizes = visit.sizes
     config = timing.read_config(CONFIG)
     images = visit.images or generated_images(visit.work / "images", sizes.pixels)
@@ -483,7 +505,7 @@ def training_config(visit: Visit):
     config.methods.vdu_extended = vdu_config.method("vdu_extended", **extended)
     config.methods.demixing = vdu_config.method("demixing", decay="linear", **both)
     if sizes is REHEARSAL:
-        config.forget.classes = (0, 1)  # of three
+        config.forget.classes = (0, 1)  # of three classes
         config.train.update({"warmup_steps": 2, "ema_decay": 0.5, "learning_rate": 1e-3})
         config.sampler.update({"steps": 2, "batch_size": 60})
         config.replay.images, config.curve.images = 120, 50
@@ -495,7 +517,7 @@ def training_config(visit: Visit):
 
 
 def generated_images(folder: Path, pixels: int) -> Path:
-    """Sixty noisy images in each of three colours, for the rehearsal."""
+    """Write an image folder for the rehearsal: noisy images in three colours, one per class."""
     import numpy as np
     from PIL import Image
 
@@ -511,7 +533,10 @@ def generated_images(folder: Path, pixels: int) -> Path:
 
 
 def plan_training(visit: Visit, config) -> None:
-    """Choose the steps of training by the time that is left after all else, as measured here."""
+    """Set the number of training steps to fill the time that the later stages leave.
+
+    The times of a training step and of a batch of samples are measured here.
+    """
     import jax
 
     from vdu_jax import tasks
@@ -531,9 +556,10 @@ def plan_training(visit: Visit, config) -> None:
         curve = sum(m.steps // m.snapshot_every for m in config.methods.values())
         images = models * config.evaluate.images + curve * config.curve.images
         images += config.replay.images
-        updates = 4 * sum(m.steps for m in config.methods.values())  # dearer than a training step
+        # An update of a method costs more than a training step.
+        updates = 4 * sum(m.steps for m in config.methods.values())
         later = seconds["draw"] * images / drawn + seconds["step"] * updates / 2
-        # A minute for what is compiled, the classifier, and everything on the host.
+        # Compiling, the classifier and work on the host take about a minute.
         spare = visit.left() - later - 60
         count = max(200, int(spare / seconds["step"]))
         visit.put(probe=seconds | {"seconds_later": later, "seconds_for_training": spare})
@@ -545,7 +571,7 @@ def plan_training(visit: Visit, config) -> None:
 
 
 def stage(config, workdir: Path, name: str, visit: Visit | None = None) -> None:
-    """Run a stage, and add its seconds to the figures."""
+    """Run a stage and, given a visit, add its seconds to the figures."""
     from vdu_jax import tasks
 
     started = time.monotonic()
@@ -558,7 +584,7 @@ def stage(config, workdir: Path, name: str, visit: Visit | None = None) -> None:
 
 
 def draw_grids(visit: Visit, config, workdir: Path) -> None:
-    """One picture: the first images of each model, a row each, from the same noise."""
+    """Save one picture with the first images of each model in a row, from the same noise."""
     import numpy as np
 
     from vdu_jax import tasks
@@ -572,12 +598,13 @@ def draw_grids(visit: Visit, config, workdir: Path) -> None:
 
 
 def train_tables(figures: dict) -> str:
+    """Return the figures of `train` in Markdown."""
     parts = []
     if figures.get("fit_seconds"):
         rate = figures["flops"] / figures["fit_seconds"] / 1e12
         parts.append(
-            f"{figures['steps']} steps of training in {figures['fit_seconds']:.0f} s, compiling "
-            f"and saving included: {rate:.3g} TFLOP/s."
+            f"{figures['steps']} training steps in {figures['fit_seconds']:.0f} s, including "
+            f"compiling and saving: {rate:.3g} TFLOP/s."
         )
     stages = [[r["stage"], r["seconds"]] for r in figures.get("stages", [])]
     parts.append(timing.rows(["stage", "s"], stages))
@@ -588,8 +615,8 @@ def train_tables(figures: dict) -> str:
         lines = [[m, *(float(of.get(n, float("nan"))) for n in names)] for m, of in models.items()]
         parts.append(timing.rows(["model", "PUL, %", "u-FID", "confidence"], lines))
         parts.append(
-            f"u-FID in the features of the classifier, which is right on {100 * accuracy:.1f} % of "
-            "held-out images. JPEG images where --images holds such."
+            f"u-FID uses the features of the classifier, whose accuracy on held-out images is "
+            f"{100 * accuracy:.1f} %. Images in --images may be JPEG-compressed."
         )
         parts.append(f"Rows of grids.png: {', '.join(figures.get('grid_rows', []))}.")
     return "\n\n".join(parts)
@@ -599,7 +626,7 @@ def train_tables(figures: dict) -> str:
 
 
 def generate(visit: Visit) -> None:
-    """Draws of each size with each kind of attention, and a VDU step beside what was planned."""
+    """Time draws with each attention implementation, and a VDU step against its plan."""
     import jax
     import jax.numpy as jnp
 
@@ -628,7 +655,7 @@ def generate(visit: Visit) -> None:
         given = params, keys, jnp.repeat(text, images, axis=0)
         try:
             program = jax.jit(draw).lower(*given).compile()
-        except Exception as error:  # cuDNN refuses some shapes on some chips
+        except Exception as error:  # cuDNN supports only some shapes on some chips
             visit.add("refused", {"attention": attention, "error": str(error)[:300]})
             return None
         return functools.partial(program, *given)
@@ -645,7 +672,7 @@ def generate(visit: Visit) -> None:
         for attention, seconds in timing.medians(times).items():
             row = {"attention": attention, "images": images, "all_seconds": times[attention]}
             visit.add("draws", row | {"seconds": seconds, "peak": timing.device_peak()})
-    del draws, calls  # and what their programs hold of the device
+    del draws, calls  # frees the device memory of their programs
     config.methods = {
         "vdu": vdu_config.method("vdu", "cross_attention", forget_batch=sizes.text_batch)
     }
@@ -653,9 +680,10 @@ def generate(visit: Visit) -> None:
 
 
 def small_numbers(shapes):
-    """Parameters of these shapes, so small that what is drawn with them is finite.
+    """Return parameters of these shapes, small enough that the images stay finite.
 
-    They look random; a generator for each of hundreds of arrays would compile for minutes.
+    They are values of a sine, because random generators for hundreds of arrays take minutes to
+    compile.
     """
     import jax
     import jax.numpy as jnp
@@ -668,7 +696,7 @@ def small_numbers(shapes):
 
 
 def vdu_step(visit: Visit, task, unet) -> None:
-    """One VDU step on the U-Net's cross-attention: seconds, and memory beside `vdu plan`'s."""
+    """Measure a VDU step on the U-Net's cross-attention: seconds, and memory against the plan."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -700,6 +728,7 @@ def vdu_step(visit: Visit, task, unet) -> None:
 
 
 def generate_tables(figures: dict) -> str:
+    """Return the figures of `generate` in Markdown."""
     lines = [
         [r["attention"], r["images"], r["seconds"], r["seconds"] / r["images"], r["peak"] / 2**30]
         for r in figures.get("draws", [])
@@ -719,7 +748,14 @@ def generate_tables(figures: dict) -> str:
 
 
 class Part(NamedTuple):
-    """run: of a visit. tables: its figures in Markdown. share: of the minutes. title: of both."""
+    """A part of the benchmark.
+
+    Attributes:
+      run: measures, and adds the figures to a visit.
+      tables: returns the figures in Markdown.
+      share: weight of the part when the minutes are divided.
+      title: heading of the tables.
+    """
 
     run: Callable[[Visit], None]
     tables: Callable[[dict], str]
@@ -738,7 +774,7 @@ PARTS = {
 
 
 def about() -> dict:
-    """Versions and devices of this process, the GPU's driver, and the date."""
+    """Return versions and devices of this process, the GPU's driver, and the date."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     driver = None
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
@@ -748,11 +784,11 @@ def about() -> dict:
 
 
 def run_part(name: str, given: argparse.Namespace) -> None:
-    """Be the process of a part."""
-    if name != "network":  # its processes are PyTorch's, too
+    """Run a part in this process."""
+    if name != "network":  # its child processes include PyTorch's
         cli.set_up_jax()
     visit = Visit(name, given)
-    if name not in ("network", "check"):  # their processes have the device for themselves
+    if name not in ("network", "check"):  # their child processes need the device to themselves
         visit.put(about=about())
     PARTS[name].run(visit)
     if "about" not in visit.figures:
@@ -760,14 +796,21 @@ def run_part(name: str, given: argparse.Namespace) -> None:
 
 
 def start_part(name: str, limit: float, given: argparse.Namespace, work: Path) -> dict:
-    """Run a part in a process of its own, end it at its limit, and return its figures."""
+    """Run a part in its own process, end it at its time limit, and return its figures.
+
+    Args:
+      name: key of `PARTS`.
+      limit: seconds.
+      given: arguments of this script.
+      work: scratch folder.
+    """
     path, log = Path(given.out) / f"{name}.json", work / f"{name}.log"
     command = [sys.executable, __file__, f"--run={name}", f"--out={given.out}", f"--work={work}"]
     command += [f"--limit={limit}"] + [f"--images={given.images}"] * bool(given.images)
     command += ["--rehearse"] * given.rehearse
-    # Several processes share the device in some parts: none takes it all at its start.
+    # Some parts have several processes on the device: none may preallocate all of its memory.
     env = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    if given.rehearse:  # networks this small take far longer to compile than to run
+    if given.rehearse:  # compiling such small networks takes far longer than running them
         env.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     started = time.monotonic()
     with log.open("w") as file:
@@ -778,7 +821,7 @@ def start_part(name: str, limit: float, given: argparse.Namespace, work: Path) -
             code = process.wait(timeout=limit)
         except subprocess.TimeoutExpired:
             code = None
-        finally:  # whatever it started, too
+        finally:  # also ends its child processes
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -792,7 +835,7 @@ def start_part(name: str, limit: float, given: argparse.Namespace, work: Path) -
 
 
 def page(found: dict[str, dict]) -> str:
-    """All figures in Markdown."""
+    """Return all figures in Markdown."""
     known = next((f["about"] for f in found.values() if "about" in f), {})
     lines = ["# On an accelerator", ""]
     if known:
@@ -811,11 +854,11 @@ def page(found: dict[str, dict]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", help="folder for the figures")
-    parser.add_argument("--minutes", type=float, default=9.0)
-    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--out", help="folder for the figures, required")
+    parser.add_argument("--minutes", type=float, default=9.0, help="time limit of all parts")
+    parser.add_argument("--parts", default=",".join(PARTS), help="separated by commas")
     parser.add_argument("--images", help="folder with train/<class>/ and test/<class>/")
-    parser.add_argument("--rehearse", action="store_true", help="tiny sizes, on any machine")
+    parser.add_argument("--rehearse", action="store_true", help="use tiny sizes, on any machine")
     for hidden in ("--run", "--work", "--precision", "--components"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("--limit", type=float, help=argparse.SUPPRESS)
@@ -825,15 +868,15 @@ def main() -> int:
         check_precision(given.precision, given.components.split(",") if given.components else [])
         return 0
     if not given.out:
-        parser.error("--out is missing")
+        parser.error("--out is missing: give a folder for the figures")
     if given.run:
         run_part(given.run, given)
         return 0
     names = given.parts.split(",")
     if unknown := set(names) - set(PARTS):
-        parser.error(f"--parts: no {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+        parser.error(f"--parts: no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     if "train" in names and not given.images and not given.rehearse:
-        parser.error("--images is missing; part train needs them")
+        parser.error("--images is missing: part train needs a folder of images")
     Path(given.out).mkdir(parents=True, exist_ok=True)
     end, found = time.monotonic() + 60 * given.minutes, {}
     with tempfile.TemporaryDirectory(prefix="vdu-accelerator-") as work:

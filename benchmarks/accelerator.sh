@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# What benchmarks/accelerator.py measures, on a bare machine: one that has Python 3.12, jax with its
-# accelerator, flax, optax, orbax-checkpoint, chex, scikit-learn, PyTorch, transformers and
-# safetensors, but no network and nothing else of ours.
+# Runs benchmarks/accelerator.py on a machine without a network. The machine must have Python 3.12,
+# jax with its accelerator, flax, optax, orbax-checkpoint, chex, scikit-learn, PyTorch, transformers
+# and safetensors.
 #
 #   benchmarks/accelerator.sh wheels DIR
-#       Where there is a network: download what such a machine lacks, as wheels for it, 16 MB.
+#       Downloads the other dependencies as wheels (16 MB). Run it on a machine with a network.
 #   benchmarks/accelerator.sh run --wheels=DIR --images=FILE --out=DIR [--minutes=9] [FLAGS]
-#       There: install the wheels beside the machine's packages, which stay as they are; unpack the
-#       images, an archive that holds train/<class>/ and test/<class>/ or a folder that does; measure
-#       under a deadline. DIR gets at most 8 files. FLAGS are accelerator.py's.
+#       Installs the wheels in a temporary folder, unpacks the images and measures, within a time
+#       limit. FILE is an archive or a folder with train/<class>/ and test/<class>/. The output
+#       folder gets at most 8 files. FLAGS are those of accelerator.py.
 #
-# PYTHON chooses the interpreter, python3 by default.
+# PYTHON is the interpreter, python3 by default.
 set -eu
 
 PYTHON=${PYTHON:-python3}
 here=$(cd "$(dirname "$0")" && pwd)
 
-# What vdu-jax imports (setup.cfg) and its packages import in turn, less what the machine has.
+# The dependencies of vdu-jax (setup.cfg) and theirs, without those that the machine has.
 PACKAGES="
     absl-py array_record grain ml_collections tensorboardX diffusers importlib_metadata
     tensorflow-datasets tensorflow-metadata dm-tree etils immutabledict importlib_resources promise
@@ -29,9 +29,10 @@ fail() {
 }
 
 wheels() {
-    [ $# = 1 ] || fail "say where: accelerator.sh wheels DIR"
+    [ $# = 1 ] || fail "the folder is missing, say where: accelerator.sh wheels DIR"
     mkdir -p "$1"
-    # promise and nothing else of these comes as source alone, of pure Python.
+    # promise is the only package without a wheel on PyPI. It is pure Python, so any machine can
+    # build its wheel.
     # shellcheck disable=SC2086 # a list of words
     "$PYTHON" -m pip wheel --quiet --no-deps --wheel-dir "$1" promise
     platforms=""
@@ -55,8 +56,8 @@ run() {
         *) flags+=("$flag") ;;
         esac
     done
-    [ -n "$out" ] || fail "--out=DIR is missing"
-    [ -d "$wheels" ] || fail "--wheels=$wheels: no such folder; accelerator.sh wheels DIR makes one"
+    [ -n "$out" ] || fail "--out=DIR is missing: give a folder for the figures"
+    [ -d "$wheels" ] || fail "--wheels=$wheels: no such folder; make it with accelerator.sh wheels DIR"
     [ -z "$images" ] || [ -e "$images" ] || fail "--images=$images: no such file or folder"
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
@@ -66,14 +67,14 @@ run() {
     if [ -f "$images" ]; then
         mkdir "$work/unpacked"
         tar -xf "$images" -C "$work/unpacked"
-        # The folder with train/ may lie in another one.
+        # The archive may contain train/ at its top or in a folder.
         images=$(dirname "$(find "$work/unpacked" -type d -name train -print -quit)")
     fi
     [ -z "$images" ] || flags+=("--images=$images")
     export PYTHONPATH="$work/site:$here/..${PYTHONPATH:+:$PYTHONPATH}"
     export JAX_COMPILATION_CACHE_DIR="$work/compiled"
     spent=$((SECONDS - begun))
-    # accelerator.py keeps its own time; this ends it should it hang.
+    # accelerator.py has its own time limit; this one ends it if it hangs.
     deadline=$("$PYTHON" -c "print(int(60 * $minutes) + 30)")
     echo "set up in $spent s; measuring for $minutes minutes" >&2
     timeout --kill-after=10 "$deadline" \
