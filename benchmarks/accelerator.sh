@@ -31,8 +31,8 @@ fail() {
 wheels() {
     [ $# = 1 ] || fail "the folder is missing, say where: accelerator.sh wheels DIR"
     mkdir -p "$1"
-    # promise is the only package without a wheel on PyPI. It is pure Python, so any machine can
-    # build its wheel.
+    # promise is the only one of these packages without a wheel on PyPI. It is pure Python, so a wheel
+    # that is built here works there.
     # shellcheck disable=SC2086 # a list of words
     "$PYTHON" -m pip wheel --quiet --no-deps --wheel-dir "$1" promise
     platforms=""

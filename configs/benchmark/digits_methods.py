@@ -25,7 +25,7 @@ def get_config():
     config.classifier.batch_size = 128
     config.classifier.learning_rate = 2e-3
 
-    config.train.snapshots = 20  # all: the report shows when the original learned the class
+    config.train.snapshots = 20  # all: they show when the original learned the class
     config.posterior.count = 8
     config.replay.images = 2000
     config.sampler.steps = 10
