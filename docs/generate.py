@@ -247,13 +247,14 @@ def settings_page(kind: str) -> str:
     architectures = [vdu_config.TEXT_TO_IMAGE] if is_text else list(registry.ARCHITECTURES)
     config = vdu_config.default(architectures[0]).to_dict()
     start = f'default("{vdu_config.TEXT_TO_IMAGE}")' if is_text else "default()"
-    other = "settings_images.md" if is_text else "settings_text_to_image.md"
-    title = "text-to-image models" if is_text else "models of images"
+    titles = {"images": "models of images", "text_to_image": "text-to-image models"}
+    title = titles.pop(kind)
+    ((other, other_title),) = titles.items()
     parts = [
         NOTE.format(source="the comments in vdu_jax/config/") + f"# Settings of {title}\n",
         f"Every setting of `vdu_jax.config.{start}`. A config file changes what it needs, and\n"
-        f"`--config.KEY=VALUE` changes one setting on the command line. Settings of the other kind "
-        f"of model:\n[here]({other}).\n",
+        "`--config.KEY=VALUE` changes one setting on the command line. See also the\n"
+        f"[settings of {other_title}](settings_{other}.md).\n",
     ]
     for section in FILES:
         if section not in config:
