@@ -185,19 +185,14 @@ def arguments(docstring: str) -> dict[str, str]:
     said: dict[str, str] = {}
     lines = block[1].splitlines() if block else []
     indent = min((len(line) - len(line.lstrip()) for line in lines), default=0)
-    names: list[str] = []
+    name = ""
     for line in lines:
-        begins = re.match(r"([\w*]+(?:, [\w*]+)*): ?(.*)", line[indent:])
-        if begins and not line[indent].isspace():
-            names = begins[1].split(", ")
-            said |= dict.fromkeys(names, begins[2])
+        begins = re.match(r"(\w+): (.*)", line[indent:])
+        if begins:
+            name, said[begins[1]] = begins.groups()
         else:
-            said |= {name: f"{said[name]} {line.strip()}" for name in names}
-    for name, text in list(said.items()):  # several on one line: "a: …. b: …."
-        first, *others = re.split(r"(?<=\.) (?=\w+: )", text)
-        said[name] = first
-        said |= {key: rest for key, rest in (other.split(": ", 1) for other in others)}
-    return {name: text.strip() for name, text in said.items()}
+            said[name] += f" {line.strip()}"
+    return said
 
 
 def objective_rows(name: str) -> list[tuple[str, ...]]:
@@ -211,13 +206,7 @@ def objective_rows(name: str) -> list[tuple[str, ...]]:
     for parameter in inspect.signature(factory).parameters.values():
         if parameter.kind is not parameter.KEYWORD_ONLY:
             continue
-        text = said.get(parameter.name) or next(
-            (t for key, t in said.items() if "*" in key and parameter.name.endswith(key[1:])), ""
-        )
-        other = re.match(r"[Aa]s for `(\w+)`", text)
-        if other:
-            theirs = arguments(inspect.getdoc(objectives.FACTORIES[other[1]]))
-            text = theirs.get(parameter.name, text)
+        text = said.get(parameter.name, "")
         rows.append((parameter.name, default(parameter.default), sentence(text) if text else ""))
     return rows
 

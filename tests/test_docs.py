@@ -1,10 +1,10 @@
 """Pages of docs/: their tables, commands and links."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 
+import include_tables
 import pytest
 
 from vdu_jax import config as vdu_config
@@ -13,17 +13,6 @@ from vdu_jax.parity.components import COMPONENTS
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 PUBLISHED = sorted(path.name for path in RESULTS.iterdir() if path.is_dir())
-
-
-def load_script():
-    path = ROOT / "docs" / "include_tables.py"
-    spec = importlib.util.spec_from_file_location("include_tables", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-include_tables = load_script()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -3,10 +3,10 @@
 MkDocs is not needed: the generators are docs/generate.py.
 """
 
-import importlib.util
 import re
 from pathlib import Path
 
+import generate
 import pytest
 import yaml
 
@@ -22,19 +22,12 @@ PAGES = [*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "launch" / "README.md"]
 ROW = re.compile(r"^\| `([^`]+)` \| (.*?) \| (.*) \|$", re.M)
 
 
-def load_generators():
-    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+GENERATED = generate.pages()
 
 
-generate = load_generators()
-
-
-@pytest.mark.parametrize("path", generate.pages())
+@pytest.mark.parametrize("path", GENERATED)
 def test_a_generated_page_is_the_one_in_the_repository(path):
-    assert (DOCS / path).read_text() == generate.pages()[path], "run: python docs/generate.py"
+    assert (DOCS / path).read_text() == GENERATED[path], "run: python docs/generate.py"
 
 
 def keys(config, prefix=""):

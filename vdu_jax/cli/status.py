@@ -282,15 +282,18 @@ def _read_stages(workdir: Path, methods: list[str]) -> dict[str, list[Part]]:
         parts = [_read_part(workdir, name, marks) for name in names]
         if stage not in OPTIONAL or any(part.state != "missing" for part in parts):
             stages[stage] = parts
-    for stage, why in (("train", _has_other_model), ("posterior", _needs_no_posterior)):
-        if stages[stage][0].state == "missing" and why(workdir, methods):
+    needed = {
+        "train": not _has_other_model(workdir),
+        "posterior": not _needs_no_posterior(workdir, methods),
+    }
+    for stage, is_needed in needed.items():
+        if stages[stage][0].state == "missing" and not is_needed:
             stages[stage] = [Part(stage, "not needed")]
     return stages
 
 
-def _has_other_model(workdir: Path, methods: list[str]) -> bool:
+def _has_other_model(workdir: Path) -> bool:
     """Whether what is unlearned lies elsewhere: something was made of a model, and none is here."""
-    del methods
     return any(_is_begun(workdir / name) for name in ("import", "posterior", "replay"))
 
 

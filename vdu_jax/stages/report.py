@@ -46,19 +46,14 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
         metrics = evaluate.gather(config, workdir)
         table = make_table(task, metrics)
         stage.begin()
-        artifacts.write_text(path, page(task, table, metrics))
-        shown = {model: samples(task, model) for model in models}
+        shown = {model: task.shown(sample.load(workdir, model), GRID) for model in models}
+        artifacts.write_text(path, page(task, table, metrics, shown))
         pictures.save(stage.path / "samples.png", pictures.labelled(shown, LINES))
         artifacts.write_json(stage.path / "table.json", table)
         stage.finish({})
     stored = artifacts.read_json(stage.path / "table.json")
     table = {model: stored[model] for model in models}
     show(table, path, task)
-
-
-def samples(task: tasks.Task, model: str) -> np.ndarray:
-    """The first samples of a model, (n, H, W, C) uint8."""
-    return task.shown(sample.load(task.workdir, model), GRID)
 
 
 def show(table: dict, path: Path, task: tasks.Task) -> None:
@@ -118,8 +113,12 @@ def make_table(task: tasks.Task, metrics: dict) -> dict:
     return table
 
 
-def page(task: tasks.Task, table: dict, metrics: dict) -> str:
-    """The whole report as HTML: the template report.html, filled in."""
+def page(task: tasks.Task, table: dict, metrics: dict, samples: Mapping[str, np.ndarray]) -> str:
+    """The whole report as HTML: the template report.html, filled in.
+
+    Args:
+      samples: model -> its first images (n, H, W, C) uint8.
+    """
     config, workdir, models = task.config, task.workdir, metrics["models"]
     replayed = artifacts.upstream(workdir, "replay")
     posterior, layers = None, []
@@ -136,7 +135,7 @@ def page(task: tasks.Task, table: dict, metrics: dict) -> str:
     return environment.get_template("report.html").render(
         title=f"Unlearning {task.subject} from {config.data.name}",
         answer=_answer(table, models),
-        samples=[(model, *_embedded(samples(task, model))) for model in models],
+        samples=[(model, *_embedded(images)) for model, images in samples.items()],
         figures=_figures(metrics, table),
         metrics={"reference": None, "classifier": None, "replay": None} | metrics,
         original=models[ORIGINAL],

@@ -185,7 +185,7 @@ class ImageEvaluator:
                     some = [parallel.spread(rows, mesh) for rows in (x0, *part)]
                     values.extend(parallel.fetch(bound(params, some[0], key, *some[1:])))
                     bar.update(len(x0))
-            spread = tradeoff.spread(list(np.asarray(values, float))) if values else None
+            spread = tradeoff.spread(list(map(float, values))) if values else None
             means[kind] = spread and spread.mean
             of[kind] = {"images": len(indices), "standard_error": spread and spread.standard_error}
         return {"bits_per_dim": means, "bits_per_dim_of": of}
