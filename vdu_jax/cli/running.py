@@ -67,17 +67,13 @@ def report_stage(workdir: Path, stage: str, was_there: bool, seconds: float | No
       was_there: whether any part of it was finished before.
       seconds: how long it took; None if nothing was left to do.
     """
-    from vdu_jax.runtime import processes
+    from vdu_jax.runtime import processes, progress
 
     folder, name = Path(workdir) / FOLDERS.get(stage, stage), terminal.paint(stage, "name")
-    if seconds is not None:
-        done = terminal.paint("done", "done")
-        processes.report(f"{name}: {done} in {terminal.duration(seconds)}, written to {folder}")
-    elif was_there:
-        done = terminal.paint("done already", "skipped")
-        processes.report(f"{name}: {done} for this config, in {folder}")
-    else:
+    if seconds is None and not was_there:
         processes.report(f"{name}: this config needs none of it")
+    else:
+        progress.report_done(name, folder, seconds)
 
 
 def run_tool(

@@ -18,10 +18,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vdu_jax.config import ORIGINAL
 from vdu_jax.errors import UserError, shown
 from vdu_jax.runtime import terminal
 
-ORIGINAL = "original"
 PER_MODEL = ("unlearn", "samples", "evaluate", "relearn")  # stages with a folder for each model
 STAGES = (
     "import", "train", "posterior", "replay", "unlearn", "samples", "classifier", "evaluate",

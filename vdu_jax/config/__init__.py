@@ -26,6 +26,7 @@ from vdu_jax.config.check import (
     must_be,
 )
 from vdu_jax.config.methods import (
+    ORIGINAL,
     change_method,
     method,
     method_inputs,
@@ -82,7 +83,7 @@ def validate(config: ConfigDict) -> None:
 
 
 __all__ = [
-    "PATHS", "TEXT_TO_IMAGE", "USER_KEYED_SECTIONS", "WORDS", "Check", "change_method",
+    "ORIGINAL", "PATHS", "TEXT_TO_IMAGE", "USER_KEYED_SECTIONS", "WORDS", "Check", "change_method",
     "check_classes", "check_types", "default", "expand_path", "expand_paths", "forgetting",
     "is_text_to_image", "method", "method_inputs", "model", "model_inputs", "must_be",
     "needs_posterior", "takes_posterior", "target_config", "targets", "tiny_objective",

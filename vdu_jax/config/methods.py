@@ -10,6 +10,9 @@ from ml_collections import ConfigDict
 from vdu_jax.config.check import Check, check_types, must_be
 from vdu_jax.errors import UserError, did_you_mean, shown
 
+ORIGINAL = "original"
+"""Name of the model that is unlearned; no method may have it."""
+
 # Allowed values of objectives' settings for unconditional networks, and for conditional networks
 # that were trained without dropping conditions.
 WITHOUT_CONDITION = {
@@ -190,8 +193,8 @@ def check_method(c: Check, name: str) -> None:
     from vdu_jax import objectives
 
     prefix, entry = f"methods.{name}", c.config.methods[name]
-    if not name.replace("_", "").replace("-", "").isalnum() or name == "original":
-        raise UserError(f"config key {prefix}: use letters, digits, - and _; not 'original'")
+    if not name.replace("_", "").replace("-", "").isalnum() or name == ORIGINAL:
+        raise UserError(f"config key {prefix}: use letters, digits, - and _; not {ORIGINAL!r}")
     if not isinstance(entry, ConfigDict) or "objective" not in entry:
         raise UserError(f"config key {prefix}: make it with vdu_jax.config.method(…)")
     c.one_of(f"{prefix}.objective", objectives.FACTORIES)

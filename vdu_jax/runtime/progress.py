@@ -1,10 +1,11 @@
-"""Progress bars with an ETA on standard error."""
+"""Progress bars with an ETA, and lines on what is done, on standard error."""
 
 import sys
+from pathlib import Path
 
 import tqdm
 
-from vdu_jax.runtime import preemption, processes
+from vdu_jax.runtime import preemption, processes, terminal
 
 
 class Bar(tqdm.tqdm):
@@ -40,3 +41,20 @@ def bar(total: int, label: str, initial: int = 0, unit: str = "step") -> tqdm.tq
     if not made.disable:
         preemption.bars.add(made)
     return made
+
+
+def report_done(name: str, folder: Path, seconds: float | None, more: str = "") -> None:
+    """Print on standard error that a stage or a cell is done, in the leader only.
+
+    Args:
+      name: what is done.
+      folder: where it lies.
+      seconds: how long it took; None if it was done already.
+      more: what else is said of new work, from the punctuation on.
+    """
+    if seconds is None:
+        done = terminal.paint("done already", "skipped")
+        processes.report(f"{name}: {done} for this config, in {folder}")
+    else:
+        done, took = terminal.paint("done", "done"), terminal.duration(seconds)
+        processes.report(f"{name}: {done} in {took}, written to {folder}{more}")

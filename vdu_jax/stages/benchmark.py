@@ -33,7 +33,7 @@ from vdu_jax import config as config_lib
 from vdu_jax import forget_detector, tasks
 from vdu_jax.errors import UserError
 from vdu_jax.metrics.quality import METRICS, value_of
-from vdu_jax.runtime import artifacts, processes, terminal
+from vdu_jax.runtime import artifacts, progress, terminal
 from vdu_jax.stages import (
     comparison,
     cost,
@@ -448,17 +448,14 @@ def run(config: ConfigDict, workdir: Path, onto: str = "") -> None:
         row = run_cell(config, workdir, root, cell, settings[cell.method], cache)
         name = f"cell {terminal.paint(str(cell), 'name')}"
         if not new:
-            said = terminal.paint("done already", "skipped")
-            processes.report(f"{name}: {said} for this config, in {place_of(cell)}")
+            progress.report_done(name, place_of(cell), None)
             return
         made, left, now = made + 1, sum(map(missing, todo)), time.monotonic()
         pul, u_fid = (math.nan if row.get(k) is None else row[k] for k in ("pul", "u_fid"))
-        done, took = terminal.paint("done", "done"), terminal.duration(now - began)
         ahead = terminal.duration(left * (now - started) / made)
-        processes.report(
-            f"{name}: {done} in {took}, written to {place_of(cell)}: PUL {pul:.1f} %, u-FID "
-            f"{u_fid:.2f}; {left} of {len(todo)} left, about {ahead} for this process alone"
-        )
+        measured = f": PUL {pul:.1f} %, u-FID {u_fid:.2f}"
+        rest = f"; {left} of {len(todo)} left, about {ahead} for this process alone"
+        progress.report_done(name, place_of(cell), now - began, measured + rest)
 
     share(workdir, {f"cells/{cell}": functools.partial(make, cell) for cell in todo})
     rows = {}

@@ -21,13 +21,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdu_jax import config as vdu_config
+from vdu_jax.config import ORIGINAL
 from vdu_jax.metrics import pul, quality, tradeoff
 from vdu_jax.runtime import artifacts, pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ORIGINAL = "original"
 LEVELS = (80, 90, 95)  # PUL at which methods are compared by u-FID
 UNKNOWN = "not recorded"
 

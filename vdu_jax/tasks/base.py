@@ -11,14 +11,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdu_jax import data
+from vdu_jax.config import ORIGINAL
 from vdu_jax.diffusion.parameterization import Parameterization, make_parameterization
 from vdu_jax.diffusion.schedule import make_schedule
 from vdu_jax.runtime import artifacts, operations, parallel, processes
 from vdu_jax.runtime.artifacts import StageDir
 from vdu_jax.runtime.checkpoints import Store
 from vdu_jax.types import Params
-
-ORIGINAL = "original"
 
 
 class Request(NamedTuple):
