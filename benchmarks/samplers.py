@@ -4,6 +4,7 @@
         [--samplers=ddpm:1000,ddim:50,dpm++2m:20] [--images=2000] [--seeds=3] [--json=FILE]
         [--config.KEY=VALUE …]
 
+A sampler is NAME:STEPS, with even steps, or NAME:T0+T1+…, with these time steps.
 `workdir` must contain the trained model of the config (`vdu train`). The classifier is trained if
 it does not exist. u-FID is computed as in `vdu evaluate` for the original model: samples of
 retained classes against D_r, in the features of the config, averaged over the seeds. u-FID falls as
@@ -42,13 +43,14 @@ def measure_with(config, workdir: Path):
     return u_fid
 
 
-def draw(config, workdir: Path, name: str, steps: int, images: int, seeds: int):
+def draw(config, workdir: Path, name: str, steps: str, images: int, seeds: int):
     """Yield the images of each seed and the seconds taken; the first seed includes compiling."""
     from vdu_jax import tasks
     from vdu_jax.tasks.base import Request
 
     config = config.copy_and_resolve_references()
-    config.sampler.name, config.sampler.steps = name, steps
+    times = tuple(map(int, steps.split("+"))) if "+" in steps else ()
+    config.sampler.update(name=name, steps=len(times) or int(steps), timesteps=times)
     task = tasks.of(config, workdir)
     params, request = task.original_params, Request(images, task.condition.asked(images), {})
     for seed in range(seeds):
@@ -62,7 +64,7 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="config file")
     parser.add_argument("--workdir", required=True, type=Path, help="of the trained model")
     samplers = "ddpm:1000,ddim:50,dpm++2m:20"
-    parser.add_argument("--samplers", default=samplers, help="NAME:STEPS, separated by commas")
+    parser.add_argument("--samplers", default=samplers, help="separated by commas")
     parser.add_argument("--images", type=int, default=2000, help="images of each seed")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--json", help="also write the figures to this file")
@@ -72,7 +74,7 @@ def main() -> None:
     found, lines = {}, []
     for name, steps in (pair.split(":") for pair in given.samplers.split(",")):
         measured, times = [], []
-        drawn = draw(config, given.workdir, name, int(steps), given.images, given.seeds)
+        drawn = draw(config, given.workdir, name, steps, given.images, given.seeds)
         for images, seconds in drawn:
             measured.append(u_fid(images))
             times.append(seconds)

@@ -58,6 +58,11 @@ def test_every_config_is_valid_and_says_how_to_run_it(path):
         ("diffusion.schedule", "exp", "must be one of"),
         ("sampler.steps", 51, "must lie in 1..50"),
         ("sampler.name", "euler", "must be one of"),
+        ("sampler.timesteps", (49, 20), "must name sampler.steps = 3 times"),
+        ("sampler.timesteps", (20, 49, 3), "each later than the next"),
+        ("sampler.timesteps", (49, 20, 20), "each later than the next"),
+        ("sampler.timesteps", (50, 20, 3), "must be a tuple of whole numbers in 0..49"),
+        ("sampler.timesteps", (49.0, 20, 3), "must be a tuple of whole numbers in 0..49"),
         ("evaluate.seed", 1, "must differ"),
         ("evaluate.features", "vgg", "must be one of classifier, inception"),
         ("evaluate.features", "inception", "evaluate.inception_weights = ''"),
@@ -89,6 +94,25 @@ def test_impossible_values_are_refused_by_key(unet_config, key, value, said):
         vdu_config.validate(unet_config)
     assert said in str(caught.value)
     assert key.rsplit(".", 1)[0].split(".params")[0] in str(caught.value)
+
+
+def test_named_timesteps_and_a_spacing_exclude_each_other(config):
+    config.sampler.timesteps = (49, 20, 3)
+    vdu_config.validate(config)
+    config.sampler.spacing = "linspace"
+    with pytest.raises(UserError, match="sampler.spacing = 'linspace': must be left out where"):
+        vdu_config.validate(config)
+
+
+@pytest.mark.parametrize("section", vdu_config.YOUNGER)
+def test_a_younger_setting_counts_only_where_it_changes_something(section):
+    """So that what was made before it existed is not refused: the default is the old way."""
+    younger, whole = vdu_config.YOUNGER[section], vdu_config.default()[section].to_dict()
+    assert younger.items() <= whole.items()
+    assert vdu_config.section_inputs(section, whole).keys() == whole.keys() - younger.keys()
+    for key in younger:
+        changed = whole | {key: "other"}
+        assert vdu_config.section_inputs(section, changed)[key] == "other"
 
 
 def test_cudnn_is_refused_where_there_is_no_gpu(config):

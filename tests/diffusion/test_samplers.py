@@ -286,3 +286,22 @@ def test_number_of_steps_out_of_range_raises(num_steps):
 def test_unknown_settings_raise(kwargs, message):
     with pytest.raises(ValueError, match=message):
         samplers.make_plan(SHORT, num_steps=5, **kwargs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_timesteps_that_are_named_are_those_of_the_plan(kind):
+    even = samplers.make_plan(LINEAR, num_steps=4, **KINDS[kind])
+    named = samplers.make_plan(LINEAR, num_steps=4, timesteps=(1024, 768, 511, 255), **KINDS[kind])
+    for column, expected in zip(named, even, strict=True):
+        np.testing.assert_array_equal(column, expected)
+    other = samplers.make_plan(LINEAR, num_steps=3, timesteps=(999, 40, 7), **KINDS[kind])
+    assert other.t.tolist() == [999, 40, 7]
+    np.testing.assert_allclose(other.alpha**2 + other.sigma**2, 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong", [(199, 50), (200, 50, 3), (199, 50, -1), (199, 50, 50), (3, 2, 9)]
+)
+def test_timesteps_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"3 decreasing numbers in 0\.\.199"):
+        samplers.make_plan(SHORT, num_steps=3, timesteps=wrong)

@@ -6,6 +6,9 @@ defaults of some sections and their checks. A section has only the settings that
 uses.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from vdu_jax.config import benchmark, data, drawing, evaluate, methods, network, posterior, train
@@ -37,11 +40,17 @@ from vdu_jax.config.methods import (
 from vdu_jax.config.network import (
     check_classes,
     model,
-    model_inputs,
     validate_diffusion,
     validate_model,
 )
 from vdu_jax.config.paths import PATHS, expand_path, expand_paths
+
+# Settings that are younger than runs which are to go on, with the value that changes nothing.
+YOUNGER: dict[str, dict[str, Any]] = {
+    "classifier": {"stride": 1},
+    "model": {"name": "unet", "num_class_embeds": 0},
+    "sampler": {"timesteps": ()},
+}
 
 
 def default(architecture: str = "unet") -> ConfigDict:
@@ -82,10 +91,25 @@ def validate(config: ConfigDict) -> None:
         part.check(c)
 
 
+def section_inputs(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section as an input of a stage.
+
+    Settings of `YOUNGER` are left out where they change nothing, so that a run continues with a
+    version of this package that has more settings than the one that began it.
+
+    Args:
+      name: name of the section.
+      section: its settings.
+    """
+    younger = YOUNGER.get(name, {})
+    return {k: v for k, v in section.items() if k not in younger or v != younger[k]}
+
+
 __all__ = [
-    "ORIGINAL", "PATHS", "TEXT_TO_IMAGE", "USER_KEYED_SECTIONS", "WORDS", "Check", "change_method",
-    "check_classes", "check_types", "default", "expand_path", "expand_paths", "forgetting",
-    "is_text_to_image", "method", "method_inputs", "model", "model_inputs", "must_be",
-    "needs_posterior", "takes_posterior", "target_config", "targets", "tiny_objective",
-    "tuning_target", "validate", "validate_benchmark", "validate_diffusion", "validate_model",
+    "ORIGINAL", "PATHS", "TEXT_TO_IMAGE", "USER_KEYED_SECTIONS", "WORDS", "YOUNGER", "Check",
+    "change_method", "check_classes", "check_types", "default", "expand_path", "expand_paths",
+    "forgetting", "is_text_to_image", "method", "method_inputs", "model", "must_be",
+    "needs_posterior", "section_inputs", "takes_posterior", "target_config", "targets",
+    "tiny_objective", "tuning_target", "validate", "validate_benchmark", "validate_diffusion",
+    "validate_model",
 ]  # fmt: skip

@@ -20,6 +20,8 @@ def defaults(text: bool) -> dict[str, Any]:
         "eta": 0.0,  # η of ddim and dpm++2m: 0 is deterministic, 1 fully stochastic
         "variance": "fixed_large",  # variance of ddpm's steps: "fixed_large" or "fixed_small"
         "spacing": "trailing",  # grid of time steps: "trailing", "leading" or "linspace"
+        # The time steps themselves, `steps` of them, decreasing; () for the grid of `spacing`.
+        "timesteps": (),
         "clip_x0": not text,  # clip the predicted image to [-1, 1]; not for latents
         "batch_size": 20 if text else 250,  # images drawn at once
     }
@@ -103,6 +105,18 @@ def _check_sampler(c: Check) -> None:
     c.share("sampler.eta")
     total = num_steps(c.config)
     c.require("sampler.steps", lambda v: 1 <= v <= total, f"must lie in 1..{total}")
+    c.increasing_ints("sampler.timesteps", 0, total - 1)
+    steps, times = c.config.sampler.steps, c.config.sampler.timesteps
+    c.require(
+        "sampler.timesteps",
+        lambda v: not v or (len(v) == steps and list(v) == sorted(set(v), reverse=True)),
+        f"must name sampler.steps = {steps} times, each later than the next",
+    )
+    c.require(
+        "sampler.spacing",
+        lambda v: not times or v == "trailing",
+        "must be left out where sampler.timesteps names the times",
+    )
     c.positive("sampler.batch_size")
     if c.text:
         c.require("sampler.clip_x0", lambda v: not v, "latents have no range to clip to: set False")

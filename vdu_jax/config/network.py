@@ -1,6 +1,5 @@
 """The sections `model`, `condition` and `diffusion`: network, conditioning, noise schedule."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -87,16 +86,6 @@ def model(name: str, **changes: Any) -> ConfigDict:
         check_type(f"model.{key}", value, section[key])
         section[key] = value
     return section
-
-
-def model_inputs(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `model` as an input of a stage.
-
-    Settings that were added later are left out where they have their neutral value, so that models
-    stored before stay the same.
-    """
-    younger = {"name": "unet", "num_class_embeds": 0}
-    return {key: value for key, value in section.items() if younger.get(key) != value}
 
 
 def defaults(architecture: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ float64:
 x̂_0 is the image predicted at this step, x̂_0,prev that of the step before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -132,6 +132,7 @@ def make_plan(
     *,
     eta: float = 0.0,
     spacing: str = "trailing",
+    timesteps: Sequence[int] = (),
     variance: str = "fixed_large",
 ) -> SamplerPlan:
     """Make the plan of a sampler: the times and coefficients of its steps.
@@ -142,6 +143,7 @@ def make_plan(
       num_steps: n, the evaluations of the network, in 1..T.
       eta: η of DDIM and DPM-Solver++, in [0, 1]: 0 is deterministic, 1 fully stochastic.
       spacing: how times are chosen, see `time_grid`.
+      timesteps: the n times themselves, decreasing, in [0, T); empty to choose them by `spacing`.
       variance: reverse variance of DDPM, "fixed_small" (β̃) or "fixed_large" (β).
 
     Returns:
@@ -151,6 +153,14 @@ def make_plan(
       ValueError: for an unknown name or a number out of range.
     """
     grid = time_grid(schedule.num_steps, num_steps, spacing)
+    if len(timesteps):
+        grid = np.asarray(timesteps, np.int64)
+        inside = schedule.num_steps > grid[0] and grid[-1] >= 0
+        if len(grid) != num_steps or not inside or (np.diff(grid) >= 0).any():
+            raise ValueError(
+                f"timesteps {tuple(timesteps)}: must be {num_steps} decreasing numbers in "
+                f"0..{schedule.num_steps - 1}"
+            )
     # The float32 ᾱ of the schedule would lose digits of 1 − ᾱ at small t.
     levels = np.cumprod(1.0 - np.asarray(schedule.betas, np.float64))
     here = levels[grid]

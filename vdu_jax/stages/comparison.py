@@ -75,7 +75,7 @@ def settings(config: ConfigDict) -> dict:
         del published["data"]["background"]
     if published["model"].get("num_class_embeds") == 0:  # unconditional
         del published["condition"]
-    published["model"] = vdu_config.model_inputs(published["model"])
+    published["model"] = vdu_config.section_inputs("model", published["model"])
     published["methods"] = {m: vdu_config.method_inputs(e) for m, e in published["methods"].items()}
     return published
 

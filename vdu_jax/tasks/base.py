@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from vdu_jax import config as vdu_config
 from vdu_jax import data
 from vdu_jax.config import ORIGINAL
 from vdu_jax.diffusion.parameterization import Parameterization, make_parameterization
@@ -120,7 +121,7 @@ class BaseTask(abc.ABC):
             settings than the config's.
         """
         self.original_folder()
-        inputs = {s: self.config[s].to_dict() for s in sections} | more | self.inputs
+        inputs = section_inputs(self.config, *sections) | more | self.inputs
         inputs["upstream"] = {
             u: self.original_fingerprint()
             if u == ORIGINAL
@@ -218,7 +219,7 @@ class BaseTask(abc.ABC):
         what = {
             "model": self.original_fingerprint(),
             "weights": self.weights,
-            "sampler": self.config.sampler.to_dict(),
+            **section_inputs(self.config, "sampler"),
             "seed": seed,
             "count": request.count,
             **request.about,
@@ -286,9 +287,14 @@ def parameterization_of(diffusion: Mapping | tuple) -> Parameterization:
     return make_parameterization(prediction, make_schedule(name, **values))
 
 
+def section_inputs(config: ConfigDict, *names: str) -> dict[str, Any]:
+    """Sections of the config as inputs of a stage; see `config.section_inputs`."""
+    return {name: vdu_config.section_inputs(name, config[name].to_dict()) for name in names}
+
+
 def plan_settings(section: Mapping) -> dict[str, Any]:
     """The arguments of `samplers.make_plan`, besides the schedule, from a section `sampler`."""
-    how = {key: section[key] for key in ("name", "eta", "spacing", "variance")}
+    how = {key: section[key] for key in ("name", "eta", "spacing", "timesteps", "variance")}
     return {"num_steps": section["steps"], **how}
 
 

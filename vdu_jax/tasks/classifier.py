@@ -128,7 +128,8 @@ def make_classifier_fn(net: Classifier, params: Params) -> Callable[[np.ndarray]
 
 def inputs(config: ConfigDict) -> dict[str, Any]:
     """The settings of `config.classifier` that change results."""
-    return {k: v for k, v in config.classifier.to_dict().items() if k != "dir"}
+    section = base.section_inputs(config, "classifier")["classifier"]
+    return {k: v for k, v in section.items() if k != "dir"}
 
 
 def _make(
