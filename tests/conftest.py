@@ -93,7 +93,7 @@ LONG = (
     "stages/test_run.py",
     "stages/test_unlearn.py", "stages/test_interop.py", "stages/test_class_conditional.py",
     "stages/test_relearn.py", "test_bad_input.py", "test_cli.py", "test_stop.py",
-    "test_extending.py", "test_examples.py",
+    "test_extending.py",
 )  # fmt: skip
 
 
