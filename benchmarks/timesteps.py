@@ -68,19 +68,19 @@ def main() -> None:
     parser.add_argument("--json", help="also write the figures to this file")
     given, more = parser.parse_known_args()
 
+    from vdu_jax import config as vdu_config
     from vdu_jax import tasks
     from vdu_jax.diffusion import samplers, timesteps
-    from vdu_jax.errors import UserError
 
     config, rows, lines = timing.read_config(given.config, *more), [], []
     section = config.sampler
     if section.name == "ddpm" or section.eta:
-        raise UserError(
+        parser.error(
             f"sampler.name = {section.name!r}, sampler.eta = {section.eta}: a sampler with noise "
             "has no distance; use --config.sampler.name=dpm++2m --config.sampler.eta=0.0"
         )
-    if config.model.name == "stable_diffusion":
-        raise UserError("a text-to-image model: its times cannot be searched here")
+    if vdu_config.is_text_to_image(config):
+        parser.error("a text-to-image model: its times cannot be searched here")
     task, total = tasks.of(config, given.workdir), config.diffusion.num_steps
     distance = distances(task, given.images, given.reference)
     for steps in map(int, given.steps.split(",")):

@@ -62,13 +62,12 @@ def search(
         raise ValueError(
             f"{num_steps} of {num_train_steps} steps, {evaluations} evaluations: out of range"
         )
-    start = power_grid(num_train_steps, num_steps)
     known: dict[tuple[int, ...], float] = {}
 
     def times(logs: np.ndarray) -> np.ndarray:
         gaps = np.exp(logs - logs.max())
         later = num_train_steps * np.cumsum(gaps / gaps.sum())[:-1]
-        return _distinct(np.append(0, later) * -1.0 + num_train_steps - 1, num_train_steps)
+        return _distinct(num_train_steps - 1 - np.append(0, later), num_train_steps)
 
     def loss(logs: np.ndarray) -> float:
         grid = tuple(map(int, times(logs)))
@@ -76,8 +75,7 @@ def search(
             known[grid] = float(distance(np.array(grid)))
         return known.get(grid, np.inf)
 
-    known[tuple(map(int, start))] = float(distance(start))
-    logs = np.log(-np.diff(np.append(start, -1.0)))
+    logs = np.log(-np.diff(np.append(power_grid(num_train_steps, num_steps), -1.0)))
     first = np.vstack([logs, logs + np.log(FACTOR) * np.eye(num_steps)])
     limits = {"maxfev": 2 * evaluations, "initial_simplex": first, "xatol": 1e-3}
     minimize(loss, logs, method="Nelder-Mead", options=limits)
