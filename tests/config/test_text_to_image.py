@@ -173,8 +173,8 @@ def test_comparisons_of_targets_that_cannot_be_are_refused(config, changes, said
 
 def test_inputs_of_a_method_are_without_what_it_does_not_use():
     plain = method("vdu").to_dict()
-    assert vdu_config.method_inputs(method("vdu")).keys() == plain.keys() - {"subset", "rank"}
-    assert vdu_config.method_inputs(method("vdu", "attn", 2))["rank"] == 2
+    assert vdu_config.section_inputs("method", plain).keys() == plain.keys() - {"subset", "rank"}
+    assert vdu_config.section_inputs("method", method("vdu", "attn", 2).to_dict())["rank"] == 2
 
 
 def test_one_folder_will_do_for_methods_without_a_posterior(config):

@@ -68,6 +68,13 @@ class TestStageDir:
             other.done()
         assert artifacts.upstream(tmp_path, "stage")["summary"] == {"x": 1}
 
+    def test_a_younger_setting_at_its_neutral_value_is_no_input_of_any_stage(self, tmp_path):
+        old = StageDir(tmp_path, "stage", {"sampler": {"steps": 3}, "upstream": {"train": "ab"}})
+        sections = {"sampler": {"steps": 3, "timesteps": ()}, "upstream": {"train": "ab"}}
+        assert StageDir(tmp_path, "stage", sections).fingerprint == old.fingerprint
+        sections["sampler"]["timesteps"] = (9, 4, 1)
+        assert StageDir(tmp_path, "stage", sections).inputs["sampler.timesteps"] == [9, 4, 1]
+
     def test_overwrite_replaces(self, tmp_path):
         self.finished(tmp_path, steps=3)
         other = StageDir(tmp_path, "stage", {"train": {"steps": 4}})

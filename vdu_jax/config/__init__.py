@@ -32,7 +32,6 @@ from vdu_jax.config.methods import (
     ORIGINAL,
     change_method,
     method,
-    method_inputs,
     needs_posterior,
     takes_posterior,
     tiny_objective,
@@ -45,9 +44,11 @@ from vdu_jax.config.network import (
 )
 from vdu_jax.config.paths import PATHS, expand_path, expand_paths
 
-# Settings that are younger than runs which are to go on, with the value that changes nothing.
+# Settings that are younger than runs which are to go on, with the value that changes nothing. A
+# "method" is an entry of `config.methods`.
 YOUNGER: dict[str, dict[str, Any]] = {
     "classifier": {"stride": 1},
+    "method": methods.WHOLE_NETWORK,
     "model": {"name": "unet", "num_class_embeds": 0},
     "sampler": {"timesteps": ()},
 }
@@ -98,7 +99,7 @@ def section_inputs(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
     version of this package that has more settings than the one that began it.
 
     Args:
-      name: name of the section.
+      name: name of the section; "method" for an entry of `config.methods`.
       section: its settings.
     """
     younger = YOUNGER.get(name, {})
@@ -108,8 +109,7 @@ def section_inputs(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
 __all__ = [
     "ORIGINAL", "PATHS", "TEXT_TO_IMAGE", "USER_KEYED_SECTIONS", "WORDS", "YOUNGER", "Check",
     "change_method", "check_classes", "check_types", "default", "expand_path", "expand_paths",
-    "forgetting", "is_text_to_image", "method", "method_inputs", "model", "must_be",
-    "needs_posterior", "section_inputs", "takes_posterior", "target_config", "targets",
-    "tiny_objective", "tuning_target", "validate", "validate_benchmark", "validate_diffusion",
-    "validate_model",
+    "forgetting", "is_text_to_image", "method", "model", "must_be", "needs_posterior",
+    "section_inputs", "takes_posterior", "target_config", "targets", "tiny_objective",
+    "tuning_target", "validate", "validate_benchmark", "validate_diffusion", "validate_model",
 ]  # fmt: skip

@@ -108,16 +108,6 @@ def _objective_defaults(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def method_inputs(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of `config.methods` as an input of a stage.
-
-    `subset` and `rank` are left out where they have their defaults, so that stages that were
-    finished before these settings existed are not made again.
-    """
-    plain = entry.to_dict() if isinstance(entry, ConfigDict) else dict(entry)
-    return {key: value for key, value in plain.items() if WHOLE_NETWORK.get(key) != value}
-
-
 def tiny_objective(entry: ConfigDict) -> Any:
     """The `Objective` of an entry of `config.methods` for a network with one parameter.
 

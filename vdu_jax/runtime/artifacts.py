@@ -26,6 +26,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from vdu_jax import config
 from vdu_jax.errors import UserError
 from vdu_jax.runtime import preemption, processes, provenance
 
@@ -315,11 +316,16 @@ class StageDir:
         Args:
           workdir: the run's folder.
           name: name of the stage.
-          inputs: the config sections and `upstream` fingerprints that the result depends on.
+          inputs: the config sections and `upstream` fingerprints that the result depends on. Of a
+            section the settings that `config.section_inputs` leaves out are none.
         """
         self.workdir, self.name = Path(workdir), name
         self.path = self.workdir / name
-        self.inputs = json.loads(dumps(flatten("", inputs)))
+        effective = {
+            key: config.section_inputs(key, value) if isinstance(value, Mapping) else value
+            for key, value in inputs.items()
+        }
+        self.inputs = json.loads(dumps(flatten("", effective)))
         self.fingerprint = fingerprint(self.inputs)
 
     def _check_same(self, overwrite: bool) -> None:

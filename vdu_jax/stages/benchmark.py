@@ -516,7 +516,7 @@ def tuning(config: ConfigDict, workdir: Path, method: str) -> dict[str, Any]:
     if method in config.benchmark.grids:
         summary = artifacts.upstream(workdir, f"tuning/{method}")["summary"]
         entry = candidates(config, method)[summary["chosen"]]
-    return summary | {"settings": config_lib.method_inputs(entry)}
+    return summary | {"settings": config_lib.section_inputs("method", entry.to_dict())}
 
 
 def grids(

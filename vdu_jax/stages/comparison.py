@@ -76,7 +76,10 @@ def settings(config: ConfigDict) -> dict:
     if published["model"].get("num_class_embeds") == 0:  # unconditional
         del published["condition"]
     published["model"] = vdu_config.section_inputs("model", published["model"])
-    published["methods"] = {m: vdu_config.method_inputs(e) for m, e in published["methods"].items()}
+    published["methods"] = {
+        name: vdu_config.section_inputs("method", entry)
+        for name, entry in published["methods"].items()
+    }
     return published
 
 

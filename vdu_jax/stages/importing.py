@@ -151,7 +151,7 @@ def _run(source: Path, workdir: Path, weights: str, overwrite: bool, variant: st
         workdir,
         "import",
         {
-            "model": vdu_config.section_inputs("model", config.model.to_dict()),
+            "model": config.model.to_dict(),
             "diffusion": config.diffusion.to_dict() if model.settings["diffusion"] else UNKNOWN,
             "tensors": tensors.checksums(model.tensors),
             "texts": model.texts,

@@ -49,7 +49,7 @@ def stage_dir(task: tasks.Task, name: str) -> artifacts.StageDir:
         f"unlearn/{name}",
         ("forget", "sampler", "curve", *(["train"] if is_retrained(config, name) else [])),
         upstream,
-        method=vdu_config.method_inputs(settings),
+        method=settings.to_dict(),
         unlearn={"seed": config.unlearn.seed},
         **task.scorer_inputs(),
     )

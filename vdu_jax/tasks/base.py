@@ -121,7 +121,7 @@ class BaseTask(abc.ABC):
             settings than the config's.
         """
         self.original_folder()
-        inputs = section_inputs(self.config, *sections) | more | self.inputs
+        inputs = {s: self.config[s].to_dict() for s in sections} | more | self.inputs
         inputs["upstream"] = {
             u: self.original_fingerprint()
             if u == ORIGINAL
@@ -219,7 +219,7 @@ class BaseTask(abc.ABC):
         what = {
             "model": self.original_fingerprint(),
             "weights": self.weights,
-            **section_inputs(self.config, "sampler"),
+            "sampler": vdu_config.section_inputs("sampler", self.config.sampler.to_dict()),
             "seed": seed,
             "count": request.count,
             **request.about,
@@ -285,11 +285,6 @@ def parameterization_of(diffusion: Mapping | tuple) -> Parameterization:
     values = dict(diffusion)
     prediction, name = values.pop("prediction"), values.pop("schedule")
     return make_parameterization(prediction, make_schedule(name, **values))
-
-
-def section_inputs(config: ConfigDict, *names: str) -> dict[str, Any]:
-    """Sections of the config as inputs of a stage; see `config.section_inputs`."""
-    return {name: vdu_config.section_inputs(name, config[name].to_dict()) for name in names}
 
 
 def plan_settings(section: Mapping) -> dict[str, Any]:

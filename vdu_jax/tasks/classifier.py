@@ -128,8 +128,7 @@ def make_classifier_fn(net: Classifier, params: Params) -> Callable[[np.ndarray]
 
 def inputs(config: ConfigDict) -> dict[str, Any]:
     """The settings of `config.classifier` that change results."""
-    section = base.section_inputs(config, "classifier")["classifier"]
-    return {k: v for k, v in section.items() if k != "dir"}
+    return {k: v for k, v in config.classifier.to_dict().items() if k != "dir"}
 
 
 def _make(

@@ -174,7 +174,7 @@ class ImageTask(BaseTask):
 
     def train_stage(self) -> StageDir:
         config = self.config
-        inputs = base.section_inputs(config, "diffusion", "model", "train")
+        inputs = {s: config[s].to_dict() for s in ("diffusion", "model", "train")}
         if config.model.num_class_embeds:
             inputs["train"]["drop_condition"] = config.condition.drop
         if config.train.init_from:

@@ -115,7 +115,7 @@ class TextToImage(BaseTask):
         return not self.config.model.folder and not self.config.unlearn.init_from
 
     def train_stage(self) -> StageDir:
-        inputs = base.section_inputs(self.config, "model", "train")
+        inputs = {s: self.config[s].to_dict() for s in ("model", "train")}
         inputs["train"]["drop_condition"] = self.drop_condition
         return StageDir(self.workdir, "train", inputs | {"data": latents.inputs(self.config)})
 
