@@ -107,8 +107,9 @@ def child(what: str, folder: str, count: int) -> dict | None:
 def run_child(what: str, folder: Path, count: int) -> None:
     """Run `what` in this process and print its figures."""
     from vdu_jax import cli
+    from vdu_jax.runtime import malloc
 
-    cli.set_up_jax(cli.RETURN_FREED)  # as `vdu posterior` does
+    cli.set_up_jax(malloc.RETURN_FREED)  # as `vdu posterior` does
     if what == "write":
         write(*set_up(folder, count))
     else:

@@ -17,7 +17,7 @@ import timing
 
 from vdu_jax import cli, tasks, training
 from vdu_jax.models import network
-from vdu_jax.runtime import parallel
+from vdu_jax.runtime import malloc, parallel
 from vdu_jax.stages import plan, train
 
 
@@ -51,5 +51,5 @@ def main(path, batch_size=None):
 
 
 if __name__ == "__main__":
-    cli.set_up_jax(cli.RETURN_FREED)
+    cli.set_up_jax(malloc.RETURN_FREED)
     main(*sys.argv[1:])

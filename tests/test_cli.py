@@ -1,4 +1,3 @@
-import ctypes
 import importlib.util
 import os
 import re
@@ -6,7 +5,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import jax
@@ -307,29 +305,6 @@ def test_only_a_terminal_has_colours(capsys, monkeypatch, finished_run, config_f
     monkeypatch.setenv("NO_COLOR", "1")
     assert cli.main(["trian"]) == 2 and cli.main(common) == 0
     assert "\x1b" not in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("choice", "chosen"),
-    [
-        # By the numbers of malloc.h: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD.
-        (cli.KEEP_FREED, {-8: 1, -4: 0, -1: -1}),
-        (cli.RETURN_FREED, {-8: 1, -3: 2**20}),
-    ],
-)
-def test_freed_memory_is_kept_or_given_back_as_chosen(monkeypatch, choice, chosen):
-    told = []
-    libc = types.SimpleNamespace(mallopt=lambda *given: told.append(given))
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: libc)
-    monkeypatch.setattr(os, "environ", dict(os.environ))
-    for name in cli.KEEP_FREED | cli.RETURN_FREED:
-        os.environ.pop(name, None)
-    cli.set_up_jax(choice)
-    assert dict(told) == chosen
-    told.clear()
-    os.environ["MALLOC_ARENA_MAX"] = "4"  # whoever sets a variable has decided
-    cli.set_up_jax(choice)
-    assert dict(told) == {k: v for k, v in chosen.items() if k != -8}
 
 
 def test_a_wrong_stage(capsys):

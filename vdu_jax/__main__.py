@@ -1,12 +1,13 @@
-"""`vdu`, and `python -m vdu_jax`: signals are handled before anything else is imported."""
+"""`vdu`, and `python -m vdu_jax`: memory and signals come before anything else is imported."""
 
 import sys
 
-from vdu_jax.runtime import preemption
+from vdu_jax.runtime import malloc, preemption
 
 
 def main() -> int:
     """Be the process of a command; returns its exit code."""
+    malloc.choose(malloc.ONE_POOL)  # before the first thread, which signals are given
     preemption.listen()
     from vdu_jax import cli
 

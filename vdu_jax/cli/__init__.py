@@ -22,10 +22,10 @@ import vdu_jax
 from vdu_jax.cli import completion
 from vdu_jax.cli.arguments import parse
 from vdu_jax.cli.commands import COMMANDS, STAGES, TOOLS, help_of, overview
-from vdu_jax.cli.environment import KEEP_FREED, RETURN_FREED, set_up_jax, starting_jax
+from vdu_jax.cli.environment import set_up_jax, starting_jax
 from vdu_jax.cli.running import run_stages, run_tool, validate
 from vdu_jax.errors import UserError, did_you_mean
-from vdu_jax.runtime import preemption, terminal
+from vdu_jax.runtime import malloc, preemption, terminal
 
 if TYPE_CHECKING:
     from absl.flags import FlagValues
@@ -80,7 +80,7 @@ def _main(argv: list[str]) -> int:
             return 0
         if stage not in COMMANDS:
             raise _unknown(stage)
-        set_up_jax(RETURN_FREED if stage == "posterior" else KEEP_FREED)
+        set_up_jax(malloc.RETURN_FREED if stage == "posterior" else malloc.KEEP_FREED)
         _quiet_threads()
         values, arguments = parse(rest, stage)
         config = values["config"].value
@@ -238,6 +238,5 @@ def _report(message: str | Exception, code: int) -> int:
 
 
 __all__ = [
-    "KEEP_FREED", "RETURN_FREED", "STAGES", "TOOLS", "main", "parse", "run_stages",
-    "run_tool", "set_up_jax", "validate",
+    "STAGES", "TOOLS", "main", "parse", "run_stages", "run_tool", "set_up_jax", "validate",
 ]  # fmt: skip

@@ -1,7 +1,6 @@
 """Set up JAX and glibc, and report what is wrong with the devices of this machine."""
 
 import contextlib
-import ctypes
 import functools
 import os
 import re
@@ -11,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vdu_jax.errors import UserError
+from vdu_jax.runtime import malloc
 
 # XLA's fused CPU library calls: 1.5 times faster U-Nets. Set XLA_FLAGS to choose otherwise.
 XLA_FLAGS = (
@@ -18,30 +18,17 @@ XLA_FLAGS = (
     "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_ELTWISE,LIBRARY_FUSION_TYPE_REDUCE"
 )
 
-# How glibc allocates memory: environment variable -> mallopt's parameter and value (malloc.h).
-# One pool for all threads; in one for each the peak is a seventh higher (docs/scaling.md).
-MALLOC = {"MALLOC_ARENA_MAX": (-8, 1)}
-# By default a step's large arrays come from the kernel as fresh pages and go back to it: a quarter
-# of a training step's time (docs/performance.md). So freed memory is kept ...
-KEEP_FREED = MALLOC | {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, -1)}
-# ... unless the peak matters more: then blocks of 1 MiB and more are always given back.
-RETURN_FREED = MALLOC | {"MALLOC_MMAP_THRESHOLD_": (-3, 2**20)}
-
 EXTRAS = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}  # platform -> our extra for it
 
 
-def set_up_jax(malloc: Mapping[str, tuple[int, int]] = KEEP_FREED) -> None:
+def set_up_jax(freed: Mapping[str, tuple[int, int]] = malloc.KEEP_FREED) -> None:
     """Set up fast CPU kernels, glibc's memory and a compilation cache, where nothing is set."""
     os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
     os.environ.setdefault(
         "JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/vdu_jax/xla").expanduser())
     )
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    with contextlib.suppress(OSError, AttributeError):  # not glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        for name, (parameter, value) in malloc.items():
-            if name not in os.environ:
-                mallopt(parameter, value)
+    malloc.choose(freed)
 
 
 @contextlib.contextmanager
