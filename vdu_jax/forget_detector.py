@@ -21,7 +21,6 @@ pixel space.
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import logsumexp
 
 from vdu_jax.metrics import rates
 
@@ -169,14 +168,14 @@ def kernel_forget_like(
     forget, replay = (x.reshape(len(x), -1).astype(np.float64) for x in (forget, replay))
     result = np.asarray(detected)
     near_forget = _log_kernel(replay, forget, signal)
-    among = logsumexp(near_forget, axis=1) - np.log(len(forget))
+    among = np.logaddexp.reduce(near_forget, axis=1) - np.log(len(forget))
     near_replay = _log_kernel(replay, replay, signal)
     np.fill_diagonal(near_replay, -np.inf)
     for _ in range(rounds):
         share = result.mean()
         if not 0 < share < 1:
             break
-        rest = logsumexp(near_replay[:, ~result], axis=1) - np.log(np.sum(~result))
+        rest = np.logaddexp.reduce(near_replay[:, ~result], axis=1) - np.log(np.sum(~result))
         result = detected | (among - rest + np.log(share / (1 - share)) > 0)
     return result
 
