@@ -107,7 +107,8 @@ def test_named_timesteps_and_a_spacing_exclude_each_other(config):
 @pytest.mark.parametrize("section", vdu_config.YOUNGER)
 def test_a_younger_setting_counts_only_where_it_changes_something(section):
     """So that what was made before it existed is not refused: the default is the old way."""
-    every = vdu_config.default().to_dict() | {"method": vdu_config.method("vdu").to_dict()}
+    kind = vdu_config.TEXT_TO_IMAGE if section == "data" else "unet"
+    every = vdu_config.default(kind).to_dict() | {"method": vdu_config.method("vdu").to_dict()}
     younger, whole = vdu_config.YOUNGER[section], every[section]
     assert younger.items() <= whole.items()
     assert vdu_config.section_inputs(section, whole).keys() == whole.keys() - younger.keys()

@@ -469,11 +469,24 @@ def test_all_methods_are_in_the_published_comparisons():
             assert {m.objective for m in config.methods.values()} == set(objectives.FACTORIES)
 
 
-def test_a_background_is_published_only_where_there_is_one(config):
-    """A comparison from before the setting can still be added to."""
-    assert "background" not in comparison.settings(config)["data"]
-    config.data.background = "white"
-    assert comparison.settings(config)["data"]["background"] == "white"
+@pytest.mark.parametrize(
+    ("section", "key", "old", "other"),
+    [("data", "background", "", "white"), ("sampler", "timesteps", (), (40, 20, 1))],
+)
+def test_a_younger_setting_is_published_only_where_it_changes_something(
+    small, tmp_path, section, key, old, other
+):
+    """A comparison from before it can be added to, and one that a version wrote it into."""
+    published = comparison.settings(small)
+    assert key not in published[section]
+    file = tmp_path / "results.json"
+    for written in (published, published | {section: published[section] | {key: old}}):
+        file.write_text(artifacts.dumps({"config": written, "cells": {}, "tuned": {}}))
+        assert benchmark.read_published(small, file)["cells"] == {}
+    small[section][key] = other
+    assert comparison.settings(small)[section][key] == json.loads(artifacts.dumps(other))
+    with pytest.raises(UserError, match=f"{section}.{key} = "):
+        benchmark.read_published(small, file)
 
 
 def test_a_cell_is_made_again_by_one_process_at_a_time(small, tmp_path, monkeypatch):

@@ -48,6 +48,7 @@ from vdu_jax.config.paths import PATHS, expand_path, expand_paths
 # "method" is an entry of `config.methods`.
 YOUNGER: dict[str, dict[str, Any]] = {
     "classifier": {"stride": 1},
+    "data": {"background": "", "caption_column": "text"},
     "method": methods.WHOLE_NETWORK,
     "model": {"name": "unet", "num_class_embeds": 0},
     "sampler": {"timesteps": ()},

@@ -67,25 +67,23 @@ def columns(cells: Mapping, own_columns: Mapping[str, str]) -> dict[str, tuple[s
 
 def settings(config: ConfigDict) -> dict:
     """A config as it is published, without paths and devices."""
-    published = json.loads(artifacts.dumps(config.to_dict()))
+    published = config.to_dict()
     del published["parallel"]
     for key in ("dir", "manual_dir"):
         del published["data"][key]
-    if not published["data"].get("background"):  # "" changes nothing
-        del published["data"]["background"]
     if published["model"].get("num_class_embeds") == 0:  # unconditional
         del published["condition"]
-    published["model"] = vdu_config.section_inputs("model", published["model"])
     published["methods"] = {
         name: vdu_config.section_inputs("method", entry)
         for name, entry in published["methods"].items()
     }
-    return published
+    published = {name: vdu_config.section_inputs(name, part) for name, part in published.items()}
+    return json.loads(artifacts.dumps(published))
 
 
 def complete(published: Mapping) -> dict:
     """The config of a results.json; settings that did not exist then have their defaults."""
-    defaults = settings(vdu_config.default(published["model"].get("name", "unet")))
+    defaults = vdu_config.default(published["model"].get("name", "unet")).to_dict()
     sections = {
         section: defaults.get(section, {}) | dict(values) for section, values in published.items()
     }

@@ -51,6 +51,4 @@ def open_split(config: ConfigDict, dataset: data.Dataset, split: str) -> data.Im
 
 def inputs(config: ConfigDict) -> dict[str, Any]:
     """The settings of `config.data` that change results; paths do not."""
-    # Left out where it is empty, so that stages finished before it existed are recognised.
-    also = ("background",) if config.data.background else ()
-    return {k: config.data[k] for k in ("name", "image_size", "channels", *also)}
+    return {k: config.data[k] for k in ("name", "image_size", "channels", "background")}

@@ -88,14 +88,13 @@ def forget_retain(config: ConfigDict, images: captions.Captioned) -> data.Forget
 def inputs(config: ConfigDict) -> dict[str, Any]:
     """The settings of `config.data` that change results, and a hash of the user's captions."""
     values = config.data.to_dict()
-    keys = ("name", "image_size", "channels", "templates", "synonyms", "caption_seed")
+    keys = (
+        "name", "image_size", "channels", "background", "templates", "synonyms", "caption_seed",
+    )  # fmt: skip
     chosen = {key: values[key] for key in keys}
     if not has_classes(config):
         chosen["captions"] = artifacts.file_hash(captions.metadata_file(_own_folder(config)))
-        if config.data.caption_column != captions.COLUMN:
-            chosen["caption_column"] = config.data.caption_column
-    if config.data.background:
-        chosen["background"] = config.data.background
+        chosen["caption_column"] = config.data.caption_column
     return chosen
 
 
