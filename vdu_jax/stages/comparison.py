@@ -56,13 +56,9 @@ def columns(cells: Mapping, own_columns: Mapping[str, str]) -> dict[str, tuple[s
         "% in all": ("percent_in_all", 1),
         **{head: (key, 1) for key, head in own_columns.items()},
     }
-    # These two columns are missing in comparisons of earlier versions.
+    # Some are missing in comparisons of earlier versions.
     there = {key for row in cells.values() for key in row}
-    return {
-        head: column
-        for head, column in shown.items()
-        if column[0] not in ("u_fid_at_shares", "percent_in_all") or column[0] in there
-    }
+    return {head: column for head, column in shown.items() if column[0] in there}
 
 
 def settings(config: ConfigDict) -> dict:
