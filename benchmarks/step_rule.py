@@ -1,15 +1,16 @@
-"""Regret of the rules that select a snapshot, on published cells whose learning rate decays to 0.
+"""Regret of the rules that select a snapshot, on published cells.
 
     python benchmarks/step_rule.py [docs/results/*/results.json]
 
 Regret is the u-FID of the selected snapshot minus the lowest u-FID among the snapshots whose PUL,
 by the classifier of the evaluation, is at most one point lower. "drift" is the rule for a constant
-learning rate, "last" the rule for a decaying one (`forget_detector.choose_step`). Files of earlier
-versions have no interval of the estimated PUL. It is then computed as the rule does, with the
-classifier's forget rate of the original model in place of the detector's.
+learning rate, "last" the rule for one that decays to 0 (`forget_detector.choose_step`). Files of
+earlier versions have no interval of the estimated PUL. It is then computed as the rule does, with
+the classifier's forget rate of the original model in place of the detector's.
 """
 
 import argparse
+import collections
 import glob
 import json
 from pathlib import Path
@@ -32,13 +33,19 @@ def snapshots(published: dict, cell: str) -> list[forget_detector.Snapshot]:
     return found
 
 
-def regrets(published: dict, decays: bool) -> list[tuple[float, float]]:
-    """Return (regret, PUL %) of the selected snapshot of each cell with a decaying rate."""
+def regrets(published: dict, decay: str, decays: bool) -> list[tuple[float, float]]:
+    """Return (regret, PUL %) of the selected snapshot of each cell with such a learning rate.
+
+    Args:
+      published: contents of a results.json.
+      decay: "linear" or "constant".
+      decays: whether the rule for a decaying rate selects.
+    """
     found = []
     for cell, row in published["cells"].items():
         name = cell.split("/")[0]
         entry = published["config"]["methods"].get(name, {})
-        if entry.get("decay") != "linear" or not row.get("curve"):
+        if entry.get("decay", "constant") != decay or len(row.get("curve", ())) < 2:
             continue
         step, _ = forget_detector.choose_step(
             snapshots(published, cell), entry["target_pul"], decays and not row["stopped"]
@@ -53,18 +60,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", help="results.json files; all published by default")
     files = parser.parse_args().files or sorted(glob.glob("docs/results/*/results.json"))
-    rows, whole = [], {"drift": [], "last": []}
+    rows, whole = [], collections.defaultdict(list)
     for file in files:
         published = json.loads(Path(file).read_text())
-        if "cells" not in published or "targets" in published["config"].get("benchmark", {}):
+        if "cells" not in published:
+            print(f"{file}: no comparison of methods, left out\n")
             continue
-        for rule, decays in (("drift", False), ("last", True)):
-            found = regrets(published, decays)
-            whole[rule] += found
+        for decay, rule in (("linear", "drift"), ("linear", "last"), ("constant", "drift")):
+            found = regrets(published, decay, rule == "last")
+            whole[decay, rule] += found
             if found:
-                rows.append([Path(file).parent.name, rule, len(found), *means(found)])
-    rows += [["all", rule, len(found), *means(found)] for rule, found in whole.items() if found]
-    print(timing.rows(["results", "rule", "cells", "regret", "PUL %"], rows))
+                rows.append([Path(file).parent.name, decay, rule, len(found), *means(found)])
+    rows += [["all", *key, len(found), *means(found)] for key, found in whole.items() if found]
+    print(timing.rows(["results", "learning rate", "rule", "cells", "regret", "PUL %"], rows))
 
 
 def means(pairs: list[tuple[float, float]]) -> list[float]:
