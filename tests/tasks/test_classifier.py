@@ -24,6 +24,40 @@ def test_its_step_is_compiled_once(config, caplog):
     assert len(compiled) == 1
 
 
+@pytest.mark.parametrize(("flip", "shift"), [(False, 0), (True, 0), (False, 2), (True, 1)])
+def test_each_image_is_flipped_and_moved_by_itself_in_every_way(flip, shift):
+    image = np.random.default_rng(0).normal(size=(5, 4, 2)).astype(np.float32)
+    made = classifier.augment(np.tile(image, (400, 1, 1, 1)), jax.random.key(1), flip, shift)
+    wider = np.pad(image, ((shift, shift), (shift, shift), (0, 0)), mode="reflect")
+    steps = range(2 * shift + 1)
+    ways = [wider[y : y + 5, x : x + 4] for y in steps for x in steps]
+    if flip:
+        wider = wider[:, ::-1]
+        ways += [wider[y : y + 5, x : x + 4] for y in steps for x in steps]
+    met = [sum(np.array_equal(one, way) for one in np.asarray(made)) for way in ways]
+    expected = 400 / len(ways)
+    assert sum(met) == 400
+    assert all(abs(count - expected) <= 5 * expected**0.5 for count in met)
+
+
+def test_a_class_that_is_a_side_is_learned_without_flips_alone(config):
+    images = np.zeros((64, 4, 4, 1), np.uint8)
+    labels = np.arange(64) % 2
+    images[labels == 0, :, :1], images[labels == 1, :, 3:] = 255, 255
+    source = data.ArraySource(images, labels)
+    section = config.classifier
+    section.epochs, section.batch_size, section.learning_rate = 20, 16, 1e-2
+    net = classifier.make_net(config, 2)
+
+    def confidence():
+        judge = classifier.make_classifier_fn(net, classifier.train(config, net, source))
+        return judge(images).probabilities[np.arange(64), labels].mean()
+
+    assert confidence() > 0.95
+    section.flip = True
+    assert 0.4 < confidence() < 0.6
+
+
 def test_what_another_process_has_made_meanwhile_is_taken(
     finished_run, config, tmp_path, monkeypatch
 ):

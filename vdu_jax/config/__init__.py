@@ -47,7 +47,7 @@ from vdu_jax.config.paths import PATHS, expand_path, expand_paths
 # Settings that are younger than runs which are to go on, with the value that changes nothing. A
 # "method" is an entry of `config.methods`.
 YOUNGER: dict[str, dict[str, Any]] = {
-    "classifier": {"stride": 1},
+    "classifier": {"flip": False, "shift": 0, "stride": 1},
     "data": {"background": "", "caption_column": "text"},
     "method": methods.WHOLE_NETWORK,
     "model": {"name": "unet", "num_class_embeds": 0},

@@ -10,6 +10,8 @@ CLASSIFIER = {
     "blocks": 1,  # residual blocks at each resolution
     "stride": 1,  # stride of the first convolution; 2 takes a quarter of the time
     "dropout": 0.1,  # dropout rate, in [0, 1)
+    "flip": False,  # whether training images are turned left to right, half of them at a time
+    "shift": 0,  # training images are moved by up to so many pixels along each axis
     "epochs": 20,  # passes over the training images
     "batch_size": 128,  # images in a step
     "learning_rate": 2e-3,  # initial learning rate, which decays to 0
@@ -98,7 +100,7 @@ def check(c: Check) -> None:
     c.positive("classifier.epochs", "classifier.batch_size", "classifier.learning_rate")
     c.positive("classifier.blocks")
     c.one_of("classifier.stride", (1, 2))
-    c.not_negative("classifier.seed", "classifier.weight_decay")
+    c.not_negative("classifier.seed", "classifier.weight_decay", "classifier.shift")
     c.share("classifier.min_accuracy")
     c.share("classifier.dropout", below_one=True)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -55,6 +56,32 @@ def make_net(config: ConfigDict, num_classes: int) -> Classifier:
     )
 
 
+def augment(images: jax.Array, key: jax.Array, flip: bool, shift: int) -> jax.Array:
+    """Flip and move images at random, each by itself.
+
+    Args:
+      images: (B, H, W, C).
+      key: PRNG key.
+      flip: whether half of them, chosen at random, are turned left to right.
+      shift: largest distance along each axis, in pixels. What comes into view is a mirror image of
+        what is there.
+    """
+    flip_key, shift_key = jax.random.split(key)
+    if flip:
+        turned = jax.random.bernoulli(flip_key, shape=(len(images), 1, 1, 1))
+        images = jnp.where(turned, images[:, :, ::-1], images)
+    if shift:
+        sides = ((0, 0), (shift, shift), (shift, shift), (0, 0))
+        wider = jnp.pad(images, sides, mode="reflect")
+        corners = jax.random.randint(shift_key, (len(images), 2), 0, 2 * shift + 1)
+
+        def cut(image: jax.Array, corner: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice(image, (*corner, 0), images.shape[1:])
+
+        images = jax.vmap(cut)(wider, corners)
+    return images
+
+
 def train(config: ConfigDict, net: Classifier, source: data.ImageSource) -> Params:
     """Train a classifier with AdamW and a cosine decay of the learning rate to 0.
 
@@ -81,14 +108,17 @@ def train(config: ConfigDict, net: Classifier, source: data.ImageSource) -> Para
 
     @jax.jit
     def step(
-        params: Params, opt_state: optax.OptState, batch: Mapping[str, jax.Array], key: jax.Array
+        params: Params,
+        opt_state: optax.OptState,
+        batch: Mapping[str, jax.Array],
+        dropout: jax.Array,
+        shown: jax.Array,
     ) -> tuple[Params, optax.OptState, jax.Array]:
+        images = augment(batch["image"], shown, section.flip, section.shift)
+
         def loss(params: Params) -> jax.Array:
             logits, _ = net.apply(
-                {"params": params},
-                batch["image"],
-                deterministic=False,
-                rngs={"dropout": key},
+                {"params": params}, images, deterministic=False, rngs={"dropout": dropout}
             )
             return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
 
@@ -101,7 +131,8 @@ def train(config: ConfigDict, net: Classifier, source: data.ImageSource) -> Para
     with progress.bar(steps, "classifier") as bar:
         for index in range(steps):
             batch = {name: parallel.spread(array, mesh) for name, array in next(loader).items()}
-            params, opt_state, _ = step(params, opt_state, batch, jax.random.fold_in(key, index))
+            dropout, shown = (jax.random.fold_in(key, i) for i in (index, steps + index))
+            params, opt_state, _ = step(params, opt_state, batch, dropout, shown)
             bar.update()
     return params
 
