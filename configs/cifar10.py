@@ -20,6 +20,7 @@ def get_config():
     config.model.downsample_padding = 0
     config.model.dropout = 0.1
 
+    config.train.flip = True  # as Ho et al.
     config.train.steps = 800_000
     config.train.warmup_steps = 5000
     config.train.snapshot_every = 20_000

@@ -116,6 +116,18 @@ def test_a_subset_of_a_subset(fake):
     assert view.labels.tolist() == [2, 0]
 
 
+def test_a_mirrored_source_has_each_image_and_its_mirror_image(fake):
+    plain = fake()[0].subset([3, 9, 4])
+    twice = source.Mirrored(plain)
+    assert len(twice) == 6
+    np.testing.assert_array_equal(twice.positions, [3, 9, 4, 3, 9, 4])
+    given, made = plain.batch(np.array([0, 2])), twice.batch(np.array([0, 5, 2]))
+    np.testing.assert_array_equal(made["image"][0], given["image"][0])
+    np.testing.assert_array_equal(made["image"][1], np.flip(given["image"][1], 1))
+    np.testing.assert_array_equal(made["image"][2], given["image"][1])
+    np.testing.assert_array_equal(made["label"], given["label"][[0, 1, 1]])
+
+
 def test_threads_share_the_cache(fake):
     src, images, _ = fake(n=200)
     order = [np.random.default_rng(k).permutation(200) for k in range(4)]

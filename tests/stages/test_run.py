@@ -367,6 +367,24 @@ def test_train_snapshots_are_the_last_ones(finished_run):
         assert store.steps() == [6, 9, 12]
 
 
+def test_mirror_images_are_trained_on_where_asked(config, tmp_path, monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def look(objective, params, loaders, *rest, **more):
+        epochs = (image for _ in range(250) for image in next(loaders["retain"])["image"])
+        raise Seen(len({image.tobytes() for image in epochs}))
+
+    monkeypatch.setattr(train, "fit", look)
+    images = []
+    for flip in (False, True):
+        config.train.flip = flip
+        with pytest.raises(Seen) as seen:
+            train.run(config, tmp_path / str(flip))
+        images += seen.value.args
+    assert images[1] > 1.9 * images[0] > 1000  # some digits are their own mirror image
+
+
 def test_train_refuses_a_batch_that_does_not_divide(config, tmp_path, monkeypatch):
     from vdu_jax.errors import UserError
     from vdu_jax.runtime import parallel

@@ -52,6 +52,7 @@ YOUNGER: dict[str, dict[str, Any]] = {
     "method": methods.WHOLE_NETWORK,
     "model": {"name": "unet", "num_class_embeds": 0},
     "sampler": {"timesteps": ()},
+    "train": {"flip": False},
 }
 
 

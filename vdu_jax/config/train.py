@@ -26,6 +26,8 @@ def defaults(text: bool) -> dict[str, Any]:
         **({"autoencoder": AUTOENCODER} if text else {}),
         "steps": 4000 if text else 100_000,  # optimiser steps
         "batch_size": 64 if text else 128,  # images in a step, over all devices
+        # Whether each image is also shown turned left to right.
+        **({} if text else {"flip": False}),
         "weighting": "simple",  # w_t of the loss: "simple" (1), or "exact" (the evidence bound's)
         "learning_rate": 1e-3 if text else 2e-4,  # peak learning rate of Adam
         "warmup_steps": 100 if text else 500,  # steps of linear warm-up

@@ -11,7 +11,7 @@ TFDS and Grain are imported when first needed, so importing this package stays q
 from vdu_jax.data.loader import make_loader
 from vdu_jax.data.pixels import to_model_range, to_uint8
 from vdu_jax.data.registry import NAMES, dataset_names, static_info
-from vdu_jax.data.source import ArraySource, Dataset, ImageSource, load, open_split
+from vdu_jax.data.source import ArraySource, Dataset, ImageSource, Mirrored, load, open_split
 from vdu_jax.data.splits import ForgetRetain, forget_retain_indices
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Dataset",
     "ForgetRetain",
     "ImageSource",
+    "Mirrored",
     "dataset_names",
     "forget_retain_indices",
     "load",

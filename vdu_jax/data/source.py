@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from vdu_jax.data.loader import Source
 from vdu_jax.data.pixels import to_model_range
 from vdu_jax.data.registry import check_settings, get_spec
 from vdu_jax.errors import UserError
@@ -354,6 +355,28 @@ class ArraySource:
         """See `ImageSource.batch`."""
         images = to_model_range(self._images[indices])
         return {"image": images, "label": self._labels[indices].astype(np.int32)}
+
+
+class Mirrored:
+    """A source of 2N images: those of another source, then each of them turned left to right.
+
+    Attributes:
+      positions: (2N,) int64; an image and its mirror image have the same.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.positions = np.tile(source.positions, 2)
+
+    def __len__(self) -> int:
+        return 2 * len(self._source)
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """See `loader.Source.batch`."""
+        turned, of = np.divmod(indices, len(self._source))
+        batch = self._source.batch(of)
+        image, rows = batch["image"], turned.astype(bool)[:, None, None, None]
+        return batch | {"image": np.where(rows, image[:, :, ::-1], image)}
 
 
 def open_split(dataset: Dataset, split: str, cache_bytes: int = DEFAULT_CACHE_BYTES) -> ImageSource:

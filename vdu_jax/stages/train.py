@@ -13,7 +13,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from vdu_jax import objectives, posterior, tasks
+from vdu_jax import data, objectives, posterior, tasks
 from vdu_jax.data.loader import Source
 from vdu_jax.runtime import parallel
 from vdu_jax.runtime.fit import FitResult, fit
@@ -137,6 +137,8 @@ def fit_on(
       label: of the progress bar.
     """
     config, settings = task.config, task.config.train
+    if settings.get("flip"):  # latents of a mirror image are no mirror image
+        source = data.Mirrored(source)
     return fit(
         make_objective(task),
         params,
