@@ -7,7 +7,7 @@ configs/benchmark/fashion_methods.py. Training takes twice as many steps: after 
 are no digit, and the classifier calls those of a model that was trained without the 3 a 3 a third
 as often as the original's. The methods whose cost is a share of training take twice as many, too.
 Each model is evaluated on 2000 images. The four IDX files are downloaded, or read from
---config.data.manual_dir. Cost and figures, of one class and one seed so far:
+--config.data.manual_dir. Cost and figures, of one class and one seed:
 docs/results/mnist_methods.md.
 """
 
