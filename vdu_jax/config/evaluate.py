@@ -10,8 +10,8 @@ CLASSIFIER = {
     "blocks": 1,  # residual blocks at each resolution
     "stride": 1,  # stride of the first convolution; 2 takes a quarter of the time
     "dropout": 0.1,  # dropout rate, in [0, 1)
-    "flip": False,  # whether training images are turned left to right, half of them at a time
-    "shift": 0,  # training images are moved by up to so many pixels along each axis
+    "flip": False,  # whether a random half of a step's images is turned left to right
+    "shift": 0,  # each image is moved by up to so many pixels along each axis, at random
     "epochs": 20,  # passes over the training images
     "batch_size": 128,  # images in a step
     "learning_rate": 2e-3,  # initial learning rate, which decays to 0
